@@ -1,0 +1,44 @@
+"""Meta-learning across tasks and modalities in JAX."""
+
+# Floor 0: what everything speaks of.
+from metajax._types import Batch as Batch
+from metajax._types import Loss as Loss
+from metajax._types import Modalities as Modalities
+from metajax._types import Params as Params
+from metajax._types import Task as Task
+from metajax._types import TaskLoss as TaskLoss
+from metajax._tree import take as take
+
+# Floor 1: adaptations, and how to differentiate them.
+from metajax._adaptation import Adaptation as Adaptation
+from metajax._adaptation import chain as chain
+from metajax._adaptation import identity as identity
+from metajax._differentiate import Strategy as Strategy
+from metajax._differentiate import first_order as first_order
+from metajax._differentiate import unroll as unroll
+
+# Floor 2: ways to write fast weights.
+from metajax._closed_form import prototypes as prototypes
+from metajax._closed_form import ridge as ridge
+from metajax._inner_loop import inner_loop as inner_loop
+from metajax._rules import Rule as Rule
+from metajax._rules import learned_rates as learned_rates
+
+# Floor 3: learning and judging across tasks.
+from metajax._evaluate import Summary as Summary
+from metajax._evaluate import evaluate as evaluate
+from metajax._evaluate import summarize as summarize
+from metajax._outer_loop import Info as Info
+from metajax._outer_loop import OuterLoop as OuterLoop
+from metajax._outer_loop import State as State
+from metajax._outer_loop import outer_loop as outer_loop
+from metajax._task_losses import episode as episode
+from metajax._task_losses import predict as predict
+from metajax._task_losses import reptile as reptile
+from metajax._task_losses import supervised as supervised
+
+# Floor 4: what stands on the core.
+from metajax import data as data
+from metajax import losses as losses
+from metajax import nets as nets
+from metajax import training as training

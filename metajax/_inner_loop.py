@@ -1,0 +1,96 @@
+"""The inner loop: descent of the fast weights on the support loss."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax._adaptation import Adaptation
+from metajax._differentiate import Strategy, unroll
+from metajax._rules import Rule
+from metajax._types import Array, Batch, Loss, Params, PyTree
+
+
+def inner_loop(
+    loss: Loss, optimizer: optax.GradientTransformation | Rule, *, steps: int, differentiate: Strategy | None = None
+) -> Adaptation:
+    """Adapts by descending the support loss: θₖ₊₁ = θₖ + optimizer(∇L(θₖ; slow, support)).
+
+    With `optax.sgd` and `unroll()` this is MAML's inner loop (Finn, Abbeel and Levine 2017, arXiv 1703.03400); which
+    weights are fast makes it ANIL, BOIL or CAVIA, and a `Rule` makes it Meta-SGD.
+
+    Args:
+        loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a sum over ways: multiply
+            them by the number of ways for a mean.
+        optimizer: any optax transformation, or a `Rule` for one that is learned.
+        steps: number of steps; 0 changes nothing.
+        differentiate: how derivatives pass through the steps, `unroll()` where None.
+
+    Raises:
+        ValueError: negative steps, or an optimizer that is neither; on adaptation, a rule that was never initialised,
+            no fast weights, a loss that is not scalar, or an optimizer whose derivative is not finite where a gradient
+            is zero.
+
+    >>> loss = lambda params, batch, key: (((params.fast * batch.x - batch.y) ** 2).mean(), {})
+    >>> support = Batch(x=jnp.array([1.0, 2.0]), y=jnp.array([2.0, 4.0]))
+    >>> adaptation = inner_loop(loss, optax.sgd(0.1), steps=20)
+    >>> adapted = adaptation.adapt(Params(fast=jnp.array(0.0), slow=()), support, jax.random.key(0))
+    >>> round(float(adapted.fast), 3)
+    2.0
+    """
+    strategy = unroll() if differentiate is None else differentiate
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps must be a whole number, 0 or more, got {steps!r}.")
+    if not isinstance(optimizer, (optax.GradientTransformation, Rule)):
+        raise ValueError(f"optimizer must be an optax.GradientTransformation or a metajax.Rule, got {optimizer!r}.")
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"differentiate must be a strategy, such as unroll() or first_order(), got {strategy!r}.")
+
+    def init(params: Params, key: Array) -> Params:
+        return params._replace(rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ())
+
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        if not jax.tree.leaves(params.fast):
+            raise ValueError("params.fast has no array, so there is nothing to adapt; make some of the weights fast.")
+        if isinstance(optimizer, Rule):
+            if not jax.tree.leaves(params.rule):
+                raise ValueError("params.rule is empty; call params = adaptation.init(params, key) first.")
+            transformation = optimizer.optimizer(params.rule)
+        else:
+            transformation = optimizer
+            if strategy.through_optimizer:
+                _check_derivative(optimizer, params.fast)
+
+        def gradient(fast: PyTree, inputs: tuple[PyTree, Batch], key: Array) -> PyTree:
+            slow, batch = inputs
+            return jax.grad(lambda fast: _scalar(loss(Params(fast, slow, params.rule), batch, key)))(fast)
+
+        keys = jax.random.split(key, steps)
+        return params._replace(fast=strategy.solve(gradient, transformation, params.fast, (params.slow, support), keys))
+
+    return Adaptation(init, adapt)
+
+
+def _scalar(result: object) -> Array:
+    """The value of a loss, checked."""
+    if not isinstance(result, tuple) or len(result) != 2 or jnp.shape(result[0]) != ():
+        raise ValueError(f"A loss must return (scalar, metrics), got {jax.tree.map(jnp.shape, result)} as shapes.")
+    return result[0]
+
+
+def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> None:
+    """Fails where the update has no finite derivative at a gradient of zero, as Adam's square root has not.
+
+    A dead unit has a gradient of exactly zero, and one NaN there would make the whole meta-gradient NaN (optax#882).
+    """
+    with jax.ensure_compile_time_eval():
+        gradients = jax.tree.map(lambda leaf: jnp.array([0.0, 1.0], jnp.result_type(leaf)), fast)
+        state = optimizer.init(gradients)
+        _, tangents = jax.jvp(lambda g: optimizer.update(g, state, gradients)[0], (gradients,), (gradients,))
+        finite = all(bool(jnp.isfinite(tangent).all()) for tangent in jax.tree.leaves(tangents))
+    if not finite:
+        raise ValueError(
+            "The optimizer's update has no finite derivative where a gradient is zero, so meta-gradients would be NaN; "
+            "give it a term under the square root (optax.adam(1e-3, eps_root=1e-8)) or use first_order()."
+        )

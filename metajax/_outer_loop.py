@@ -1,0 +1,143 @@
+"""The outer loop: one step of learning across a batch of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax._types import Array, Metrics, Params, PyTree, TaskLoss
+
+
+class State(NamedTuple):
+    """What the outer loop carries from step to step.
+
+    Attributes:
+        params: what is learned.
+        optimizer: the outer optimizer's state.
+        step: int32, steps taken.
+    """
+
+    params: Params
+    optimizer: PyTree
+    step: Array
+
+
+class Info(NamedTuple):
+    """What one outer step has to say; means are over the tasks that were kept.
+
+    Attributes:
+        loss: mean loss, NaN if no task was kept.
+        metrics: mean of every metric of the task loss.
+        grad_norm: global norm of the meta-gradient.
+        skipped: int32, tasks left out because the loss or gradient of their chunk was not finite.
+    """
+
+    loss: Array
+    metrics: Metrics
+    grad_norm: Array
+    skipped: Array
+
+
+class OuterLoop(NamedTuple):
+    """Learning across tasks as a pair of pure functions.
+
+    Attributes:
+        init: params -> state. For a learned rule, give it `adaptation.init(params, key)`.
+        step: (state, tasks, key) -> (state, info), with tasks along the leading axis of every leaf.
+    """
+
+    init: Callable[[Params], State]
+    step: Callable[[State, PyTree, Array], tuple[State, Info]]
+
+
+def outer_loop(
+    task_loss: TaskLoss,
+    optimizer: optax.GradientTransformation,
+    *,
+    value_and_grad: Callable[..., Any] = jax.value_and_grad,
+    tasks_at_once: int | None = None,
+    axis_name: str | None = None,
+) -> OuterLoop:
+    """Descends the mean task loss: φ ← φ + optimizer(∇φ mean_τ L(φ, τ)).
+
+    A chunk of tasks whose loss or gradient is not finite is left out, and the mean is over those kept; if none is,
+    params and optimizer stay as they were. A task's key is `fold_in(key, index)`, so that results depend neither on
+    `tasks_at_once` nor on the number of devices.
+
+    Args:
+        task_loss: (params, task, key) -> (scalar, metrics); `episode(...)`, `reptile(...)` or `supervised(...)`.
+        optimizer: any optax transformation.
+        value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`.
+        tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory and on a CPU is
+            often faster. None takes all. It must divide the number of tasks (of one device).
+        axis_name: axis of the enclosing `jax.shard_map` or `vmap` to average over; every device holds its own tasks.
+
+    Raises:
+        ValueError: an optimizer that is not an optax transformation; when traced, no tasks, tasks whose leaves differ
+            in number, or `tasks_at_once` that does not divide it.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
+
+    def init(params: Params) -> State:
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def chunk(params: Params, tasks: PyTree, keys: Array) -> tuple[PyTree, PyTree, Array]:
+        """Gradient, loss and metrics summed over a chunk, zero if it is not kept, and how many tasks were kept."""
+
+        def total(params: Params) -> tuple[Array, Metrics]:
+            losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
+            return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+        values, gradient = value_and_grad(total, has_aux=True)(params)
+        kept = jnp.isfinite(values[0]) & jnp.isfinite(optax.tree.norm(gradient))
+        gradient, values = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), (gradient, values))
+        return gradient, values, jnp.where(kept, len(keys), 0)
+
+    def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
+        number, first, params = count_tasks(tasks), 0, state.params
+        if axis_name is not None:
+            # Params are the same on every device; as varying ones, their gradient is of this device's tasks only.
+            first, params = number * jax.lax.axis_index(axis_name), jax.lax.pcast(params, axis_name, to="varying")
+
+        def accumulate(gradient: Params, tasks_and_keys: tuple[PyTree, Array]) -> tuple[Params, PyTree]:
+            new, values, kept = chunk(params, *tasks_and_keys)
+            return jax.tree.map(jnp.add, gradient, new), (values, kept)
+
+        chunks = split_tasks(tasks, key, tasks_at_once, first)
+        gradient, per_chunk = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, params), chunks)
+        values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
+        if axis_name is not None:
+            gradient, values, kept, number = jax.lax.psum((gradient, values, kept, number), axis_name)
+        gradient, (loss, metrics) = jax.tree.map(lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype), (gradient, values))
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
+        state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
+        info = Info(jnp.where(kept > 0, loss, jnp.nan), metrics, optax.tree.norm(gradient), number - kept)
+        return state._replace(step=state.step + 1), info
+
+    return OuterLoop(init, step)
+
+
+def count_tasks(tasks: PyTree) -> int:
+    """Length of the leading axis that all leaves share."""
+    numbers = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
+    if len(numbers) != 1 or numbers <= {(), (0,)}:
+        raise ValueError(f"Every leaf of tasks must have the same, positive number of tasks first, got {numbers}.")
+    return numbers.pop()[0]
+
+
+def split_tasks(
+    tasks: PyTree, key: Array, tasks_at_once: int | None, first: int | Array = 0
+) -> tuple[PyTree, Array]:
+    """Tasks and their keys as [chunks, tasks_at_once, ...]; the first task has the global index `first`."""
+    number = count_tasks(tasks)
+    size = number if tasks_at_once is None else tasks_at_once
+    if size < 1 or number % size:
+        raise ValueError(f"{tasks_at_once=} must divide the number of tasks, which is {number}.")
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(number))
+    return jax.tree.map(lambda leaf: leaf.reshape(number // size, size, *leaf.shape[1:]), (tasks, keys))

@@ -1,0 +1,109 @@
+"""A few-shot data set as arrays on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax._types import Array, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Labelled examples, sorted by class. A pytree: pass it to a compiled function as an argument.
+
+    It is the one dataclass of the library, because the names of the classes are not arrays.
+
+    Attributes:
+        x: pytree of arrays [examples, ...], in the dtype that they came in (uint8 stays uint8).
+        y: int32[examples], the label of each row, ascending.
+        start: int32[classes], the first row of each class.
+        count: int32[classes], the number of rows of each class.
+        names: one name a class, static. What a class belongs to comes first: "Greek/alpha".
+    """
+
+    x: PyTree
+    y: Array
+    start: Array
+    count: Array
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+
+def dataset(x: PyTree, y: Array, *, names: Sequence[str] | None = None) -> Dataset:
+    """Makes a `Dataset` of arrays and puts it on the default device.
+
+    Values are checked here, while they are concrete, so that compiled code need not.
+
+    Args:
+        x: pytree of arrays [examples, ...].
+        y: integers [examples], from 0 to classes - 1; every class has an example.
+        names: one a class; by default the labels themselves.
+
+    Raises:
+        ValueError: no examples, lengths that differ, labels that are not integers, out of range or
+            without an example, or values that are not finite.
+
+    >>> digits = dataset(np.zeros((6, 28, 28, 1), np.uint8), np.array([1, 0, 1, 0, 1, 0]))
+    >>> digits.classes, digits.count.tolist()
+    (2, [3, 3])
+    """
+    x, y = jax.tree.map(np.asarray, x), np.asarray(y)
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if y.ndim != 1 or not len(y) or lengths != {y.shape}:
+        raise ValueError(f"x and y must have the same, positive number of rows, got {lengths} and {y.shape=}.")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"Labels must be integers from 0 to classes - 1, got {y.dtype=}; convert them first.")
+    classes = int(y.max()) + 1 if names is None else len(names)
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"Labels must lie in 0 to {classes - 1}, got {y.min()} to {y.max()}.")
+    count = np.bincount(y, minlength=classes)
+    if not count.all():
+        empty = np.flatnonzero(count == 0).tolist()
+        raise ValueError(f"Classes {empty[:10]} have no example; renumber the labels (np.unique, return_inverse=True).")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)).tolist()
+            raise ValueError(f"x{jax.tree_util.keystr(path)} is not finite in rows {rows[:10]}; drop or repair them.")
+    order = np.argsort(y, kind="stable")
+    return Dataset(
+        x=jax.tree.map(lambda leaf: jnp.asarray(leaf[order]), x),
+        y=jnp.asarray(y[order], jnp.int32),
+        start=jnp.asarray(np.cumsum(count) - count, jnp.int32),
+        count=jnp.asarray(count, jnp.int32),
+        names=tuple(str(name) for name in (range(classes) if names is None else names)),
+    )
+
+
+def select(source: Dataset, keep: Callable[[str], bool] | Sequence[bool]) -> Dataset:
+    """The classes that `keep` names, relabelled from 0 in the same order.
+
+    Args:
+        source: what to choose from.
+        keep: a predicate on a class's name, or one bool a class.
+
+    Raises:
+        ValueError: nothing is left, or not one bool a class.
+
+    >>> letters = dataset(np.eye(3), np.arange(3), names=["Greek/alpha", "Latin/a", "Latin/b"])
+    >>> select(letters, lambda name: name.startswith("Latin/")).names
+    ('Latin/a', 'Latin/b')
+    """
+    mask = np.array([keep(name) for name in source.names] if callable(keep) else keep, bool)
+    if mask.shape != (source.classes,):
+        raise ValueError(f"keep must have one bool for each of the {source.classes} classes, got shape {mask.shape}.")
+    if not mask.any():
+        raise ValueError(f"No class is left of {source.classes}, such as {source.names[:3]}; loosen the choice.")
+    rows = np.flatnonzero(mask[np.asarray(source.y)])
+    labels = (np.cumsum(mask) - 1)[np.asarray(source.y)[rows]]
+    names = [name for name, kept in zip(source.names, mask, strict=True) if kept]
+    return dataset(jax.tree.map(lambda leaf: np.asarray(leaf)[rows], source.x), labels, names=names)

@@ -1,0 +1,177 @@
+"""Tasks drawn from a data set: pure functions (dataset, key) -> task, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax._types import Array, Batch, PyTree, Task
+from metajax.data.arrays import Dataset
+
+Drawn = TypeVar("Drawn")
+Sample: TypeAlias = Callable[[Dataset, Array], Drawn]
+"""(dataset, key) -> what is drawn. The dataset is an argument, so that compiled code does not hold a copy of it."""
+
+
+def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) -> Sample[Task]:
+    """Classification tasks: `ways` classes, and of each `shots` support and `queries` query examples.
+
+    Classes and examples are drawn without replacement, uniformly; the classes are numbered 0 to ways - 1 in the order
+    drawn. uint8 values become float32 in [0, 1] after the draw, so that the data set stays small.
+
+    Args:
+        ways: classes in a task.
+        shots: support examples of each class.
+        queries: query examples of each class.
+        rotations: whether images [height, width, channels] turned by 90, 180 and 270 degrees count as classes of their
+            own, which makes four times as many, as is usual for Omniglot.
+
+    Returns:
+        (dataset, key) -> Task with x [ways * shots, ...] and y int32[ways * shots] in the support set, and the same
+        with `queries` in the query set, sorted by class.
+
+    Raises:
+        ValueError: sizes below 1; when called, more ways than classes, more shots and queries than the smallest class
+            has examples (where counts are concrete), or rotations of what is not a square image.
+
+    >>> source = dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
+    >>> task = episodes(ways=2, shots=1, queries=3)(source, jax.random.key(0))
+    >>> task.support.x.shape, task.query.y.tolist()
+    ((2, 1), [0, 0, 0, 1, 1, 1])
+    """
+    for name, size in {"ways": ways, "shots": shots, "queries": queries}.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+
+    def sample(dataset: Dataset, key: Array) -> Task:
+        classes = dataset.classes * (4 if rotations else 1)
+        if ways > classes:
+            raise ValueError(f"{ways=} must not exceed the number of classes, {classes}.")
+        check_counts(dataset, shots, queries)
+        class_key, row_key = jax.random.split(key)
+        drawn = draw(class_key, ways, classes)
+        chosen, turns = drawn % dataset.classes, drawn // dataset.classes
+        rows = jax.vmap(lambda key, count: draw(key, shots + queries, count))(
+            jax.random.split(row_key, ways), dataset.count[chosen]
+        )
+        rows = dataset.start[chosen][:, None] + rows
+
+        def batch(rows: Array) -> Batch:
+            x = rows_of(dataset, rows.reshape(-1))
+            if rotations:
+                x = turn(x, jnp.repeat(turns, rows.shape[1]))
+            return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
+
+        return Task(support=batch(rows[:, :shots]), query=batch(rows[:, shots:]))
+
+    return sample
+
+
+def batches(size: int, *, rotations: bool = False) -> Sample[Batch]:
+    """Rows drawn from the union of all classes, with their global labels: for `supervised`.
+
+    Args:
+        size: rows in a batch, drawn uniformly with replacement.
+        rotations: as in `episodes`; an image of class c turned t times has label c + t * classes.
+
+    Raises:
+        ValueError: size below 1; rotations of what is not a square image.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a whole number, 1 or more, got {size!r}.")
+
+    def sample(dataset: Dataset, key: Array) -> Batch:
+        row_key, turn_key = jax.random.split(key)
+        rows = jax.random.randint(row_key, (size,), 0, len(dataset.y))
+        x, y = rows_of(dataset, rows), dataset.y[rows]
+        if rotations:
+            turns = jax.random.randint(turn_key, (size,), 0, 4)
+            x, y = turn(x, turns), y + turns * dataset.classes
+        return Batch(x=x, y=y)
+
+    return sample
+
+
+def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
+    """Several independent draws at once, stacked along a new leading axis, as `outer_loop` and `evaluate` take them.
+
+    >>> from metajax.data.synthetic import sinusoids
+    >>> meta_batch(sinusoids(shots=5, queries=10), tasks=3)((), jax.random.key(0)).support.x.shape
+    (3, 5, 1)
+    """
+    if not isinstance(tasks, int) or tasks < 1:
+        raise ValueError(f"tasks must be a whole number, 1 or more, got {tasks!r}.")
+    return lambda dataset, key: jax.vmap(sample, (None, 0))(dataset, jax.random.split(key, tasks))
+
+
+def draw(key: Array, number: int, total: int | Array) -> Array:
+    """Integers drawn from 0 to total - 1 without replacement, in uniformly random order: int32[number].
+
+    The first steps of a Fisher-Yates shuffle, which never builds the shuffled array: `total` may be traced and large,
+    and the cost is that of `number` steps over `number` entries. `number` above `total` repeats entries.
+    """
+    steps = jnp.arange(number)
+    targets = jax.random.randint(key, (number,), steps, jnp.maximum(total, steps + 1))
+
+    def step(moved: Array, now: Array) -> tuple[Array, Array]:
+        """`moved[j]` is what step j put in the place `targets[j]`; a place untouched holds its own number."""
+
+        def content(place: Array) -> Array:
+            last = jnp.max(jnp.where((targets == place) & (steps < now), steps, -1))
+            return jnp.where(last >= 0, moved[last], place)
+
+        return moved.at[now].set(content(now)), content(targets[now])
+
+    return jax.lax.scan(step, jnp.zeros(number, targets.dtype), steps)[1].astype(jnp.int32)
+
+
+def rows_of(dataset: Dataset, rows: Array) -> PyTree:
+    """The examples in these rows, uint8 as float32 in [0, 1]."""
+    picked = jax.tree.map(lambda leaf: leaf[rows], dataset.x)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / 255 if leaf.dtype == jnp.uint8 else leaf, picked)
+
+
+def turn(x: Array, turns: Array) -> Array:
+    """Square images [n, size, size, channels], each turned by `turns` quarters, int[n]."""
+    if not hasattr(x, "ndim") or x.ndim != 4 or x.shape[1] != x.shape[2]:
+        raise ValueError(f"Rotations need square images [n, size, size, channels], got {jax.tree.map(jnp.shape, x)}.")
+    quarters = jnp.stack([jnp.rot90(x, quarter, axes=(1, 2)) for quarter in range(4)])
+    return quarters[turns, jnp.arange(len(x))]
+
+
+def check_counts(dataset: Dataset, shots: int, queries: int) -> None:
+    """Fails where a class is too small, if the counts are concrete."""
+    if isinstance(dataset.count, jax.core.Tracer):
+        return
+    smallest = int(np.argmin(dataset.count))
+    if shots + queries > dataset.count[smallest]:
+        raise ValueError(
+            f"{shots=} and {queries=} must not exceed the {dataset.count[smallest]} examples of class "
+            f"{dataset.names[smallest]!r}; select larger classes."
+        )
+
+
+def check_task(task: Task, ways: int) -> None:
+    """Checks the values of a concrete classification task of your own making, before it is compiled away.
+
+    Raises:
+        ValueError: labels that are not integers from 0 to ways - 1, values that are not finite, or support and query
+            examples that differ in shape.
+    """
+    for name, batch in {"support": task.support, "query": task.query}.items():
+        y = np.asarray(batch.y)
+        if not np.issubdtype(y.dtype, np.integer) or y.size and not (0 <= y.min() and y.max() < ways):
+            raise ValueError(f"Labels of the {name} set must be integers in 0 to {ways - 1}, got {np.unique(y)[:10]}.")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch.x):
+            leaf = np.asarray(leaf)
+            if len(leaf) != len(y):
+                raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(y)} labels.")
+            if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+                raise ValueError(f"x{jax.tree_util.keystr(path)} of the {name} set is not finite; drop those rows.")
+    shapes = [jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], batch.x) for batch in (task.support, task.query)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"Support and query examples must have the same shape, got {shapes[0]} and {shapes[1]}.")

@@ -1,0 +1,65 @@
+"""Losses over a network: (params, batch, key) -> (scalar, metrics), each the mean over rows by weight."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from metajax._closed_form import Apply
+from metajax._tree import references, weights
+from metajax._types import Array, Batch, Loss, Metrics, Params
+
+
+def cross_entropy(apply: Apply) -> Loss:
+    """Classification: -Σ wᵢ log softmax(logitsᵢ)[yᵢ] / Σ wᵢ, with metric "accuracy".
+
+    Args:
+        apply: (params, x, key, reference=...) -> logits [examples, ways].
+
+    Raises:
+        ValueError: when traced, if labels are not int[examples].
+    """
+
+    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        logits = apply(params, batch.x, key, reference=references(batch))
+        if not jnp.issubdtype(jnp.result_type(batch.y), jnp.integer) or jnp.shape(batch.y) != logits.shape[:-1]:
+            got = f"{jnp.result_type(batch.y)}{list(jnp.shape(batch.y))}"
+            raise ValueError(f"Labels must be integers of shape {list(logits.shape[:-1])}, got {got}.")
+        value = optax.softmax_cross_entropy_with_integer_labels(logits.astype(_wide(logits)), batch.y)
+        correct = (logits.argmax(axis=-1) == batch.y).astype(value.dtype)
+        return _mean(value, batch), {"accuracy": _mean(correct, batch)}
+
+    return loss
+
+
+def squared_error(apply: Apply) -> Loss:
+    """Regression: Σ wᵢ |f(xᵢ) - yᵢ|² / Σ wᵢ, the square averaged over the k outputs.
+
+    Args:
+        apply: (params, x, key, reference=...) -> predictions [examples, k].
+
+    Raises:
+        ValueError: when traced, if targets do not have the shape of the predictions.
+    """
+
+    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        predictions = apply(params, batch.x, key, reference=references(batch))
+        if predictions.shape != batch.y.shape:
+            raise ValueError(f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; make them equal.")
+        squares = (predictions.astype(_wide(predictions)) - batch.y) ** 2
+        return _mean(squares.reshape(len(squares), -1).mean(axis=1), batch), {}
+
+    return loss
+
+
+def _wide(values: Array) -> jnp.dtype:
+    """At least float32, so that a mean over half-precision outputs is not lost."""
+    return jnp.promote_types(values.dtype, jnp.float32)
+
+
+def _mean(values: Array, batch: Batch) -> Array:
+    """Mean over rows by weight; zero where nothing counts."""
+    if batch.weight is None:
+        return values.mean()
+    total = weights(batch).sum()
+    return (values * batch.weight).sum() / jnp.where(total > 0, total, 1)

@@ -1,0 +1,199 @@
+"""Layers that are fast when every task has weights of its own, and normalisation as a declared policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax._types import Array
+
+Norm: TypeAlias = Callable[..., nnx.Module]
+"""(features, rngs=...) -> module with __call__(x, reference=None): the policies below."""
+
+
+class Conv(nnx.Module):
+    """3x3 convolution without a bias, zero-padded ("SAME"), as patches times a matrix.
+
+    Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped convolution, which XLA lowers
+    badly on a CPU; nine shifted slices and one product do not care (`benchmarks/conv.py` has the figures).
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: 1 or more.
+        rngs: for the weights, He-normal.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), (3, 3, inputs, outputs)))
+        self.stride = stride
+
+    def __call__(self, x: Array) -> Array:
+        """[n, height, width, inputs] -> [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs]."""
+        kernel = self.kernel[...]
+        neighbours = patches(x, self.stride)
+        rows = neighbours.reshape(-1, neighbours.shape[-1])
+        return (rows @ kernel.reshape(-1, kernel.shape[-1])).reshape(*neighbours.shape[:3], -1)
+
+
+def patches(x: Array, stride: int = 1) -> Array:
+    """The 3x3 neighbourhood of each place: [n, h, w, c] -> [n, ⌈h/stride⌉, ⌈w/stride⌉, 9c], zero-padded as "SAME"."""
+    height, width = x.shape[1:3]
+    rows, columns = -(-height // stride), -(-width // stride)
+    tall, wide = (rows - 1) * stride + 3, (columns - 1) * stride + 3
+    before = (tall - height) // 2, (wide - width) // 2
+    after = tall - height - before[0], wide - width - before[1]
+    x = jnp.pad(x, ((0, 0), (before[0], max(after[0], 0)), (before[1], max(after[1], 0)), (0, 0)))
+    across = [slice(column, column + wide - 2, stride) for column in range(3)]
+    down = [slice(row, row + tall - 2, stride) for row in range(3)]
+    if stride == 1:  # In two passes: the same copies in fewer operations, which compile faster.
+        x = jnp.concatenate([x[:, :, column] for column in across], axis=-1)
+        return jnp.concatenate([x[:, row] for row in down], axis=-1)
+    return jnp.concatenate([x[:, row, column] for row in down for column in across], axis=-1)
+
+
+@jax.custom_jvp
+def max_pool(x: Array) -> Array:
+    """Maximum of 2x2 windows: [n, h, w, c] -> [n, ⌊h/2⌋, ⌊w/2⌋, c]. Ties share the derivative."""
+    return _windows(x).max(axis=(2, 4))
+
+
+@max_pool.defjvp
+def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    windows = _windows(primals[0])
+    top = windows.max(axis=(2, 4), keepdims=True)
+    chosen = (windows == top).astype(windows.dtype)
+    share = chosen / chosen.sum(axis=(2, 4), keepdims=True)
+    return top[:, :, 0, :, 0], (share * _windows(tangents[0])).sum(axis=(2, 4))
+
+
+def _windows(x: Array) -> Array:
+    """[n, h, w, c] -> [n, ⌊h/2⌋, 2, ⌊w/2⌋, 2, c]; an odd last row or column is dropped."""
+    images, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(images, height // 2, 2, width // 2, 2, channels)
+
+
+class TaskNorm(nnx.Module):
+    """Batch normalisation by the statistics of the batch at hand; none are stored.
+
+    Over a query set it is transductive, as MAML was published; `episode(inductive=True)` makes the support set the
+    reference instead. Written as one scale and one shift, which halves the memory traffic: y = x·s + t with
+    s = γ/√(E[x²] - E[x]² + ε) and t = β - E[x]·s.
+
+    Args:
+        features: channels, the last axis.
+        epsilon: added to the variance.
+        rngs: not used.
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.shift = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array, reference: Array | None = None) -> Array:
+        """[n, ..., features] -> the same; statistics over the rows of `reference`, bool[n], or all."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        if reference is None:
+            mean, square = wide.mean(axes), (wide**2).mean(axes)
+        else:
+            rows = (reference > 0).astype(wide.dtype)
+            rows = rows.reshape(-1, *(1,) * (x.ndim - 1)) / jnp.maximum(rows.sum(), 1)
+            mean, square = (
+                (value * rows).sum(0).mean(tuple(range(x.ndim - 2))) for value in (wide, wide**2)
+            )
+        return _affine(x, mean, jnp.maximum(square - mean**2, 0), self)
+
+
+class FrozenNorm(nnx.Module):
+    """Normalisation by the statistics of a pretrained net: `mean` and `variance` are constants, never learned.
+
+    Args:
+        features: channels, the last axis.
+        mean: [features]; zeros where None.
+        variance: [features]; ones where None.
+        epsilon: added to the variance.
+        rngs: not used.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        mean: Array | None = None,
+        variance: Array | None = None,
+        epsilon: float = 1e-5,
+        rngs: nnx.Rngs | None = None,
+    ):
+        self.mean = nnx.BatchStat(jnp.zeros(features) if mean is None else mean)
+        self.variance = nnx.BatchStat(jnp.ones(features) if variance is None else variance)
+        self.scale = nnx.Param(jnp.ones(features))
+        self.shift = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array, reference: Array | None = None) -> Array:
+        """[n, ..., features] -> the same."""
+        return _affine(x, self.mean[...], self.variance[...], self)
+
+
+class GroupNorm(nnx.Module):
+    """Normalisation of each example by itself, over places and groups of channels.
+
+    Args:
+        features: channels, the last axis.
+        groups: number of groups; divides `features`.
+        epsilon: added to the variance.
+        rngs: not used.
+
+    Source: Wu and He 2018, arXiv 1803.08494.
+    """
+
+    def __init__(self, features: int, *, groups: int = 8, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None):
+        if groups < 1 or features % groups:
+            raise ValueError(f"{groups=} must divide {features=}.")
+        self.scale = nnx.Param(jnp.ones(features))
+        self.shift = nnx.Param(jnp.zeros(features))
+        self.groups, self.epsilon = groups, epsilon
+
+    def __call__(self, x: Array, reference: Array | None = None) -> Array:
+        """[n, ..., features] -> the same."""
+        grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
+        wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = wide.mean((1, 3), keepdims=True)
+        centred = wide - mean
+        scaled = centred / jnp.sqrt((centred**2).mean((1, 3), keepdims=True) + self.epsilon)
+        return _last(scaled.reshape(x.shape).astype(x.dtype), self.scale[...], self.shift[...])
+
+
+class NoNorm(nnx.Module):
+    """No normalisation: a bias in its place.
+
+    Args:
+        features: channels, the last axis.
+        rngs: not used.
+    """
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
+        self.shift = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: Array, reference: Array | None = None) -> Array:
+        """[n, ..., features] -> the same."""
+        return _last(x, jnp.ones_like(self.shift[...]), self.shift[...])
+
+
+def _affine(x: Array, mean: Array, variance: Array, norm: TaskNorm | FrozenNorm) -> Array:
+    """Normalises, scales and shifts in one multiplication and one addition."""
+    scale = norm.scale[...] / jnp.sqrt(variance + norm.epsilon)
+    return _last(x, scale, norm.shift[...] - mean * scale)
+
+
+def _last(x: Array, scale: Array, shift: Array) -> Array:
+    """x·scale + shift along the last axis, in the dtype of x."""
+    ones = (1,) * (x.ndim - 1)
+    return x * scale.reshape(*ones, -1).astype(x.dtype) + shift.reshape(*ones, -1).astype(x.dtype)
