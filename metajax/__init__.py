@@ -18,6 +18,7 @@ from metajax._differentiate import first_order as first_order
 from metajax._differentiate import unroll as unroll
 
 # Floor 2: ways to write fast weights.
+from metajax._closed_form import linear_head as linear_head
 from metajax._closed_form import prototypes as prototypes
 from metajax._closed_form import ridge as ridge
 from metajax._inner_loop import inner_loop as inner_loop
@@ -41,4 +42,5 @@ from metajax._task_losses import supervised as supervised
 from metajax import data as data
 from metajax import losses as losses
 from metajax import nets as nets
+from metajax import plots as plots
 from metajax import training as training

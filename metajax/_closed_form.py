@@ -54,6 +54,20 @@ def prototypes(embed: Apply, ways: int, *, head: str = "head") -> Adaptation:
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
+def linear_head(embed: Apply, *, head: str = "head") -> Apply:
+    """The network that puts a written head on features: (params, x) -> f(x) @ kernel + bias, [examples, ways].
+
+    For features without a head of their own: raw pixels, or a net of another library. A module of `metajax.nets` has
+    one already.
+    """
+
+    def apply(params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None) -> Array:
+        written = params.fast[head]
+        return embed(params, x, key, reference=reference) @ written["kernel"] + written["bias"][None]
+
+    return apply
+
+
 def ridge(embed: Apply, ways: int | None = None, *, head: str = "head") -> Adaptation:
     """Writes the head of ridge regression, W = (XᵀDX + λI)⁻¹ XᵀDY with D the weights, and logits = a X W + b.
 
@@ -76,19 +90,24 @@ def ridge(embed: Apply, ways: int | None = None, *, head: str = "head") -> Adapt
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         if not isinstance(params.rule, dict) or "log_lambda" not in params.rule:
             raise ValueError(f"params.rule is {params.rule!r}; call params = adaptation.init(params, key) first.")
-        rule, features_NxD = params.rule, _features(embed, params, support, key)
-        if ways is None:
-            if jnp.ndim(support.y) != 2:
-                raise ValueError(f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}.")
-            targets_NxK = weights(support)[:, None] * support.y
+        features_NxD = _features(embed, params, support, key)
+        if ways is not None:
+            weighted_NxK = _weighted_classes(support, ways)
+            absent_K = weighted_NxK.sum(axis=0) == 0
+        elif jnp.ndim(support.y) == 2:
+            weighted_NxK = weights(support)[:, None] * support.y
             absent_K = jnp.zeros(support.y.shape[1], bool)
         else:
-            targets_NxK = _weighted_classes(support, ways)
-            absent_K = targets_NxK.sum(axis=0) == 0
-        regulariser = jnp.exp(rule["log_lambda"]).astype(features_NxD.dtype)
-        kernel_DxK = _ridge(features_NxD, weights(support), targets_NxK.astype(features_NxD.dtype), regulariser)
-        bias_K = jnp.where(absent_K, ABSENT, rule["offset"].astype(features_NxD.dtype))
-        return _write(params, head, rule["scale"].astype(features_NxD.dtype) * kernel_DxK, bias_K)
+            raise ValueError(f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}.")
+        # Half precision is not enough for a linear system, and LAPACK has no such solver.
+        dtype = jnp.promote_types(features_NxD.dtype, jnp.float32)
+        rule, wide_NxD = jax.tree.map(lambda leaf: leaf.astype(dtype), (params.rule, features_NxD))
+        kernel_DxK = _ridge(wide_NxD, weights(support), weighted_NxK.astype(dtype), jnp.exp(rule["log_lambda"]))
+        bias_K = jnp.where(absent_K, ABSENT, rule["offset"])
+        kernel_DxK, bias_K = jax.tree.map(
+            lambda leaf: leaf.astype(features_NxD.dtype), (rule["scale"] * kernel_DxK, bias_K)
+        )
+        return _write(params, head, kernel_DxK, bias_K)
 
     return Adaptation(init, adapt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pathlib
 import signal
@@ -28,6 +29,7 @@ def fit(
     key: Array,
     *,
     steps: int,
+    seconds: float | None = None,
     fuse: int = 1,
     evaluate: Callable[[Params, Array], dict[str, Summary]] | None = None,
     every: int = 1000,
@@ -48,6 +50,7 @@ def fit(
         dataset: an argument of the compiled function, never a constant in it.
         key: of the whole run.
         steps: outer steps in all, those already taken included.
+        seconds: of training after which to end early, compilation and evaluation left out; None for no limit.
         fuse: outer steps in one compiled call, so that small problems are not bound by Python; divides `every`.
         evaluate: (params, key) -> {name: Summary}, called every `every` steps and at the end.
         every: steps between two records.
@@ -56,9 +59,9 @@ def fit(
         progress: whether to draw a bar; it needs tqdm, and where that is missing there is none.
 
     Returns:
-        The final state and the records: {"step", "seconds", "loss", "grad_norm", "skipped", "tasks_per_second", one
-        entry a metric, and "evaluate/<name>" with "evaluate/<name>/interval"}. Means are over the steps since the
-        record before.
+        The final state and the records: {"step", "seconds" of training so far, and since the record before
+        "tasks_per_second", "skipped" tasks in all, and the means of "loss", "grad_norm" and every metric; then
+        "evaluate/<name>" with "evaluate/<name>/interval"}.
 
     Raises:
         ValueError: steps, fuse or every below 1, or fuse that does not divide every.
@@ -74,25 +77,34 @@ def fit(
         state, infos = jax.lax.scan(lambda state, _: one(state, key, dataset), state, length=number)
         return state, jax.tree.map(lambda leaf: leaf.mean(axis=0), infos)
 
-    run = jax.jit(several, static_argnums=3, donate_argnums=0)
+    @functools.cache
+    def compiled(number: int) -> Any:
+        run = jax.jit(functools.partial(several, number=number), donate_argnums=0)
+        return run.lower(state, key, dataset).compile()
+
     tasks = count_tasks(jax.eval_shape(sample, dataset, key))
     state = jax.tree.map(jnp.copy, state)
     records: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(_checkpoints(checkpoint))
         state = store.restore(state)
-        done = int(state.step)
         stopped = stack.enter_context(_interruptible())
+        done = int(state.step)
         bar = stack.enter_context(_bar(done, steps, progress))
-        since, infos = time.perf_counter(), []
-        while done < steps and not stopped.is_set():
+        spent, infos = 0.0, []
+        while done < steps and not stopped.is_set() and (seconds is None or spent < seconds):
             number = min(fuse, every - done % every, steps - done)
-            state, info = run(state, key, dataset, number)
-            infos.append((number, jax.device_get(info)))
-            done += number
-            bar.advance(number, infos[-1][1], tasks)
-            if done % every == 0 or done == steps or stopped.is_set():
-                record = _record(done, infos, time.perf_counter() - since, tasks)
+            run = compiled(number)
+            start = time.perf_counter()
+            state, info = run(state, key, dataset)
+            info = jax.device_get(info)
+            took = time.perf_counter() - start
+            spent, done = spent + took, done + number
+            infos.append((number, took, info))
+            bar.advance(number, info, number * tasks / took)
+            out_of_time = seconds is not None and spent >= seconds
+            if done % every == 0 or done == steps or stopped.is_set() or out_of_time:
+                record = {"step": done, "seconds": spent, **_means(infos, tasks)}
                 if evaluate is not None:
                     record |= _flatten(evaluate(state.params, jax.random.fold_in(key, done)))
                 records.append(record)
@@ -100,22 +112,19 @@ def fit(
                     with open(log, "a", encoding="utf-8") as file:
                         file.write(json.dumps(record) + "\n")
                 store.save(done, state)
-                since, infos = time.perf_counter(), []
+                infos = []
     return state, records
 
 
-def _record(step: int, infos: list[tuple[int, Info]], seconds: float, tasks: int) -> dict[str, Any]:
+def _means(infos: list[tuple[int, float, Info]], tasks: int) -> dict[str, Any]:
     """Means over the steps since the last record; `skipped` is their sum."""
-    numbers = [number for number, _ in infos]
-    mean = jax.tree.map(lambda *leaves: float(np.average(leaves, weights=numbers)), *(info for _, info in infos))
-    total = sum(numbers)
+    numbers, took, values = zip(*infos, strict=True)
+    mean = jax.tree.map(lambda *leaves: float(np.average(leaves, weights=numbers)), *values)
     return {
-        "step": step,
-        "seconds": seconds,
-        "tasks_per_second": total * tasks / seconds,
+        "tasks_per_second": sum(numbers) * tasks / sum(took),
         "loss": mean.loss,
         "grad_norm": mean.grad_norm,
-        "skipped": round(mean.skipped * total),
+        "skipped": round(mean.skipped * sum(numbers)),
         **mean.metrics,
     }
 
@@ -146,19 +155,19 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 class _Bar:
-    """A progress bar with loss, metrics and tasks per second."""
+    """A progress bar with loss, metrics and tasks per second, or nothing."""
 
     def __init__(self, bar: Any):
-        self.bar, self.start, self.tasks = bar, time.perf_counter(), 0
+        self.bar = bar
 
-    def advance(self, number: int, info: Info, tasks: int) -> None:
+    def advance(self, number: int, info: Info, tasks_per_second: float) -> None:
         if self.bar is None:
             return
-        self.tasks += number * tasks
-        shown = {"loss": info.loss, **info.metrics, "tasks/s": self.tasks / (time.perf_counter() - self.start)}
+        shown = {"loss": info.loss, **info.metrics, "tasks/s": tasks_per_second}
         if info.skipped:
             shown["skipped"] = info.skipped * number
-        self.bar.set_postfix({name: f"{float(value):.3g}" for name, value in shown.items()}, refresh=False)
+        text = {name: f"{float(value):.3g}" for name, value in shown.items() if np.ndim(value) == 0}
+        self.bar.set_postfix(text, refresh=False)
         self.bar.update(number)
 
 

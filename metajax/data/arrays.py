@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from metajax._types import Array, PyTree
 
@@ -17,7 +18,7 @@ from metajax._types import Array, PyTree
 class Dataset:
     """Labelled examples, sorted by class. A pytree: pass it to a compiled function as an argument.
 
-    It is the one dataclass of the library, because the names of the classes are not arrays.
+    It is the one dataclass of the library, because what is static (names, sizes) is no array.
 
     Attributes:
         x: pytree of arrays [examples, ...], in the dtype that they came in (uint8 stays uint8).
@@ -25,6 +26,7 @@ class Dataset:
         start: int32[classes], the first row of each class.
         count: int32[classes], the number of rows of each class.
         names: one name a class, static. What a class belongs to comes first: "Greek/alpha".
+        smallest: number of rows of the smallest class, static, so that compiled code can refuse too large a draw.
     """
 
     x: PyTree
@@ -32,6 +34,7 @@ class Dataset:
     start: Array
     count: Array
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    smallest: int = dataclasses.field(metadata={"static": True})
 
     @property
     def classes(self) -> int:
@@ -39,7 +42,7 @@ class Dataset:
         return len(self.names)
 
 
-def dataset(x: PyTree, y: Array, *, names: Sequence[str] | None = None) -> Dataset:
+def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> Dataset:
     """Makes a `Dataset` of arrays and puts it on the default device.
 
     Values are checked here, while they are concrete, so that compiled code need not.
@@ -57,16 +60,16 @@ def dataset(x: PyTree, y: Array, *, names: Sequence[str] | None = None) -> Datas
     >>> digits.classes, digits.count.tolist()
     (2, [3, 3])
     """
-    x, y = jax.tree.map(np.asarray, x), np.asarray(y)
+    x, labels = jax.tree.map(np.asarray, x), np.asarray(y)
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
-    if y.ndim != 1 or not len(y) or lengths != {y.shape}:
-        raise ValueError(f"x and y must have the same, positive number of rows, got {lengths} and {y.shape=}.")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"Labels must be integers from 0 to classes - 1, got {y.dtype=}; convert them first.")
-    classes = int(y.max()) + 1 if names is None else len(names)
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"Labels must lie in 0 to {classes - 1}, got {y.min()} to {y.max()}.")
-    count = np.bincount(y, minlength=classes)
+    if labels.ndim != 1 or not len(labels) or lengths != {labels.shape}:
+        raise ValueError(f"x and y must have the same, positive number of rows, got {lengths} and {labels.shape}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Labels must be integers from 0 to classes - 1, got {labels.dtype}; convert them first.")
+    classes = int(labels.max()) + 1 if names is None else len(names)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Labels must lie in 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
+    count = np.bincount(labels, minlength=classes)
     if not count.all():
         empty = np.flatnonzero(count == 0).tolist()
         raise ValueError(f"Classes {empty[:10]} have no example; renumber the labels (np.unique, return_inverse=True).")
@@ -74,17 +77,18 @@ def dataset(x: PyTree, y: Array, *, names: Sequence[str] | None = None) -> Datas
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)).tolist()
             raise ValueError(f"x{jax.tree_util.keystr(path)} is not finite in rows {rows[:10]}; drop or repair them.")
-    order = np.argsort(y, kind="stable")
+    order = np.argsort(labels, kind="stable")
     return Dataset(
         x=jax.tree.map(lambda leaf: jnp.asarray(leaf[order]), x),
-        y=jnp.asarray(y[order], jnp.int32),
+        y=jnp.asarray(labels[order], jnp.int32),
         start=jnp.asarray(np.cumsum(count) - count, jnp.int32),
         count=jnp.asarray(count, jnp.int32),
         names=tuple(str(name) for name in (range(classes) if names is None else names)),
+        smallest=int(count.min()),
     )
 
 
-def select(source: Dataset, keep: Callable[[str], bool] | Sequence[bool]) -> Dataset:
+def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
     """The classes that `keep` names, relabelled from 0 in the same order.
 
     Args:

@@ -36,7 +36,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
 
     Raises:
         ValueError: sizes below 1; when called, more ways than classes, more shots and queries than the smallest class
-            has examples (where counts are concrete), or rotations of what is not a square image.
+            has examples, or rotations of what is not a square image.
 
     >>> source = dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
     >>> task = episodes(ways=2, shots=1, queries=3)(source, jax.random.key(0))
@@ -51,7 +51,11 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
         classes = dataset.classes * (4 if rotations else 1)
         if ways > classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {classes}.")
-        check_counts(dataset, shots, queries)
+        if shots + queries > dataset.smallest:
+            raise ValueError(
+                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; ask for "
+                "fewer, or select larger classes."
+            )
         class_key, row_key = jax.random.split(key)
         drawn = draw(class_key, ways, classes)
         chosen, turns = drawn % dataset.classes, drawn // dataset.classes
@@ -141,18 +145,6 @@ def turn(x: Array, turns: Array) -> Array:
         raise ValueError(f"Rotations need square images [n, size, size, channels], got {jax.tree.map(jnp.shape, x)}.")
     quarters = jnp.stack([jnp.rot90(x, quarter, axes=(1, 2)) for quarter in range(4)])
     return quarters[turns, jnp.arange(len(x))]
-
-
-def check_counts(dataset: Dataset, shots: int, queries: int) -> None:
-    """Fails where a class is too small, if the counts are concrete."""
-    if isinstance(dataset.count, jax.core.Tracer):
-        return
-    smallest = int(np.argmin(dataset.count))
-    if shots + queries > dataset.count[smallest]:
-        raise ValueError(
-            f"{shots=} and {queries=} must not exceed the {dataset.count[smallest]} examples of class "
-            f"{dataset.names[smallest]!r}; select larger classes."
-        )
 
 
 def check_task(task: Task, ways: int) -> None:

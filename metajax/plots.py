@@ -1,0 +1,95 @@
+"""Pictures: each function draws into the matplotlib axes that it is given, and returns nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metajax._types import Array, Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RIGHT, WRONG = "#2a9d4a", "#d1372c"
+
+
+def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None:
+    """A classification task of images: its support set on the left, each way a row, and its query set on the right.
+
+    A query that is answered rightly stands in a green frame, in the row of its class; a wrong one in a red frame, with
+    the row that was answered beside it.
+
+    Args:
+        axes: where to draw.
+        task: one task with images [rows, height, width, 1 or 3] in [0, 1], labels int[rows].
+        predictions: int[queries], the label answered for each query.
+        title: above the picture.
+
+    Raises:
+        ValueError: images of another shape, or not one prediction for each query.
+    """
+    support_x, query_x = np.asarray(task.support.x), np.asarray(task.query.x)
+    support_y, query_y, answers = (np.asarray(values) for values in (task.support.y, task.query.y, predictions))
+    if support_x.ndim != 4 or support_x.shape[-1] not in (1, 3) or answers.shape != query_y.shape:
+        raise ValueError(
+            f"Need images [rows, height, width, 1 or 3] and a prediction for each query, got {support_x.shape} and "
+            f"{answers.shape} for {query_y.shape}."
+        )
+    ways, shots = int(support_y.max()) + 1, int(np.bincount(support_y).max())
+    columns = shots + 0.5 + np.bincount(query_y).max()
+    for way in range(ways):
+        for place, image in enumerate(support_x[support_y == way]):
+            _image(axes, image, place, way, "black")
+        for place, row in enumerate(np.flatnonzero(query_y == way)):
+            right = answers[row] == way
+            _image(axes, query_x[row], shots + 0.5 + place, way, RIGHT if right else WRONG)
+            if not right:
+                axes.text(shots + 1.42 + place, way + 0.04, str(answers[row] + 1), ha="right", va="top", color=WRONG)
+        axes.text(-0.15, way + 0.5, str(way + 1), ha="right", va="center")
+    axes.set(xlim=(-0.4, columns), ylim=(ways, 0), aspect="equal", title=title)
+    axes.text(shots / 2, ways + 0.1, "support", ha="center", va="top")
+    axes.text((columns + shots + 0.5) / 2, ways + 0.1, "query", ha="center", va="top")
+    axes.axis("off")
+
+
+def curves(
+    axes: Axes,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> None:
+    """Lines with their 95 % intervals as bands.
+
+    Args:
+        axes: where to draw.
+        lines: {name: (x, mean, half the width of the interval or None)}.
+        xlabel: what x is, with its unit.
+        ylabel: what y is, with its unit.
+        title: above the picture.
+    """
+    for name, (x, mean, interval) in lines.items():
+        (line,) = axes.plot(x, mean, marker="o" if len(x) < 15 else None, markersize=4, label=name)
+        if interval is not None:
+            low, high = np.subtract(mean, interval), np.add(mean, interval)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) -> None:
+    """One image in a frame, ink dark where it has one channel."""
+    shown = 1 - image[..., 0] if image.shape[-1] == 1 else image
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06))
+    axes.add_patch(_frame(left, top, colour))
+
+
+def _frame(left: float, top: float, colour: str) -> object:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6)

@@ -1,0 +1,156 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import assert_close, first, make_net, make_problem, make_tasks
+
+import metajax as mj
+
+KEY = jax.random.key(0)
+
+DEVICES = """
+import sys, jax, numpy as np
+sys.path.insert(0, {tests!r})
+jax.config.update("jax_enable_x64", True)
+from jax.sharding import PartitionSpec as P
+from problems import assert_close, make_problem, make_tasks
+assert jax.device_count() == 4
+key, tasks = jax.random.key(0), make_tasks(number=8)
+one = make_problem("meta_sgd")
+state = one.outer.init(one.params)
+expected = jax.jit(one.outer.step)(state, tasks, key)
+mesh = jax.make_mesh((4,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+for tasks_at_once in (None, 1):
+    many = make_problem("meta_sgd", axis_name="devices", tasks_at_once=tasks_at_once)
+    step = jax.shard_map(many.outer.step, mesh=mesh, in_specs=(P(), P("devices"), P()), out_specs=P())
+    assert_close(jax.jit(step)(state, tasks, key), expected)
+print("equal")
+"""
+
+
+def test_four_devices_give_what_one_gives():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    code = DEVICES.format(tests=str(pathlib.Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+def test_axis_name_averages_over_a_vmapped_axis():
+    one, many = make_problem("maml"), make_problem("maml", axis_name="i")
+    tasks = make_tasks(number=6)
+    state = one.outer.init(one.params)
+    expected, info = one.outer.step(state, tasks, KEY)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), tasks)
+    after, infos = jax.vmap(many.outer.step, (None, 0, None), axis_name="i")(state, halves, KEY)
+    assert_close(first(after), expected)
+    assert_close(first(infos), info)
+
+
+def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
+    problem, tasks = make_problem("reptile"), make_tasks(number=3)
+    state = problem.outer.init(problem.params)
+    after, _ = problem.outer.step(state, tasks, KEY)
+    adapted = jax.vmap(problem.adaptation.adapt, (None, 0, None))(problem.params, tasks.support, KEY).fast
+    halfway = jax.tree.map(lambda start, ends: start + 0.5 * (ends.mean(0) - start), problem.params.fast, adapted)
+    assert_close(after.params.fast, halfway)
+    with pytest.raises(ValueError, match="Reptile needs"):
+        wrong = make_problem("prototypes", ways=2)
+        mj.reptile(wrong.adaptation)(wrong.params, first(tasks), KEY)
+
+
+def test_supervised_is_ordinary_training():
+    apply, params = make_net()
+    loss = mj.losses.cross_entropy(apply)
+    batch = first(make_tasks()).query
+    outer = mj.outer_loop(mj.supervised(loss), optax.sgd(0.1))
+    state, info = outer.step(outer.init(params), jax.tree.map(lambda leaf: leaf[None], batch), KEY)
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch, KEY)
+    assert_close(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient))
+    assert_close((info.loss, info.metrics), (value, metrics))
+    with pytest.raises(ValueError, match="trains on a Batch, got Task"):
+        outer.step(state, make_tasks(), KEY)
+
+
+def test_another_estimator_of_the_gradient_is_an_argument():
+    def forward(function, has_aux):
+        def estimate(params):
+            value, aux = function(params)
+            return (value, aux), jax.jacfwd(lambda params: function(params)[0])(params)
+
+        return estimate
+
+    problem = make_problem("maml", value_and_grad=forward)
+    plain = make_problem("maml")
+    state = plain.outer.init(plain.params)
+    assert_close(problem.outer.step(state, make_tasks(), KEY), plain.outer.step(state, make_tasks(), KEY), 1e-8)
+
+
+def test_a_task_s_key_depends_only_on_its_index():
+    def task_loss(params, task, key):
+        noise = jax.random.normal(key)
+        return noise * params.fast, {"noise": noise}
+
+    params, tasks = mj.Params(jnp.array(1.0), ()), jnp.zeros((6, 1))
+    expected = [jax.random.normal(jax.random.fold_in(KEY, index)) for index in range(6)]
+    for size in (None, 1, 2, 3):
+        per_task = mj.evaluate(task_loss, params, tasks, KEY, tasks_at_once=size)["noise"].per_task
+        np.testing.assert_allclose(per_task, expected)
+
+
+def test_evaluate_gives_mean_and_interval():
+    def task_loss(params, task, key):
+        return task.sum(), {"vector": jnp.stack([task.sum(), -task.sum()])}
+
+    values = np.random.default_rng(0).normal(size=(10, 1))
+    summary = mj.evaluate(task_loss, mj.Params((), ()), jnp.asarray(values), KEY)
+    assert summary["vector"].mean.shape == (2,)
+    np.testing.assert_allclose(summary["loss"].mean, values.mean())
+    np.testing.assert_allclose(summary["loss"].interval, 1.96 * values.std(ddof=1) / np.sqrt(10))
+    assert np.isnan(mj.summarize(jnp.ones(1)).interval)
+
+
+def test_whole_training_runs_vmap_over_seeds():
+    problem = make_problem("maml")
+
+    def train(key):
+        start = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), problem.params)
+
+        def step(state, number):
+            state, info = problem.outer.step(state, make_tasks(), jax.random.fold_in(key, number))
+            return state, info.loss
+
+        return jax.lax.scan(step, problem.outer.init(start), jnp.arange(5))
+
+    keys = jax.random.split(KEY, 3)
+    states, losses = jax.jit(jax.vmap(train))(keys)
+    assert losses.shape == (3, 5)
+    assert (losses[:, -1] < losses[:, 0]).all()
+    one, alone = train(keys[1])
+    assert_close((jax.tree.map(lambda leaf: leaf[1], states), losses[1]), (one, alone), 1e-8)
+
+
+def test_errors_say_what_to_do():
+    problem = make_problem("maml", tasks_at_once=3)
+    state, tasks = problem.outer.init(problem.params), make_tasks(number=4)
+    with pytest.raises(ValueError, match="tasks_at_once=3 must divide the number of tasks, which is 4"):
+        problem.outer.step(state, tasks, KEY)
+    with pytest.raises(ValueError, match="tasks_at_once=0 must divide"):
+        mj.evaluate(problem.task_loss, problem.params, tasks, KEY, tasks_at_once=0)
+    with pytest.raises(ValueError, match="same, positive number of tasks"):
+        problem.outer.step(state, tasks._replace(query=make_tasks(number=5).query), KEY)
+    with pytest.raises(ValueError, match=r"must be an optax\.GradientTransformation"):
+        mj.outer_loop(problem.task_loss, "adam")
+    wrong = first(tasks)
+    with pytest.raises(ValueError, match=r"must be alike, got .*\[4\].*\[3\]"):
+        problem.task_loss(problem.params, wrong._replace(query=wrong.query._replace(x=wrong.query.x[:, :3])), KEY)
+    with pytest.raises(ValueError, match=r"Labels must be integers of shape \[12\], got float64"):
+        problem.loss(problem.params, wrong.query._replace(y=wrong.query.y.astype(float)), KEY)
+    apply, params = make_net()
+    with pytest.raises(ValueError, match="Targets have shape"):
+        mj.losses.squared_error(apply)(params, wrong.query, KEY)
