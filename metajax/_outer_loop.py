@@ -99,10 +99,12 @@ def outer_loop(
         return gradient, values, jnp.where(kept, len(keys), 0)
 
     def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
-        number, first, params = count_tasks(tasks), 0, state.params
+        number: Any = count_tasks(tasks)
+        first, params = 0, state.params
         if axis_name is not None:
             # Params are the same on every device; as varying ones, their gradient is of this device's tasks only.
-            first, params = number * jax.lax.axis_index(axis_name), jax.lax.pcast(params, axis_name, to="varying")
+            first = number * jax.lax.axis_index(axis_name)
+            params = jax.lax.pcast(params, axis_name, to="varying")
 
         def accumulate(gradient: Params, tasks_and_keys: tuple[PyTree, Array]) -> tuple[Params, PyTree]:
             new, values, kept = chunk(params, *tasks_and_keys)
@@ -113,7 +115,9 @@ def outer_loop(
         values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
         if axis_name is not None:
             gradient, values, kept, number = jax.lax.psum((gradient, values, kept, number), axis_name)
-        gradient, (loss, metrics) = jax.tree.map(lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype), (gradient, values))
+        gradient, (loss, metrics) = jax.tree.map(
+            lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype), (gradient, values)
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
@@ -131,9 +135,7 @@ def count_tasks(tasks: PyTree) -> int:
     return numbers.pop()[0]
 
 
-def split_tasks(
-    tasks: PyTree, key: Array, tasks_at_once: int | None, first: int | Array = 0
-) -> tuple[PyTree, Array]:
+def split_tasks(tasks: PyTree, key: Array, tasks_at_once: int | None, first: int | Array = 0) -> tuple[PyTree, Array]:
     """Tasks and their keys as [chunks, tasks_at_once, ...]; the first task has the global index `first`."""
     number = count_tasks(tasks)
     size = number if tasks_at_once is None else tasks_at_once

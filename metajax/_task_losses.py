@@ -52,7 +52,7 @@ def reptile(adaptation: Adaptation) -> TaskLoss:
         if shapes(adapted) != shapes(params.fast):
             raise ValueError("Reptile needs an adaptation that keeps the shapes of the fast weights: an inner_loop.")
         squares = jax.tree.map(lambda start, end: ((start - end) ** 2).sum(), params.fast, adapted)
-        return 0.5 * sum(jax.tree.leaves(squares)), {}
+        return 0.5 * sum(jax.tree.leaves(squares), jnp.zeros(())), {}
 
     return task_loss
 

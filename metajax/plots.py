@@ -84,12 +84,8 @@ def curves(
 
 def _image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) -> None:
     """One image in a frame, ink dark where it has one channel."""
-    shown = 1 - image[..., 0] if image.shape[-1] == 1 else image
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06))
-    axes.add_patch(_frame(left, top, colour))
-
-
-def _frame(left: float, top: float, colour: str) -> object:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6)
+    shown = 1 - image[..., 0] if image.shape[-1] == 1 else image
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06))
+    axes.add_patch(Rectangle((left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6))

@@ -163,7 +163,7 @@ class _Bar:
     def advance(self, number: int, info: Info, tasks_per_second: float) -> None:
         if self.bar is None:
             return
-        shown = {"loss": info.loss, **info.metrics, "tasks/s": tasks_per_second}
+        shown: dict[str, Any] = {"loss": info.loss, **info.metrics, "tasks/s": tasks_per_second}
         if info.skipped:
             shown["skipped"] = info.skipped * number
         text = {name: f"{float(value):.3g}" for name, value in shown.items() if np.ndim(value) == 0}

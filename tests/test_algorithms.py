@@ -18,7 +18,9 @@ def gradient(problem, tasks):
     """Mean loss over tasks and its gradient."""
 
     def total(params):
-        return jax.vmap(problem.task_loss, (None, 0, 0))(params, tasks, jax.random.split(KEY, len(tasks.query.y)))[0].mean()
+        return jax.vmap(problem.task_loss, (None, 0, 0))(params, tasks, jax.random.split(KEY, len(tasks.query.y)))[
+            0
+        ].mean()
 
     return jax.jit(jax.value_and_grad(total))(problem.params)
 

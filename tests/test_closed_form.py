@@ -53,8 +53,11 @@ def test_a_class_without_support_is_never_chosen_and_changes_nothing(write):
     np.testing.assert_allclose(jax.nn.softmax(answers[1])[:, :3], jax.nn.softmax(answers[0]), rtol=1e-9)
     assert (jax.nn.softmax(answers[1])[:, 3:] == 0).all()
     gradients = [
-        jax.grad(lambda x, a=adaptation: mj.predict(a, linear, a.init(EMPTY, KEY), task.support._replace(x=x),
-                 task.query.x, KEY)[:, :3].sum())(task.support.x)
+        jax.grad(
+            lambda x, a=adaptation: mj.predict(
+                a, linear, a.init(EMPTY, KEY), task.support._replace(x=x), task.query.x, KEY
+            )[:, :3].sum()
+        )(task.support.x)
         for adaptation in (narrow, wide)
     ]
     assert_close(*gradients)
@@ -71,7 +74,7 @@ def test_other_entries_of_fast_stay():
 def test_errors_say_what_to_do():
     support = first(make_tasks()).support
     for write in (mj.prototypes, mj.ridge):
-        with pytest.raises(ValueError, match="ways must be .* got 0"):
+        with pytest.raises(ValueError, match=r"ways must be .* got 0"):
             write(RAW, 0)
         adaptation = write(RAW, 3)
         params = adaptation.init(EMPTY, KEY)

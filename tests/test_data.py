@@ -23,7 +23,9 @@ def unequal():
 
 def images(classes=6, each=5):
     rng = np.random.default_rng(0)
-    return data.dataset(rng.integers(0, 255, (classes * each, 8, 8, 1)).astype(np.uint8), np.arange(classes * each) % classes)
+    return data.dataset(
+        rng.integers(0, 255, (classes * each, 8, 8, 1)).astype(np.uint8), np.arange(classes * each) % classes
+    )
 
 
 def test_dataset_is_sorted_by_class_and_keeps_its_dtype():
@@ -149,7 +151,7 @@ def test_a_missing_or_damaged_pack_is_named(tmp_path, monkeypatch):
         data.omniglot()
     path = tmp_path / "omniglot.npz"
     np.savez(path, image=np.zeros((2, 28, 28), np.uint8))
-    with pytest.raises(ValueError, match="is damaged .*it must have the arrays"):
+    with pytest.raises(ValueError, match=r"is damaged .*it must have the arrays"):
         data.omniglot()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged"):

@@ -49,9 +49,9 @@ def test_every_file_has_a_floor():
 def public():
     for module in (mj, mj.nets, mj.data, mj.losses, mj.training, mj.plots):
         for name, value in vars(module).items():
-            if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
-                if getattr(value, "__module__", "").startswith("metajax"):
-                    yield pytest.param(value, id=f"{module.__name__}.{name}")
+            ours = getattr(value, "__module__", "").startswith("metajax")
+            if ours and not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
+                yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
 @pytest.mark.parametrize("value", public())

@@ -59,8 +59,8 @@ def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
     adapted = jax.vmap(problem.adaptation.adapt, (None, 0, None))(problem.params, tasks.support, KEY).fast
     halfway = jax.tree.map(lambda start, ends: start + 0.5 * (ends.mean(0) - start), problem.params.fast, adapted)
     assert_close(after.params.fast, halfway)
+    wrong = make_problem("prototypes", ways=2)
     with pytest.raises(ValueError, match="Reptile needs"):
-        wrong = make_problem("prototypes", ways=2)
         mj.reptile(wrong.adaptation)(wrong.params, first(tasks), KEY)
 
 

@@ -53,8 +53,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
             raise ValueError(f"{ways=} must not exceed the number of classes, {classes}.")
         if shots + queries > dataset.smallest:
             raise ValueError(
-                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; ask for "
-                "fewer, or select larger classes."
+                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; "
+                "ask for fewer, or select larger classes."
             )
         class_key, row_key = jax.random.split(key)
         drawn = draw(class_key, ways, classes)
@@ -156,7 +156,7 @@ def check_task(task: Task, ways: int) -> None:
     """
     for name, batch in {"support": task.support, "query": task.query}.items():
         y = np.asarray(batch.y)
-        if not np.issubdtype(y.dtype, np.integer) or y.size and not (0 <= y.min() and y.max() < ways):
+        if not np.issubdtype(y.dtype, np.integer) or (y.size and not (y.min() >= 0 and y.max() < ways)):
             raise ValueError(f"Labels of the {name} set must be integers in 0 to {ways - 1}, got {np.unique(y)[:10]}.")
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch.x):
             leaf = np.asarray(leaf)

@@ -17,7 +17,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def glyphs(*, styles: int = 12, seed: int = 0, cache: str | os.PathLike[str] | N
     with contextlib.suppress(*_UNREADABLE):
         return _read(path)
     pictures, y, names = _classes(styles)
-    values = np.random.default_rng(seed).uniform(*_RANGES, (len(pictures), 5)).astype(np.float32)
+    values = np.random.default_rng(seed).uniform(_RANGES[0], _RANGES[1], (len(pictures), 5)).astype(np.float32)
     x = np.asarray(jax.lax.map(lambda row: _distort(row[0], *row[1]), (pictures, values), batch_size=512))
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -99,7 +99,8 @@ def split_scripts(
         raise ValueError(f"Scripts {twice} are named more than once; name each once, in one part.")
     if unknown := [script for script in named if script not in known]:
         raise ValueError(f"Unknown scripts {unknown}; there are (with their classes) {dict(known.most_common())}.")
-    free, dropped, kept = np.ones(dataset.classes, bool), np.zeros(dataset.classes, bool), {}
+    free, dropped = np.ones(dataset.classes, bool), np.zeros(dataset.classes, bool)
+    kept: dict[str, Any] = {}
     for part, chosen in parts.items():
         wanted = np.array([not of_class.isdisjoint(chosen) for of_class in scripts])
         if not (wanted & free).any() and (chosen or part != "validation"):
@@ -134,7 +135,8 @@ def _classes(styles: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     drawings = {letter: drawn for letter, drawn in sorted(_drawings(styles).items()) if len(drawn) >= styles}
     if not drawings:
         raise ValueError(f"No letter has {styles=} drawings in the fonts of matplotlib; ask for 16 or fewer.")
-    letters, seen, pictures, labels, names = list(drawings), set(), [], [], []
+    letters, seen, names = list(drawings), set[bytes](), list[str]()
+    pictures, labels = list[np.ndarray](), list[int]()
     for alike in _look_alikes(np.stack([next(iter(drawn.values())) for drawn in drawings.values()])):
         drawn = {outline: picture for outline, picture in drawings[letters[alike[0]]].items() if outline not in seen}
         if len(drawn) >= styles:
@@ -169,7 +171,7 @@ def _drawings(styles: int) -> dict[str, dict[bytes, np.ndarray]]:
     paths = [*sorted(folder.glob("DejaVu*.ttf")), *sorted(folder.glob("STIXGeneral*.ttf"))]
     fonts = [ft2font.FT2Font(str(path)) for path in sorted(paths, key=lambda path: path.name != "DejaVuSans.ttf")]
     files = collections.Counter(code for font in fonts for code in font.get_charmap())
-    drawings = collections.defaultdict(dict)
+    drawings: dict[str, dict[bytes, np.ndarray]] = collections.defaultdict(dict)
     for font in fonts:
         for code, index in font.get_charmap().items():
             if files[code] >= styles and _is_letter(chr(code)):

@@ -39,7 +39,8 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     (4, 2)
     """
     constant = (nnx.RngState, nnx.BatchStat)
-    graph, fast_state, slow_state, rest = nnx.split(module, nnx.All(fast, nnx.Not(constant)), nnx.Param, ...)
+    graph, *states = nnx.split(module, nnx.All(fast, nnx.Not(constant)), nnx.Param, ...)
+    fast_state, slow_state, rest = states
     params = Params(nnx.to_pure_dict(fast_state), nnx.to_pure_dict(slow_state))
     if not jax.tree.leaves(params.fast):
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params.slow)]
@@ -59,7 +60,8 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         if key is None:
             net = nnx.view(net, deterministic=True, raise_if_not_found=False)
         elif streams:
-            nnx.reseed(net, **dict.fromkeys(streams, key))
+            seeds: dict[str, Any] = dict.fromkeys(streams, key)
+            nnx.reseed(net, **seeds)
         function = getattr(net, method)
         if "reference" in inspect.signature(function).parameters:
             kwargs["reference"] = reference

@@ -105,9 +105,7 @@ class TaskNorm(nnx.Module):
         else:
             rows = (reference > 0).astype(wide.dtype)
             rows = rows.reshape(-1, *(1,) * (x.ndim - 1)) / jnp.maximum(rows.sum(), 1)
-            mean, square = (
-                (value * rows).sum(0).mean(tuple(range(x.ndim - 2))) for value in (wide, wide**2)
-            )
+            mean, square = ((value * rows).sum(0).mean(tuple(range(x.ndim - 2))) for value in (wide, wide**2))
         return _affine(x, mean, jnp.maximum(square - mean**2, 0), self)
 
 

@@ -1,0 +1,106 @@
+"""Writes the tables of the README from the files in benchmarks/results/; with --check it only compares.
+
+python benchmarks/readme.py [--check]
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def read(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def quickstart():
+    report = read("quickstart")
+    shots = [name for name in report["rows"][0] if name.endswith("shot")]
+    header = ["5-way, %", *(f"{name}{extra}" for name in shots for extra in ("", ", against fine-tuned"))]
+    rows = []
+    for row in report["rows"]:
+        cells = [row["method"]]
+        for name in shots:
+            mean, interval, difference, paired = row[name]
+            cells += [f"{mean:.1f} ± {interval:.1f}", f"{difference:+.1f} ± {paired:.1f}"]
+        rows.append(cells)
+    chosen = "; ".join(
+        f"{name}: {s[0]} layers, {s[1]} steps, rate {s[2]:.0e}" for name, s in report["fine_tuning"].items()
+    )
+    about = (
+        f"{report['test_tasks']} tasks with 7 queries a class, 95 % intervals, the second column paired by task; "
+        f"transductive batch statistics. {report['training_seconds']:.0f} s of training for each net on 2 CPU cores, "
+        f"{report['seconds']:.0f} s for the whole script, jax {report['jax']}. Fine-tuning, chosen from 16 settings on "
+        f"validation scripts: {chosen}."
+    )
+    return f"{table(header, rows)}\n\n{about}"
+
+
+def omniglot():
+    report = read("omniglot")
+    names = {"maml": "MAML", "protonets": "ProtoNets"}
+    rows = [
+        [names[row["method"]], f"{row['accuracy']:.2f} ± {row['interval']:.2f}", row["steps"], f"{row['seconds']:.0f}"]
+        for row in report["rows"]
+    ]
+    return table(["Omniglot, 5-way 1-shot", "accuracy, %", "outer steps", "seconds in all"], rows)
+
+
+def sinusoid():
+    report = read("sinusoid")
+    steps = sorted({row["inner_steps"] for row in report["rows"]})
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in report["rows"]):
+        mine = {row["inner_steps"]: row for row in report["rows"] if row["method"] == method}
+        rows.append(
+            [
+                method,
+                *(
+                    f"{mine[n]['error']:.2f} ({min(mine[n]['seeds']):.2f} to {max(mine[n]['seeds']):.2f})"
+                    for n in steps
+                ),
+            ]
+        )
+    header = ["5 shots, squared error", *(f"{n} steps" for n in steps)]
+    return table(header, rows)
+
+
+def conv():
+    report = read("conv")
+    rows = [
+        [
+            row["implementation"],
+            f"{row['seconds']:.2f}",
+            f"{row['speedup']:.1f}x",
+            f"{row['temporary_megabytes']:.0f}",
+            f"{row['trace_seconds']:.1f} + {row['compile_seconds']:.1f}",
+            f"{row['gradient_error']:.0e}",
+        ]
+        for row in report["rows"]
+    ]
+    header = ["convolution", "seconds a step", "speed", "temporaries, MB", "tracing + compiling, s", "gradient error"]
+    return f"{table(header, rows)}\n\n{report['workload']}; {report['threads']} CPU cores, jax {report['jax']}."
+
+
+def main():
+    text = README.read_text()
+    for make in (quickstart, omniglot, sinusoid, conv):
+        pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
+        assert re.search(pattern, text, flags=re.DOTALL), f"The README has no place for {make.__name__}."
+        text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023
+    if "--check" not in sys.argv:
+        README.write_text(text)
+    elif text != README.read_text():
+        sys.exit("The tables of the README are not those of benchmarks/results; run python benchmarks/readme.py.")
+
+
+if __name__ == "__main__":
+    main()
