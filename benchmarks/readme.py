@@ -33,12 +33,13 @@ def quickstart():
             cells += [f"{mean:.1f} ± {interval:.1f}", f"{difference:+.1f} ± {paired:.1f}"]
         rows.append(cells)
     chosen = "; ".join(
-        f"{name}: {s[0]} layers, {s[1]} steps, rate {s[2]:.0e}" for name, s in report["fine_tuning"].items()
+        f"{name}: {s[0]} steps on {s[1]} layers from {s[2]}, rate {s[3]:.0e}"
+        for name, s in report["fine_tuning"].items()
     )
     about = (
         f"{report['test_tasks']} tasks with 7 queries a class, 95 % intervals, the second column paired by task; "
         f"transductive batch statistics. {report['training_seconds']:.0f} s of training for each net on 2 CPU cores, "
-        f"{report['seconds']:.0f} s for the whole script, jax {report['jax']}. Fine-tuning, chosen from 16 settings on "
+        f"{report['seconds']:.0f} s for the whole script, jax {report['jax']}. Fine-tuning, chosen from 12 settings on "
         f"validation scripts: {chosen}."
     )
     return f"{table(header, rows)}\n\n{about}"

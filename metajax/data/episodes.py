@@ -56,12 +56,10 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
                 f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; "
                 "ask for fewer, or select larger classes."
             )
-        class_key, row_key = jax.random.split(key)
-        drawn = draw(class_key, ways, classes)
+        bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
+        drawn = draw(bits[0], classes)
         chosen, turns = drawn % dataset.classes, drawn // dataset.classes
-        rows = jax.vmap(lambda key, count: draw(key, shots + queries, count))(
-            jax.random.split(row_key, ways), dataset.count[chosen]
-        )
+        rows = jax.vmap(draw)(bits[1:].T, dataset.count[chosen])
         rows = dataset.start[chosen][:, None] + rows
 
         def batch(rows: Array) -> Batch:
@@ -112,14 +110,15 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     return lambda dataset, key: jax.vmap(sample, (None, 0))(dataset, jax.random.split(key, tasks))
 
 
-def draw(key: Array, number: int, total: int | Array) -> Array:
-    """Integers drawn from 0 to total - 1 without replacement, in uniformly random order: int32[number].
+def draw(bits: Array, total: int | Array) -> Array:
+    """Integers from 0 to total - 1 without replacement, in random order, one for each of the random uint32[number].
 
     The first steps of a Fisher-Yates shuffle, which never builds the shuffled array: `total` may be traced and large,
-    and the cost is that of `number` steps over `number` entries. `number` above `total` repeats entries.
+    and the cost is that of `number` steps over `number` entries. Uniform up to a factor of 1 ± total / 2³²; a number
+    above `total` repeats entries.
     """
-    steps = jnp.arange(number)
-    targets = jax.random.randint(key, (number,), steps, jnp.maximum(total, steps + 1))
+    steps = jnp.arange(len(bits), dtype=jnp.int32)
+    targets = steps + (bits % jnp.maximum(total - steps, 1).astype(jnp.uint32)).astype(jnp.int32)
 
     def step(moved: Array, now: Array) -> tuple[Array, Array]:
         """`moved[j]` is what step j put in the place `targets[j]`; a place untouched holds its own number."""
@@ -130,7 +129,7 @@ def draw(key: Array, number: int, total: int | Array) -> Array:
 
         return moved.at[now].set(content(now)), content(targets[now])
 
-    return jax.lax.scan(step, jnp.zeros(number, targets.dtype), steps)[1].astype(jnp.int32)
+    return jax.lax.scan(step, jnp.zeros_like(targets), steps)[1]
 
 
 def rows_of(dataset: Dataset, rows: Array) -> PyTree:

@@ -36,7 +36,7 @@ def read_pack(name: str, arrays: tuple[str, ...]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; METAJAX_DATA must name a folder that has {name}.")
     try:
-        with np.load(path, allow_pickle=False) as pack:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as pack:  # np.load leaves a broken file open
             return {array: pack[array] for array in arrays}
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); it must have the arrays {arrays}. Fetch it again.") from error
