@@ -36,7 +36,7 @@ validation, test = draw(validation, jax.random.key(1)), draw(test, jax.random.ke
 
 def maml():
     """One step of descent, which starts where the outer loop learned to start."""
-    steps = options.steps or 2100
+    steps = options.steps or 2150
     apply, params = mj.nets.functional(mj.nets.Conv4(WAYS, rngs=nnx.Rngs(0)))
     loss = mj.losses.cross_entropy(apply)
     task_loss = mj.episode(mj.inner_loop(loss, optax.sgd(1.0), steps=1), loss)
@@ -47,7 +47,7 @@ def maml():
 
 def protonets():
     """Nearest class mean in a space of features learned on tasks of 60 ways."""
-    steps = options.steps or 2000
+    steps = options.steps or 2500
     apply, params = mj.nets.functional(mj.nets.Conv4(WAYS, rngs=nnx.Rngs(0)), fast=nnx.PathContains("head"))
     embed, loss = functools.partial(apply, method="embed"), mj.losses.cross_entropy(apply)
     task_loss = {ways: mj.episode(mj.prototypes(embed, ways), loss) for ways in (WAYS, 60)}
@@ -64,7 +64,7 @@ for method in options.method:
     started = time.perf_counter()
     state, records = mj.training.fit(
         outer, outer.init(params), sample, train, key,
-        steps=steps, fuse=10, every=500, evaluate=lambda params, key: judge(params, validation, key),  # noqa: B023
+        steps=steps, fuse=10, every=steps, evaluate=lambda params, key: judge(params, validation, key),  # noqa: B023
     )  # fmt: skip
     accuracy = judge(state.params, test, key)["accuracy"]
     row = {

@@ -27,10 +27,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What one outer step has to say; means are over the tasks that were kept.
+    """What one outer step has to say; means are over the tasks that were kept, and NaN if none was.
 
     Attributes:
-        loss: mean loss, NaN if no task was kept.
+        loss: mean loss.
         metrics: mean of every metric of the task loss.
         grad_norm: global norm of the meta-gradient.
         skipped: int32, tasks left out because the loss or gradient of their chunk was not finite.
@@ -74,7 +74,7 @@ def outer_loop(
         value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`.
         tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory and on a CPU is
             often faster. None takes all. It must divide the number of tasks (of one device).
-        axis_name: axis of the enclosing `jax.shard_map` or `vmap` to average over; every device holds its own tasks.
+        axis_name: axis of the enclosing `jax.shard_map` to average over; every device holds its own tasks.
 
     Raises:
         ValueError: an optimizer that is not an optax transformation; when traced, no tasks, tasks whose leaves differ
@@ -121,8 +121,9 @@ def outer_loop(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
-        info = Info(jnp.where(kept > 0, loss, jnp.nan), metrics, optax.tree.norm(gradient), number - kept)
-        return state._replace(step=state.step + 1), info
+        means = (loss, metrics, optax.tree.norm(gradient))
+        loss, metrics, norm = jax.tree.map(lambda leaf: jnp.where(kept > 0, leaf, jnp.nan), means)
+        return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
 
     return OuterLoop(init, step)
 

@@ -74,8 +74,7 @@ def fit(
         return outer.step(state, sample(dataset, sample_key), step_key)
 
     def several(state: State, key: Array, dataset: PyTree, number: int) -> tuple[State, Info]:
-        state, infos = jax.lax.scan(lambda state, _: one(state, key, dataset), state, length=number)
-        return state, jax.tree.map(lambda leaf: leaf.mean(axis=0), infos)
+        return jax.lax.scan(lambda state, _: one(state, key, dataset), state, length=number)
 
     @functools.cache
     def compiled(number: int) -> Any:
@@ -91,7 +90,7 @@ def fit(
         stopped = stack.enter_context(_interruptible())
         done = int(state.step)
         bar = stack.enter_context(_bar(done, steps, progress))
-        spent, infos = 0.0, []
+        spent, before, infos = 0.0, 0.0, list[Info]()
         while done < steps and not stopped.is_set() and (seconds is None or spent < seconds):
             number = min(fuse, every - done % every, steps - done)
             run = compiled(number)
@@ -100,11 +99,12 @@ def fit(
             info = jax.device_get(info)
             took = time.perf_counter() - start
             spent, done = spent + took, done + number
-            infos.append((number, took, info))
-            bar.advance(number, info, number * tasks / took)
+            infos.append(info)
+            bar.advance(number, _means([info]), number * tasks / took)
             out_of_time = seconds is not None and spent >= seconds
             if done % every == 0 or done == steps or stopped.is_set() or out_of_time:
-                record = {"step": done, "seconds": spent, **_means(infos, tasks)}
+                speed = sum(len(info.loss) for info in infos) * tasks / (spent - before)
+                record = {"step": done, "seconds": spent, "tasks_per_second": speed, **_means(infos)}
                 if evaluate is not None:
                     record |= _flatten(evaluate(state.params, jax.random.fold_in(key, done)))
                 records.append(record)
@@ -112,21 +112,21 @@ def fit(
                     with open(log, "a", encoding="utf-8") as file:
                         file.write(json.dumps(record) + "\n")
                 store.save(done, state)
-                infos = []
+                before, infos = spent, []
     return state, records
 
 
-def _means(infos: list[tuple[int, float, Info]], tasks: int) -> dict[str, Any]:
-    """Means over the steps since the last record; `skipped` is their sum."""
-    numbers, took, values = zip(*infos, strict=True)
-    mean = jax.tree.map(lambda *leaves: float(np.average(leaves, weights=numbers)), *values)
-    return {
-        "tasks_per_second": sum(numbers) * tasks / sum(took),
-        "loss": mean.loss,
-        "grad_norm": mean.grad_norm,
-        "skipped": round(mean.skipped * sum(numbers)),
-        **mean.metrics,
-    }
+def _means(infos: list[Info]) -> dict[str, Any]:
+    """Means over steps that kept a task; of `skipped` the sum."""
+
+    def mean(*leaves: np.ndarray) -> float:
+        values = np.concatenate(leaves)
+        kept = values[~np.isnan(values)]
+        return float(kept.mean()) if len(kept) else float("nan")
+
+    means = jax.tree.map(mean, *infos)
+    skipped = sum(int(info.skipped.sum()) for info in infos)
+    return {"loss": means.loss, "grad_norm": means.grad_norm, "skipped": skipped, **means.metrics}
 
 
 def _flatten(summaries: dict[str, Summary]) -> dict[str, float]:
@@ -160,13 +160,11 @@ class _Bar:
     def __init__(self, bar: Any):
         self.bar = bar
 
-    def advance(self, number: int, info: Info, tasks_per_second: float) -> None:
+    def advance(self, number: int, means: dict[str, Any], tasks_per_second: float) -> None:
         if self.bar is None:
             return
-        shown: dict[str, Any] = {"loss": info.loss, **info.metrics, "tasks/s": tasks_per_second}
-        if info.skipped:
-            shown["skipped"] = info.skipped * number
-        text = {name: f"{float(value):.3g}" for name, value in shown.items() if np.ndim(value) == 0}
+        shown = {name: value for name, value in means.items() if name != "grad_norm" and (name != "skipped" or value)}
+        text = {name: f"{value:.3g}" for name, value in {**shown, "tasks/s": tasks_per_second}.items()}
         self.bar.set_postfix(text, refresh=False)
         self.bar.update(number)
 

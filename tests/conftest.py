@@ -8,6 +8,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # values matter here, and compiling is most of the time
 
 _PACKS = pathlib.Path(__file__).parents[2] / "shared" / "data"
 if _PACKS.is_dir():

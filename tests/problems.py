@@ -78,14 +78,25 @@ ALGORITHMS = {
 
 
 class Problem(NamedTuple):
+    """`step`, `gradient` and `judge` are compiled."""
+
     apply: object
     loss: object
     params: mj.Params
     adaptation: mj.Adaptation
     task_loss: object
     outer: mj.OuterLoop
+    step: object
+    gradient: object
+    judge: object
+
+    @property
+    def state(self):
+        """Where the outer loop starts."""
+        return self.outer.init(self.params)
 
 
+@functools.cache
 def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
     row = ALGORITHMS[name]
     apply, params = make_net(row.fast, dtype, ways=WAYS)
@@ -94,7 +105,15 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
     params = adaptation.init(params, jax.random.key(1))
     params = params._replace(rule=jax.tree.map(lambda leaf: leaf.astype(dtype), params.rule))
     task_loss = row.task_loss(adaptation, loss)
-    return Problem(apply, loss, params, adaptation, task_loss, mj.outer_loop(task_loss, row.optimizer, **options))
+    outer = mj.outer_loop(task_loss, row.optimizer, **options)
+
+    def mean(params, tasks, key):
+        keys = jax.random.split(key, len(tasks.query.y))
+        return jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
+
+    gradient = jax.jit(jax.value_and_grad(mean))
+    judge = jax.jit(functools.partial(mj.evaluate, mj.episode(adaptation, loss)))
+    return Problem(apply, loss, params, adaptation, task_loss, outer, jax.jit(outer.step), gradient, judge)
 
 
 def first(tree):

@@ -48,7 +48,7 @@ def test_maml_learns_through_a_net_of(make):
     tasks = SAMPLE((), jax.random.key(9))
     before = mj.evaluate(task_loss, mj.Params(weights, ()), tasks, jax.random.key(1))["loss"].mean
     state, _ = mj.training.fit(
-        outer, outer.init(mj.Params(weights, ())), SAMPLE, (), jax.random.key(2), steps=100, fuse=50, progress=False
+        outer, outer.init(mj.Params(weights, ())), SAMPLE, (), jax.random.key(2), steps=1000, fuse=100, progress=False
     )
     after = mj.evaluate(task_loss, state.params, tasks, jax.random.key(1))["loss"].mean
-    assert after < 0.8 * before
+    assert after < 0.7 * before

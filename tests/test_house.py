@@ -54,7 +54,7 @@ def public():
                 yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
-@pytest.mark.parametrize("value", public())
+@pytest.mark.parametrize("value", list(public()))
 def test_what_is_public_is_documented(value):
     text = inspect.getdoc(value)
     assert text

@@ -26,9 +26,10 @@ one = make_problem("meta_sgd")
 state = one.outer.init(one.params)
 expected = jax.jit(one.outer.step)(state, tasks, key)
 mesh = jax.make_mesh((4,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
-for tasks_at_once in (None, 1):
+for tasks_at_once, check in ((None, True), (1, True), (1, False)):
     many = make_problem("meta_sgd", axis_name="devices", tasks_at_once=tasks_at_once)
-    step = jax.shard_map(many.outer.step, mesh=mesh, in_specs=(P(), P("devices"), P()), out_specs=P())
+    specs = {{"in_specs": (P(), P("devices"), P()), "out_specs": P(), "check_vma": check}}
+    step = jax.shard_map(many.outer.step, mesh=mesh, **specs)
     assert_close(jax.jit(step)(state, tasks, key), expected)
 print("equal")
 """
@@ -39,17 +40,6 @@ def test_four_devices_give_what_one_gives():
     code = DEVICES.format(tests=str(pathlib.Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "equal", done.stderr
-
-
-def test_axis_name_averages_over_a_vmapped_axis():
-    one, many = make_problem("maml"), make_problem("maml", axis_name="i")
-    tasks = make_tasks(number=6)
-    state = one.outer.init(one.params)
-    expected, info = one.outer.step(state, tasks, KEY)
-    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), tasks)
-    after, infos = jax.vmap(many.outer.step, (None, 0, None), axis_name="i")(state, halves, KEY)
-    assert_close(first(after), expected)
-    assert_close(first(infos), info)
 
 
 def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
