@@ -23,7 +23,8 @@ def inner_loop(
     Args:
         loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a sum over ways: multiply
             them by the number of ways for a mean.
-        optimizer: any optax transformation, or a `Rule` for one that is learned.
+        optimizer: an optax transformation that needs gradients and params only, or a `Rule` for one that is learned
+            (whose derivative is not checked: give Adam its eps_root there too).
         steps: number of steps; 0 changes nothing.
         differentiate: how derivatives pass through the steps, `unroll()` where None.
 
@@ -62,12 +63,12 @@ def inner_loop(
             if strategy.through_optimizer:
                 _check_derivative(optimizer, params.fast)
 
-        def gradient(fast: PyTree, inputs: tuple[PyTree, Batch], key: Array) -> PyTree:
-            slow, batch = inputs
-            return jax.grad(lambda fast: _scalar(loss(Params(fast, slow, params.rule), batch, key)))(fast)
+        def gradient(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> PyTree:
+            held, batch = inputs
+            return jax.grad(lambda fast: _scalar(loss(held._replace(fast=fast), batch, key)))(fast)
 
-        keys = jax.random.split(key, steps)
-        return params._replace(fast=strategy.solve(gradient, transformation, params.fast, (params.slow, support), keys))
+        inputs, keys = (params._replace(fast=()), support), jax.random.split(key, steps)
+        return params._replace(fast=strategy.solve(gradient, transformation, params.fast, inputs, keys))
 
     return Adaptation(init, adapt)
 

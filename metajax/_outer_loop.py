@@ -65,12 +65,12 @@ def outer_loop(
     """Descends the mean task loss: φ ← φ + optimizer(∇φ mean_τ L(φ, τ)).
 
     A chunk of tasks whose loss or gradient is not finite is left out, and the mean is over those kept; if none is,
-    params and optimizer stay as they were. A task's key is `fold_in(key, index)`, so that results depend neither on
-    `tasks_at_once` nor on the number of devices.
+    params and optimizer stay as they were. Where all are finite, results depend neither on `tasks_at_once` nor on the
+    number of devices, for a task's key is `fold_in(key, index)` and sums over chunks are in float32 or wider.
 
     Args:
         task_loss: (params, task, key) -> (scalar, metrics); `episode(...)`, `reptile(...)` or `supervised(...)`.
-        optimizer: any optax transformation.
+        optimizer: an optax transformation that needs gradients and params only.
         value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`.
         tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory and on a CPU is
             often faster. None takes all. It must divide the number of tasks (of one device).
@@ -94,7 +94,8 @@ def outer_loop(
             return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
 
         values, gradient = value_and_grad(total, has_aux=True)(params)
-        kept = jnp.isfinite(values[0]) & jnp.isfinite(optax.tree.norm(gradient))
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((values[0], gradient))]
+        kept = jnp.stack(finite).all()
         gradient, values = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), (gradient, values))
         return gradient, values, jnp.where(kept, len(keys), 0)
 
@@ -108,21 +109,23 @@ def outer_loop(
 
         def accumulate(gradient: Params, tasks_and_keys: tuple[PyTree, Array]) -> tuple[Params, PyTree]:
             new, values, kept = chunk(params, *tasks_and_keys)
-            return jax.tree.map(jnp.add, gradient, new), (values, kept)
+            return jax.tree.map(lambda total, leaf: total + leaf.astype(total.dtype), gradient, new), (values, kept)
 
         chunks = split_tasks(tasks, key, tasks_at_once, first)
-        gradient, per_chunk = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, params), chunks)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), params)
+        gradient, per_chunk = jax.lax.scan(accumulate, zeros, chunks)
         values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
         if axis_name is not None:
             gradient, values, kept, number = jax.lax.psum((gradient, values, kept, number), axis_name)
         gradient, (loss, metrics) = jax.tree.map(
             lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype), (gradient, values)
         )
+        norm = optax.tree.norm(gradient)
+        gradient = jax.tree.map(lambda leaf, param: leaf.astype(param.dtype), gradient, state.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
-        means = (loss, metrics, optax.tree.norm(gradient))
-        loss, metrics, norm = jax.tree.map(lambda leaf: jnp.where(kept > 0, leaf, jnp.nan), means)
+        loss, metrics, norm = jax.tree.map(lambda leaf: jnp.where(kept > 0, leaf, jnp.nan), (loss, metrics, norm))
         return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
 
     return OuterLoop(init, step)

@@ -18,10 +18,12 @@ def episode(adaptation: Adaptation, loss: Loss, *, inductive: bool = False) -> T
 
     Args:
         adaptation: how the fast weights are rewritten.
-        loss: (params, batch, key) -> (scalar, metrics).
+        loss: (params, batch, key) -> (scalar, metrics). It gets a key, so dropout is on in both passes; to judge
+            without, build the loss and the adaptation on an `apply` that drops the key.
         inductive: whether normalisation statistics of the query pass come from the support set only, so that the
             answer to one query does not depend on the others. False is transductive, as MAML was published; on
-            Omniglot the difference is 0.5 to 2.3 points, so say which one a figure has.
+            Omniglot Reptile's figures differ by 0.5 to 2.3 points (Nichol et al. 2018, table 2): say which one yours
+            are. The loss must count by `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
 
     Raises:
         ValueError: when traced, if support and query differ in structure, dtype or shape of an example.
@@ -41,13 +43,19 @@ def reptile(adaptation: Adaptation) -> TaskLoss:
     """A task loss whose gradient is Reptile's direction: ½|θ - θ'|² with θ' = adapt(θ) held constant.
 
     Its gradient with respect to the fast weights is θ - θ', so `outer_loop(reptile(...), optax.sgd(ε))` moves the start
-    a fraction ε toward the mean of the adapted weights. All of the net is fast, and the inner loop may be
-    `first_order()`, for no derivative passes through it. Adapts on the support set; the query set is not read.
+    a fraction ε toward the mean of the adapted weights. The inner loop may be `first_order()`, for no derivative passes
+    through it. Adapts on the support set; the query set is not read.
+
+    Raises:
+        ValueError: when traced, slow weights or a rule, which would never be trained, or an adaptation that changes
+            the shapes of the fast weights.
 
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
     """
 
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+        if jax.tree.leaves((params.slow, params.rule)):
+            raise ValueError("Reptile trains fast weights only; make all of the net fast, and use no learned rule.")
         adapted = jax.lax.stop_gradient(adaptation.adapt(params, task.support, key).fast)
         if shapes(adapted) != shapes(params.fast):
             raise ValueError("Reptile needs an adaptation that keeps the shapes of the fast weights: an inner_loop.")
@@ -88,7 +96,7 @@ def predict(
 
     Args:
         adaptation: how the fast weights are rewritten.
-        apply: (params, x, key, reference=...) -> outputs [examples, ...]; it gets no key here, so it is deterministic.
+        apply: (params, x, key, reference=...) -> outputs [examples, ...]; it gets no key: deterministic.
         params: what the outer loop learned.
         support: a few labelled examples.
         x: inputs [examples, ...].

@@ -45,7 +45,7 @@ def fit(
 
     Args:
         outer: what to learn, and how.
-        state: `outer.init(params)`, or where an earlier run ended. Its buffers are donated: use the state returned.
+        state: `outer.init(params)`, or where an earlier run ended. It stays usable.
         sample: (dataset, key) -> tasks, such as `data.meta_batch(data.episodes(...), tasks=32)`.
         dataset: an argument of the compiled function, never a constant in it.
         key: of the whole run.
@@ -59,12 +59,12 @@ def fit(
         progress: whether to draw a bar; it needs tqdm, and where that is missing there is none.
 
     Returns:
-        The final state and the records: {"step", "seconds" of training so far, and since the record before
+        The final state and the records: {"step", "seconds" of training in this call, and since the record before
         "tasks_per_second", "skipped" tasks in all, and the means of "loss", "grad_norm" and every metric; then
         "evaluate/<name>" with "evaluate/<name>/interval"}.
 
     Raises:
-        ValueError: steps, fuse or every below 1, or fuse that does not divide every.
+        ValueError: steps below 0, fuse or every below 1, or fuse that does not divide every.
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
         raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
@@ -103,15 +103,15 @@ def fit(
             bar.advance(number, _means([info]), number * tasks / took)
             out_of_time = seconds is not None and spent >= seconds
             if done % every == 0 or done == steps or stopped.is_set() or out_of_time:
+                store.save(done, state)  # first of all: what follows may fail
                 speed = sum(len(info.loss) for info in infos) * tasks / (spent - before)
                 record = {"step": done, "seconds": spent, "tasks_per_second": speed, **_means(infos)}
                 if evaluate is not None:
-                    record |= _flatten(evaluate(state.params, jax.random.fold_in(key, done)))
+                    record |= _flatten(evaluate(state.params, jax.random.fold_in(jax.random.fold_in(key, done), 2)))
                 records.append(record)
                 if log is not None:
                     with open(log, "a", encoding="utf-8") as file:
                         file.write(json.dumps(record) + "\n")
-                store.save(done, state)
                 before, infos = spent, []
     return state, records
 
@@ -119,20 +119,22 @@ def fit(
 def _means(infos: list[Info]) -> dict[str, Any]:
     """Means over steps that kept a task; of `skipped` the sum."""
 
-    def mean(*leaves: np.ndarray) -> float:
+    def mean(*leaves: np.ndarray) -> Any:
         values = np.concatenate(leaves)
-        kept = values[~np.isnan(values)]
-        return float(kept.mean()) if len(kept) else float("nan")
+        kept = values[~np.isnan(values.reshape(len(values), -1)).all(axis=1)]
+        return (kept if len(kept) else values).mean(axis=0).tolist()
 
     means = jax.tree.map(mean, *infos)
     skipped = sum(int(info.skipped.sum()) for info in infos)
     return {"loss": means.loss, "grad_norm": means.grad_norm, "skipped": skipped, **means.metrics}
 
 
-def _flatten(summaries: dict[str, Summary]) -> dict[str, float]:
+def _flatten(summaries: dict[str, Summary]) -> dict[str, Any]:
     """{"evaluate/<name>": mean, "evaluate/<name>/interval": half-width}."""
-    means = {f"evaluate/{name}": float(summary.mean) for name, summary in summaries.items()}
-    return means | {f"evaluate/{name}/interval": float(summary.interval) for name, summary in summaries.items()}
+    means = {f"evaluate/{name}": np.asarray(summary.mean).tolist() for name, summary in summaries.items()}
+    return means | {
+        f"evaluate/{name}/interval": np.asarray(summary.interval).tolist() for name, summary in summaries.items()
+    }
 
 
 @contextlib.contextmanager
@@ -164,7 +166,8 @@ class _Bar:
         if self.bar is None:
             return
         shown = {name: value for name, value in means.items() if name != "grad_norm" and (name != "skipped" or value)}
-        text = {name: f"{value:.3g}" for name, value in {**shown, "tasks/s": tasks_per_second}.items()}
+        numbers = {name: value for name, value in shown.items() if isinstance(value, (int, float))}
+        text = {name: f"{value:.3g}" for name, value in {**numbers, "tasks/s": tasks_per_second}.items()}
         self.bar.set_postfix(text, refresh=False)
         self.bar.update(number)
 

@@ -8,14 +8,13 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # values matter here, and compiling is most of the time
 
 _PACKS = pathlib.Path(__file__).parents[2] / "shared" / "data"
 if _PACKS.is_dir():
     os.environ.setdefault("METAJAX_DATA", str(_PACKS))
 
-ALLOWED_SKIPS: set[str] = set()
-"""Node names that may be skipped in CI. None may, so far."""
+ALLOWED_SKIPS = {"tests/test_data.py::test_omniglot_is_read_whole"}
+"""Node ids that may be skipped in CI: what needs a data pack."""
 
 collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the tests read what it wrote
 _skipped = []

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from problems import assert_close, first, make_tasks
 
 import metajax as mj
@@ -61,6 +62,20 @@ def test_a_class_without_support_is_never_chosen_and_changes_nothing(write):
         for adaptation in (narrow, wide)
     ]
     assert_close(*gradients)
+
+
+@pytest.mark.parametrize("shots", [1, 4])  # fewer and more examples than features
+@pytest.mark.parametrize("write", [mj.prototypes, mj.ridge])
+def test_gradients_equal_finite_differences(write, shots):
+    task, adaptation = first(make_tasks(shots=shots)), write(RAW, 3)
+    task_loss = mj.episode(adaptation, mj.losses.cross_entropy(linear))
+
+    def value(rule, support_x, query_x):
+        support, query = task.support._replace(x=support_x), task.query._replace(x=query_x)
+        return task_loss(EMPTY._replace(rule=rule), mj.Task(support, query), KEY)[0]
+
+    rule = adaptation.init(EMPTY, KEY).rule
+    check_grads(value, (rule, task.support.x, task.query.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
 
 
 def test_other_entries_of_fast_stay():

@@ -121,7 +121,7 @@ def test_adam_without_eps_root_is_refused_unless_it_is_not_differentiated():
     with pytest.raises(ValueError, match="eps_root"):
         mj.inner_loop(loss, optax.adam(1e-2), steps=1).adapt(params, support, KEY)
     with pytest.raises(ValueError, match="eps_root"):
-        jax.jit(mj.inner_loop(loss, optax.rmsprop(1e-2), steps=1).adapt)(params, support, KEY)
+        jax.jit(mj.inner_loop(loss, optax.rmsprop(1e-2, eps_in_sqrt=False), steps=1).adapt)(params, support, KEY)
     first_order = mj.inner_loop(loss, optax.adamw(1e-2), steps=1, differentiate=mj.first_order())
     task_loss = mj.episode(first_order, loss)
     gradient = jax.grad(lambda params: task_loss(params, first(make_tasks()), KEY)[0])(params)

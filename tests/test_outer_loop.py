@@ -49,9 +49,20 @@ def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
     adapted = jax.vmap(problem.adaptation.adapt, (None, 0, None))(problem.params, tasks.support, KEY).fast
     halfway = jax.tree.map(lambda start, ends: start + 0.5 * (ends.mean(0) - start), problem.params.fast, adapted)
     assert_close(after.params.fast, halfway)
-    wrong = make_problem("prototypes", ways=2)
-    with pytest.raises(ValueError, match="Reptile needs"):
+    wrong = make_problem("anil")
+    with pytest.raises(ValueError, match="make all of the net fast"):
         mj.reptile(wrong.adaptation)(wrong.params, first(tasks), KEY)
+    write = mj.prototypes(lambda params, x, key, reference: x, 2)
+    with pytest.raises(ValueError, match="Reptile needs"):
+        mj.reptile(write)(problem.params, first(tasks), KEY)
+
+
+def test_half_precision_gradients_are_summed_in_single():
+    whole, parts = (make_problem("maml", jnp.bfloat16, tasks_at_once=size) for size in (None, 1))
+    tasks = make_tasks(number=16, dtype=jnp.bfloat16)
+    one, other = (problem.step(whole.state, tasks, KEY)[1].grad_norm for problem in (whole, parts))
+    assert one.dtype == jnp.float32
+    np.testing.assert_allclose(one, other, rtol=2e-2)
 
 
 def test_supervised_is_ordinary_training():

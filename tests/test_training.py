@@ -8,6 +8,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import assert_close, make_problem, make_tasks
 
@@ -97,6 +98,19 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
     resumed, _ = run(8, every=8, checkpoint=tmp_path / "run")
     assert_close(resumed, run(8)[0], 0)
+
+
+def test_metrics_may_be_vectors():
+    def task_loss(params, task, key):
+        return (params.fast * task).sum(), {"pair": jnp.stack([task.sum(), -task.sum()])}
+
+    outer = mj.outer_loop(task_loss, optax.sgd(0.1))
+    state = outer.init(mj.Params(jnp.ones(1), ()))
+    evaluate = lambda params, key: mj.evaluate(task_loss, params, jnp.ones((3, 1)), key)
+    _, records = mj.training.fit(
+        outer, state, lambda dataset, key: jnp.ones((2, 1)), (), KEY, steps=2, evaluate=evaluate
+    )
+    assert records[0]["pair"] == records[0]["evaluate/pair"] == [1.0, -1.0]
 
 
 def test_a_budget_of_seconds_ends_it():

@@ -21,7 +21,7 @@ class Dataset:
     It is the one dataclass of the library, because what is static (names, sizes) is no array.
 
     Attributes:
-        x: pytree of arrays [examples, ...], in the dtype that they came in (uint8 stays uint8).
+        x: pytree of arrays [examples, ...], uint8 stays uint8; float64 becomes JAX's default float.
         y: int32[examples], the label of each row, ascending.
         start: int32[classes], the first row of each class.
         count: int32[classes], the number of rows of each class.
@@ -69,12 +69,13 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> D
     classes = int(labels.max()) + 1 if names is None else len(names)
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"Labels must lie in 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
+    labels = labels.astype(np.int64)
     count = np.bincount(labels, minlength=classes)
     if not count.all():
         empty = np.flatnonzero(count == 0).tolist()
         raise ValueError(f"Classes {empty[:10]} have no example; renumber the labels (np.unique, return_inverse=True).")
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
             rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)).tolist()
             raise ValueError(f"x{jax.tree_util.keystr(path)} is not finite in rows {rows[:10]}; drop or repair them.")
     order = np.argsort(labels, kind="stable")

@@ -38,6 +38,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
         ValueError: sizes below 1; when called, more ways than classes, more shots and queries than the smallest class
             has examples, or rotations of what is not a square image.
 
+    >>> from metajax.data.arrays import dataset
     >>> source = dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
     >>> task = episodes(ways=2, shots=1, queries=3)(source, jax.random.key(0))
     >>> task.support.x.shape, task.query.y.tolist()
@@ -161,7 +162,7 @@ def check_task(task: Task, ways: int) -> None:
             leaf = np.asarray(leaf)
             if len(leaf) != len(y):
                 raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(y)} labels.")
-            if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
                 raise ValueError(f"x{jax.tree_util.keystr(path)} of the {name} set is not finite; drop those rows.")
     shapes = [jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], batch.x) for batch in (task.support, task.query)]
     if shapes[0] != shapes[1]:

@@ -15,7 +15,8 @@ def omniglot() -> Dataset:
     """Omniglot: 1 623 characters of 50 alphabets, each drawn by 20 people, as uint8 images [28, 28, 1], ink = 255.
 
     Names are "images_background/Alphabet/character01", or "images_evaluation/..." for the 20 alphabets that Lake et al.
-    keep for testing. Reads `omniglot.npz` with image uint8[32460, 28, 28], label int[32460] and names [1623].
+    keep for testing. Reads `omniglot.npz` with image uint8[32460, 28, 28], label int[32460] and names [1623]: the
+    drawings of github.com/brendenlake/omniglot, made smaller and inverted.
 
     Raises:
         FileNotFoundError: METAJAX_DATA is not set, or the file is not there.
@@ -39,4 +40,4 @@ def read_pack(name: str, arrays: tuple[str, ...]) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as pack:  # np.load leaves a broken file open
             return {array: pack[array] for array in arrays}
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); it must have the arrays {arrays}. Fetch it again.") from error
+        raise ValueError(f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again.") from error
