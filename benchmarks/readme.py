@@ -57,19 +57,15 @@ def omniglot():
 
 def sinusoid():
     report = read("sinusoid")
+
+    def cell(seeds):
+        return f"{sum(seeds) / len(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})" if seeds else "diverges"
+
     steps = sorted({row["inner_steps"] for row in report["rows"]})
     rows = []
     for method in dict.fromkeys(row["method"] for row in report["rows"]):
         mine = {row["inner_steps"]: row for row in report["rows"] if row["method"] == method}
-        rows.append(
-            [
-                method,
-                *(
-                    f"{mine[n]['error']:.2f} ({min(mine[n]['seeds']):.2f} to {max(mine[n]['seeds']):.2f})"
-                    for n in steps
-                ),
-            ]
-        )
+        rows.append([method, *(cell(mine[n]["seeds"]) for n in steps)])
     header = ["5 shots, squared error", *(f"{n} steps" for n in steps)]
     return table(header, rows)
 
