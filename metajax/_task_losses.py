@@ -21,9 +21,9 @@ def episode(adaptation: Adaptation, loss: Loss, *, inductive: bool = False) -> T
         loss: (params, batch, key) -> (scalar, metrics). It gets a key, so dropout is on in both passes; to judge
             without, build the loss and the adaptation on an `apply` that drops the key.
         inductive: whether normalisation statistics of the query pass come from the support set only, so that the
-            answer to one query does not depend on the others. False is transductive, as MAML was published; on
-            Omniglot Reptile's figures differ by 0.5 to 2.3 points (Nichol et al. 2018, table 2): say which one yours
-            are. The loss must count by `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
+            answer to one query does not depend on the others. False is transductive, as MAML was published; Reptile's
+            published figures on Omniglot differ by 0.5 to 2.3 points between the two, so say which one yours are. The
+            loss must count by `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
 
     Raises:
         ValueError: when traced, if support and query differ in structure, dtype or shape of an example.
