@@ -7,6 +7,7 @@ from metajax._types import Modalities as Modalities
 from metajax._types import Params as Params
 from metajax._types import Task as Task
 from metajax._types import TaskLoss as TaskLoss
+from metajax._tree import minibatch as minibatch
 from metajax._tree import take as take
 
 # Floor 1: adaptations, and how to differentiate them.
@@ -15,7 +16,14 @@ from metajax._adaptation import chain as chain
 from metajax._adaptation import identity as identity
 from metajax._differentiate import Strategy as Strategy
 from metajax._differentiate import first_order as first_order
+from metajax._differentiate import truncated as truncated
 from metajax._differentiate import unroll as unroll
+from metajax._implicit import conjugate_gradient as conjugate_gradient
+from metajax._implicit import dense as dense
+from metajax._implicit import implicit as implicit
+from metajax._implicit import neumann as neumann
+from metajax._mixed_mode import mixed_mode as mixed_mode
+from metajax._mixed_mode import one_step as one_step
 
 # Floor 2: ways to write fast weights.
 from metajax._closed_form import linear_head as linear_head
@@ -23,7 +31,9 @@ from metajax._closed_form import prototypes as prototypes
 from metajax._closed_form import ridge as ridge
 from metajax._inner_loop import inner_loop as inner_loop
 from metajax._rules import Rule as Rule
+from metajax._rules import leaf_rates as leaf_rates
 from metajax._rules import learned_rates as learned_rates
+from metajax._rules import shared_rate as shared_rate
 
 # Floor 3: learning and judging across tasks.
 from metajax._evaluate import Summary as Summary

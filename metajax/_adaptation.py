@@ -19,10 +19,12 @@ class Adaptation(NamedTuple):
     Attributes:
         init: (params, key) -> the same params with `rule` filled in.
         adapt: (params, support, key) -> params with `fast` rewritten; `slow` and `rule` are untouched.
+        path: whether `adapt` gives the fast weights after every step, leaves [steps, ...], and not the last ones.
     """
 
     init: Callable[[Params, Array], Params]
     adapt: Callable[[Params, Batch, Array], Params]
+    path: bool = False
 
 
 def identity() -> Adaptation:
@@ -37,8 +39,11 @@ def chain(*links: Adaptation) -> Adaptation:
     `chain(prototypes(embed, ways=5), inner_loop(loss, optax.sgd(0.05), steps=3))`.
 
     Raises:
-        ValueError: on adaptation, when `params.rule` does not have one entry for each link.
+        ValueError: a link with `path` before the last; on adaptation, when `params.rule` does not have one entry for
+            each link.
     """
+    if any(link.path for link in links[:-1]):
+        raise ValueError("An inner_loop with path=True gives many fast weights, so it can only be a chain's last link.")
 
     def init(params: Params, key: Array) -> Params:
         keys = jax.random.split(key, max(len(links), 1))
@@ -56,4 +61,4 @@ def chain(*links: Adaptation) -> Adaptation:
             params = params._replace(fast=moved.fast)
         return params
 
-    return Adaptation(init, adapt)
+    return Adaptation(init, adapt, path=bool(links) and links[-1].path)

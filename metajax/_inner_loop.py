@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from metajax._adaptation import Adaptation
-from metajax._differentiate import Strategy, unroll
+from metajax._differentiate import Inner, InnerLoss, Strategy, check_count, unroll
 from metajax._rules import Rule
 from metajax._types import Array, Batch, Loss, Params, PyTree
 
+Sample = Callable[[Batch, Array], Batch]
+"""(support, key) -> the rows that a step sees."""
+
 
 def inner_loop(
-    loss: Loss, optimizer: optax.GradientTransformation | Rule, *, steps: int, differentiate: Strategy | None = None
+    loss: Loss,
+    optimizer: optax.GradientTransformation | Rule,
+    *,
+    steps: int,
+    differentiate: Strategy | None = None,
+    proximity: float = 0.0,
+    sample: Sample | None = None,
+    path: bool = False,
 ) -> Adaptation:
     """Adapts by descending the support loss: θₖ₊₁ = θₖ + optimizer(∇L(θₖ; slow, support)).
 
@@ -27,11 +39,15 @@ def inner_loop(
             (whose derivative is not checked: give Adam its eps_root there too).
         steps: number of steps; 0 changes nothing.
         differentiate: how derivatives pass through the steps, `unroll()` where None.
+        proximity: λ of a term ½ λ |θ - θ₀|² that draws toward the start (iMAML, Rajeswaran et al. 2019).
+        sample: (support, key) -> the batch of one step, such as `minibatch(size)`; None takes the whole support set.
+        path: whether to return the fast weights after every step, leaves [steps, ...], for `episode(step_weights=...)`.
+            Nothing can follow such an adaptation in a `chain`.
 
     Raises:
-        ValueError: negative steps, or an optimizer that is neither; on adaptation, a rule that was never initialised,
-            no fast weights, a loss that is not scalar, or an optimizer whose derivative is not finite where a gradient
-            is zero.
+        ValueError: negative steps or proximity, an optimizer that is neither, or a strategy that knows nothing of the
+            steps (`implicit`) with a `Rule` or `path`; on adaptation, a rule that was never initialised, no fast
+            weights, a loss that is not scalar, or an optimizer whose derivative is not finite where a gradient is zero.
 
     >>> loss = lambda params, batch, key: (((params.fast * batch.x - batch.y) ** 2).mean(), {})
     >>> support = Batch(x=jnp.array([1.0, 2.0]), y=jnp.array([2.0, 4.0]))
@@ -41,12 +57,18 @@ def inner_loop(
     2.0
     """
     strategy = unroll() if differentiate is None else differentiate
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be a whole number, 0 or more, got {steps!r}.")
+    check_count("steps", steps, 0)
     if not isinstance(optimizer, (optax.GradientTransformation, Rule)):
         raise ValueError(f"optimizer must be an optax.GradientTransformation or a metajax.Rule, got {optimizer!r}.")
     if not isinstance(strategy, Strategy):
         raise ValueError(f"differentiate must be a strategy, such as unroll() or first_order(), got {strategy!r}.")
+    if not strategy.through_steps and (path or isinstance(optimizer, Rule)):
+        raise ValueError(
+            "implicit() differentiates the minimum and not the steps to it, so a learned Rule would get no gradient "
+            "and path=True has no derivative; use mixed_mode() or unroll()."
+        )
+    if not proximity >= 0:
+        raise ValueError(f"proximity must be 0 or more, got {proximity!r}.")
 
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ())
@@ -62,15 +84,36 @@ def inner_loop(
             transformation = optimizer
             if strategy.through_optimizer:
                 _check_derivative(optimizer, params.fast)
+        held = params if proximity else params._replace(fast=())  # only proximity knows of the start
+        whole = _inner_loss(loss, proximity, None)
+        inner = Inner(
+            loss=whole if sample is None else _inner_loss(loss, proximity, sample),
+            whole=whole,
+            optimizer=transformation,
+            fast=params.fast,
+            inputs=(held, support),
+            path=path,
+        )
+        return params._replace(fast=strategy.solve(inner, jax.random.split(key, steps)))
 
-        def gradient(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> PyTree:
-            held, batch = inputs
-            return jax.grad(lambda fast: _scalar(loss(held._replace(fast=fast), batch, key)))(fast)
+    return Adaptation(init, adapt, path)
 
-        inputs, keys = (params._replace(fast=()), support), jax.random.split(key, steps)
-        return params._replace(fast=strategy.solve(gradient, transformation, params.fast, inputs, keys))
 
-    return Adaptation(init, adapt)
+def _inner_loss(loss: Loss, proximity: float, sample: Sample | None) -> InnerLoss:
+    """What the inner loop descends, with all that it depends on as arguments."""
+
+    def value(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> Array:
+        held, batch = inputs
+        if sample is not None:
+            sample_key, key = jax.random.split(key)
+            batch = sample(batch, sample_key)
+        value = _scalar(loss(held._replace(fast=fast), batch, key))
+        if not proximity:
+            return value
+        squares = jax.tree.map(lambda leaf, start: ((leaf - start) ** 2).sum(), fast, held.fast)
+        return value + 0.5 * proximity * sum(jax.tree.leaves(squares))
+
+    return value
 
 
 def _scalar(result: object) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,13 @@ from metajax._tree import concatenate, examples, references, shapes, weights
 from metajax._types import Array, Batch, Loss, Metrics, Params, PyTree, Task, TaskLoss
 
 
-def episode(adaptation: Adaptation, loss: Loss, *, inductive: bool = False) -> TaskLoss:
+def episode(
+    adaptation: Adaptation,
+    loss: Loss,
+    *,
+    inductive: bool = False,
+    step_weights: Callable[[Any], Array] | None = None,
+) -> TaskLoss:
     """Adapts on the support set and takes the loss of the query set: L(adapt(params, support), query).
 
     Args:
@@ -24,17 +31,29 @@ def episode(adaptation: Adaptation, loss: Loss, *, inductive: bool = False) -> T
             answer to one query does not depend on the others. False is transductive, as MAML was published; Reptile's
             published figures on Omniglot differ by 0.5 to 2.3 points between the two, so say which one yours are. The
             loss must count by `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
+        step_weights: task.context -> [steps], how much the query loss after each step of an adaptation with `path=True`
+            counts: Σₖ wₖ L(θₖ, query), the multi-step loss of MAML++ (Antoniou et al. 2019, arXiv 1810.09502). Metrics
+            are those of the last step. `lambda context: weights` where they never change.
 
     Raises:
-        ValueError: when traced, if support and query differ in structure, dtype or shape of an example.
+        ValueError: step_weights without a path, or a path without them; when traced, step_weights of another shape than
+            [steps], or if support and query differ in structure, dtype or shape of an example.
     """
+    if adaptation.path != (step_weights is not None):
+        raise ValueError("episode(step_weights=...) and inner_loop(path=True) need each other; give both or neither.")
 
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         _check_alike(task)
         adapt_key, query_key = jax.random.split(key)
         adapted = adaptation.adapt(params, task.support, adapt_key)
         query = _after_support(task.support, task.query) if inductive else task.query
-        return loss(adapted, query, query_key)
+        if step_weights is None:
+            return loss(adapted, query, query_key)
+        counts, steps = step_weights(task.context), len(jax.tree.leaves(adapted.fast)[0])
+        if jnp.shape(counts) != (steps,):
+            raise ValueError(f"step_weights must give shape ({steps},), one for each step, got {jnp.shape(counts)}.")
+        losses, metrics = jax.vmap(lambda fast: loss(adapted._replace(fast=fast), query, query_key))(adapted.fast)
+        return (losses * counts).sum(), jax.tree.map(lambda leaf: leaf[-1], metrics)
 
     return task_loss
 
@@ -103,6 +122,8 @@ def predict(
         key: for the adaptation.
         inductive: as in `episode`. Set it where the inputs come one at a time and the net normalises by batch.
     """
+    if adaptation.path:
+        raise ValueError("predict() needs the last fast weights; use an inner_loop without path=True.")
     adapted = adaptation.adapt(params, support, key)
     if not inductive:
         return apply(adapted, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +22,29 @@ def take(batch: Batch, rows: Array) -> Batch:
     """
     picked = jax.tree.map(lambda leaf: leaf.take(rows, axis=0, mode="clip"), batch._replace(info=()))
     return picked._replace(info=batch.info)
+
+
+def minibatch(size: int) -> Callable[[Batch, Array], Batch]:
+    """(batch, key) -> that many rows, drawn without replacement, padded ones last: for `inner_loop(sample=...)`.
+
+    Raises:
+        ValueError: size below 1; when traced, more than there are rows.
+
+    >>> batch = Batch(x=jnp.arange(4), y=jnp.arange(4), weight=jnp.array([1.0, 0.0, 0.0, 1.0]))
+    >>> sorted(minibatch(2)(batch, jax.random.key(0)).x.tolist())
+    [0, 3]
+    """
+    if size < 1:
+        raise ValueError(f"{size=} must be 1 or more.")
+
+    def sample(batch: Batch, key: Array) -> Batch:
+        number = examples(batch)
+        if size > number:
+            raise ValueError(f"Cannot draw {size=} rows from {number} without replacement.")
+        order = jax.random.uniform(key, (number,)) + (weights(batch) <= 0)
+        return take(batch, jnp.argsort(order)[:size])
+
+    return sample
 
 
 def concatenate(first: Batch, second: Batch) -> Batch:

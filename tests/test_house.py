@@ -12,7 +12,7 @@ import metajax as mj
 ROOT = pathlib.Path(mj.__file__).parent
 FLOORS = {
     0: ["_types", "_tree"],
-    1: ["_adaptation", "_differentiate"],
+    1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit"],
     2: ["_rules", "_inner_loop", "_closed_form"],
     3: ["_outer_loop", "_task_losses", "_evaluate"],
     4: ["losses", "training", "plots", "nets", "data"],

@@ -1,0 +1,141 @@
+"""Derivatives of a solved inner problem, from the equation that its solution satisfies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from metajax._differentiate import Inner, Strategy, check_count, descend, end
+from metajax._mixed_mode import mixed_products
+from metajax._types import Array, PyTree
+
+Solver = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
+"""(v -> Hv, right side b) -> about H⁻¹b, for a symmetric H."""
+
+
+def implicit(solver: Solver | None = None, *, tolerance: float = 1e-3, stop: float | None = None) -> Strategy:
+    """Derivatives of the minimum that the steps ran to, however they got there: memory of one step.
+
+    Where ∇_θ L(θ*, η) = 0, the implicit function theorem gives dθ*/dη = -H⁻¹ ∂²L/∂θ∂η with H = ∂²L/∂θ². The cotangent
+    v costs one linear solve, H w = v on the whole support set, and one mixed product. The start gets a gradient only
+    through `inner_loop(proximity=...)` (iMAML), for without it a minimum does not depend on where the steps started.
+
+    It is right only as far as the steps converged, which nothing in the result betrays: `check_meta_gradient` reports
+    the norm of the inner gradient, and `stop` makes it a condition. A learned `Rule`, `path` and forward mode are
+    errors. Like all of them it can be differentiated again, up to the tolerance of the solver.
+
+    Args:
+        solver: `conjugate_gradient()` where None; `neumann(...)`, `dense()`, or any function (matvec, b) -> solution.
+        tolerance: a solve with |Hw - v| above tolerance · |v| gives NaN cotangents, so that `outer_loop` leaves its
+            chunk of tasks out and counts it; `math.inf` takes whatever the solver returns.
+        stop: ends the steps when the norm of the inner gradient is at most this; the number of steps is then a bound,
+            and where it is reached first the cotangents are NaN. None takes all steps and asks for nothing.
+
+    Raises:
+        ValueError: a tolerance or stop that is not positive; on adaptation, `stop` together with `sample`.
+
+    Source: Rajeswaran et al. 2019, arXiv 1909.04630; Lorraine, Vicol and Duvenaud 2020, arXiv 1911.02590.
+    """
+    if not tolerance > 0 or (stop is not None and not stop > 0):
+        raise ValueError(f"{tolerance=} and {stop=} must be positive; stop may be None.")
+    invert = conjugate_gradient() if solver is None else solver
+
+    def solve(inner: Inner, keys: Array) -> PyTree:
+        if stop is not None and inner.loss is not inner.whole:
+            raise ValueError("implicit(stop=...) needs the gradient of the whole support set; leave out sample=.")
+        if not len(keys):
+            return inner.fast
+
+        @jax.custom_vjp
+        def minimum(fast: PyTree, inputs: PyTree, keys: Array) -> PyTree:
+            problem = inner._replace(fast=fast, inputs=inputs)
+            if stop is not None:
+                return _descend_until(problem, keys, stop)
+            return end(problem, descend(jax.grad(inner.loss), problem, keys))
+
+        def forward(fast: PyTree, inputs: PyTree, keys: Array) -> tuple[PyTree, Any]:
+            # Itself, so that a second derivative is implicit too; copies, or JAX 0.10 mixes up the residuals in a scan.
+            solution = minimum(fast, inputs, keys)
+            return solution, jax.tree.map(jnp.copy, (solution, inputs, keys[-1]))
+
+        def backward(residuals: Any, v: PyTree) -> tuple[None, PyTree, None]:
+            fast, inputs, key = residuals
+            gradient, product = jax.linearize(lambda fast: jax.grad(inner.whole)(fast, inputs, key), fast)
+            solution = invert(product, v)
+            missed = optax.tree.norm(optax.tree.sub(product(solution), v)) > tolerance * optax.tree.norm(v)
+            if stop is not None:
+                missed |= optax.tree.norm(gradient) > stop
+            of_inputs = mixed_products(inner.whole, fast, inputs, key, optax.tree.scale(-1, solution))[1]
+            return None, jax.tree.map(lambda leaf: jnp.where(missed, jnp.nan, leaf), of_inputs), None
+
+        minimum.defvjp(forward, backward)
+        return minimum(inner.fast, inner.inputs, keys)
+
+    return Strategy(solve, through_optimizer=False, through_steps=False)
+
+
+def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
+    """`jax.scipy`'s conjugate gradient, for a positive definite H: a minimum, or any loss with enough proximity.
+
+    Args:
+        steps: upper bound.
+        tolerance: relative residual to end at.
+    """
+    check_count("steps", steps, 1)
+    return lambda product, b: jax.scipy.sparse.linalg.cg(product, b, tol=tolerance, maxiter=steps)[0]
+
+
+def neumann(*, terms: int, rate: float) -> Solver:
+    """H⁻¹ ≈ α Σₖ (I - αH)ᵏ, k = 0 … terms: like that many steps of descent, and stable where they are (α < 2/|H|).
+
+    Args:
+        terms: number of products with H.
+        rate: α.
+    """
+    check_count("terms", terms, 0)
+
+    def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
+        def term(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], None]:
+            power, total = carry
+            power = jax.tree.map(lambda p, hp: p - rate * hp, power, product(power))
+            return (power, optax.tree.add(total, power)), None
+
+        return optax.tree.scale(rate, jax.lax.scan(term, (b, b), length=terms)[0][1])
+
+    return solver
+
+
+def dense() -> Solver:
+    """Writes H out and solves: n products and n² memory for n fast weights, any H that is not singular."""
+
+    def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
+        flat, unravel = ravel_pytree(b)
+        matrix = jax.vmap(lambda row: ravel_pytree(product(unravel(row)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
+        return unravel(jnp.linalg.solve(matrix.T, flat))
+
+    return solver
+
+
+def _descend_until(inner: Inner, keys: Array, stop: float) -> PyTree:
+    """Descends until the gradient is small or the keys are used up."""
+
+    def slope(fast: PyTree, number: Array) -> PyTree:
+        return jax.grad(inner.loss)(fast, inner.inputs, keys[jnp.minimum(number, len(keys) - 1)])
+
+    def goes_on(carry: Any) -> Array:
+        _, _, gradient, number = carry
+        return (optax.tree.norm(gradient) > stop) & (number < len(keys))
+
+    def step(carry: Any) -> Any:
+        fast, state, gradient, number = carry
+        updates, state = inner.optimizer.update(gradient, state, fast)
+        fast = optax.apply_updates(fast, updates)
+        return fast, state, slope(fast, number + 1), number + 1
+
+    start = (inner.fast, inner.optimizer.init(inner.fast), slope(inner.fast, jnp.int32(0)), jnp.int32(0))
+    return jax.lax.while_loop(goes_on, step, start)[0]
