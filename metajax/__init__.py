@@ -25,6 +25,10 @@ from metajax._implicit import neumann as neumann
 from metajax._mixed_mode import mixed_mode as mixed_mode
 from metajax._mixed_mode import one_step as one_step
 
+# Floor 1: estimates of the outer gradient.
+from metajax._estimators import evolution as evolution
+from metajax._estimators import forward as forward
+
 # Floor 2: ways to write fast weights.
 from metajax._closed_form import linear_head as linear_head
 from metajax._closed_form import prototypes as prototypes
@@ -47,6 +51,11 @@ from metajax._task_losses import episode as episode
 from metajax._task_losses import predict as predict
 from metajax._task_losses import reptile as reptile
 from metajax._task_losses import supervised as supervised
+from metajax._trust import Check as Check
+from metajax._trust import Cost as Cost
+from metajax._trust import check_meta_gradient as check_meta_gradient
+from metajax._trust import cost_table as cost_table
+from metajax._trust import estimate_cost as estimate_cost
 
 # Floor 4: what stands on the core.
 from metajax import data as data

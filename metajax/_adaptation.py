@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 
+from metajax._differentiate import Inner
 from metajax._types import Array, Batch, Params
 
 
@@ -20,11 +21,13 @@ class Adaptation(NamedTuple):
         init: (params, key) -> the same params with `rule` filled in.
         adapt: (params, support, key) -> params with `fast` rewritten; `slow` and `rule` are untouched.
         path: whether `adapt` gives the fast weights after every step, leaves [steps, ...], and not the last ones.
+        inner: (params, support) -> the inner problem, where there is one; `check_meta_gradient` reads it.
     """
 
     init: Callable[[Params, Array], Params]
     adapt: Callable[[Params, Batch, Array], Params]
     path: bool = False
+    inner: Callable[[Params, Batch], Inner] | None = None
 
 
 def identity() -> Adaptation:

@@ -73,7 +73,10 @@ def inner_loop(
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ())
 
-    def adapt(params: Params, support: Batch, key: Array) -> Params:
+    whole = _inner_loss(loss, proximity, None)
+    of_a_step = whole if sample is None else _inner_loss(loss, proximity, sample)
+
+    def inner(params: Params, support: Batch) -> Inner:
         if not jax.tree.leaves(params.fast):
             raise ValueError("params.fast has no array, so there is nothing to adapt; make some of the weights fast.")
         if isinstance(optimizer, Rule):
@@ -85,18 +88,12 @@ def inner_loop(
             if strategy.through_optimizer:
                 _check_derivative(optimizer, params.fast)
         held = params if proximity else params._replace(fast=())  # only proximity knows of the start
-        whole = _inner_loss(loss, proximity, None)
-        inner = Inner(
-            loss=whole if sample is None else _inner_loss(loss, proximity, sample),
-            whole=whole,
-            optimizer=transformation,
-            fast=params.fast,
-            inputs=(held, support),
-            path=path,
-        )
-        return params._replace(fast=strategy.solve(inner, jax.random.split(key, steps)))
+        return Inner(of_a_step, whole, transformation, params.fast, (held, support), path)
 
-    return Adaptation(init, adapt, path)
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        return params._replace(fast=strategy.solve(inner(params, support), jax.random.split(key, steps)))
+
+    return Adaptation(init, adapt, path, inner)
 
 
 def _inner_loss(loss: Loss, proximity: float, sample: Sample | None) -> InnerLoss:

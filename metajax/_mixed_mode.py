@@ -24,9 +24,10 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     derivative of (∇_θ L, ∇_η L) along (u, 0), one forward-mode product. Gradients pass to the start, slow weights, data
     and a rule.
 
-    The symmetry fails under `stop_gradient` or a straight-through estimator inside the inner loss: then this gradient
-    is wrong, and `check_meta_gradient` says so. All that is differentiated has to reach the loss through params and
-    batch: JAX refuses a closed-over tracer. There is no forward mode.
+    The symmetry fails where a `custom_jvp` in the inner loss gives a tangent that is no derivative of anything, such as
+    one scaled by a norm: then this gradient is not that of `unroll()`, and `check_meta_gradient` says so. Under
+    `stop_gradient` both are equal, for what is stopped is a constant to both. All that is differentiated has to reach
+    the loss through params and batch: JAX refuses a closed-over tracer. There is no forward mode.
 
     Args:
         remat: as in `unroll`.

@@ -71,7 +71,8 @@ def outer_loop(
     Args:
         task_loss: (params, task, key) -> (scalar, metrics); `episode(...)`, `reptile(...)` or `supervised(...)`.
         optimizer: an optax transformation that needs gradients and params only.
-        value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`.
+        value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`; `forward`,
+            `evolution(...)`. It gets a function of (params, tasks, keys) with aux.
         tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory and on a CPU is
             often faster. None takes all. It must divide the number of tasks (of one device).
         axis_name: axis of the enclosing `jax.shard_map` to average over; every device holds its own tasks.
@@ -89,11 +90,11 @@ def outer_loop(
     def chunk(params: Params, tasks: PyTree, keys: Array) -> tuple[PyTree, PyTree, Array]:
         """Gradient, loss and metrics summed over a chunk, zero if it is not kept, and how many tasks were kept."""
 
-        def total(params: Params) -> tuple[Array, Metrics]:
+        def total(params: Params, tasks: PyTree, keys: Array) -> tuple[Array, Metrics]:
             losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
             return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
 
-        values, gradient = value_and_grad(total, has_aux=True)(params)
+        values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((values[0], gradient))]
         kept = jnp.stack(finite).all()
         gradient, values = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), (gradient, values))

@@ -12,9 +12,9 @@ import metajax as mj
 ROOT = pathlib.Path(mj.__file__).parent
 FLOORS = {
     0: ["_types", "_tree"],
-    1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit"],
+    1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit", "_estimators"],
     2: ["_rules", "_inner_loop", "_closed_form"],
-    3: ["_outer_loop", "_task_losses", "_evaluate"],
+    3: ["_outer_loop", "_task_losses", "_evaluate", "_trust"],
     4: ["losses", "training", "plots", "nets", "data"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

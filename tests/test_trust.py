@@ -1,0 +1,111 @@
+"""What the tools say of gradients that are right, and of each way to be wrong."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from problems import assert_close
+from test_strategies import KEY, learned_rate, ridge_loss, ridge_problem
+
+import metajax as mj
+
+
+def check(strategy=None, loss=ridge_loss, steps=400, **options):
+    params, task = ridge_problem()
+    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=steps, differentiate=strategy, **options)
+    return mj.check_meta_gradient(adaptation, loss, params, task, KEY)
+
+
+def test_a_right_gradient_passes():
+    found = check(mj.mixed_mode(), steps=4)
+    assert set(found.difference) == {"fast", "slow"}
+    assert max(found.difference.values()) < 1e-6
+    assert found.zero == found.not_finite == []
+    assert found.asymmetry < 1e-12
+
+
+@jax.custom_jvp
+def scaled(x):
+    """The identity, with a tangent that is no derivative: scaled by the norm of x."""
+    return x
+
+
+scaled.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.linalg.norm(primals[0])))
+
+
+def test_a_tangent_that_is_no_derivative_is_named():
+    found = check(mj.mixed_mode(), lambda p, *rest: ridge_loss(p._replace(fast=scaled(p.fast)), *rest), steps=2)
+    assert found.asymmetry > 0.01
+    assert check(mj.mixed_mode(), steps=2).asymmetry < 1e-12
+
+
+def test_stop_gradient_shows_in_the_differences_and_mixed_mode_stays_unroll():
+    def stopped(params, batch, key):
+        value, _ = ridge_loss(params, batch, key)
+        return value * (1 + jax.lax.stop_gradient(params.fast**2 * params.slow).sum()), {}
+
+    found = check(mj.mixed_mode(), stopped, steps=2)
+    assert found.asymmetry < 1e-12
+    assert max(found.difference.values()) > 0.1
+    params, task = ridge_problem()
+    slopes = []
+    for strategy in (mj.unroll(), mj.mixed_mode()):
+        adaptation = mj.inner_loop(stopped, optax.sgd(0.1), steps=4, differentiate=strategy)
+        slopes.append(jax.grad(lambda p: mj.episode(adaptation, stopped)(p, task, KEY)[0])(params))  # noqa: B023
+    assert_close(*slopes)
+
+
+def test_implicit_that_has_not_converged_is_seen():
+    converged, early = check(mj.implicit(), proximity=0.5), check(mj.implicit(), proximity=0.5, steps=2)
+    assert converged.inner_gradient < 1e-10 and max(converged.difference.values()) < 1e-4
+    assert early.inner_gradient > 0.1 and max(early.difference.values()) > 0.1
+    assert converged.solve_residual < 1e-5
+    params, task = ridge_problem()
+    adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=5)
+    hasty = mj.conjugate_gradient(steps=1)
+    assert mj.check_meta_gradient(adaptation, ridge_loss, params, task, KEY, solver=hasty).solve_residual > 0.01
+
+
+def test_leaves_without_gradient_are_named():
+    loss = lambda params, batch, key: ridge_loss(params._replace(slow=params.slow["used"]), batch, key)
+    params, task = ridge_problem()
+    params = params._replace(slow={"used": params.slow, "unused": jnp.ones(2)})
+    found = mj.check_meta_gradient(mj.inner_loop(loss, optax.sgd(0.1), steps=2), loss, params, task, KEY)
+    assert found.zero == ["slow['unused']"]
+    assert "slow['unused']: the gradient is zero" in str(found)
+    broken = lambda params, batch, key: (jnp.sqrt(params.slow["unused"] - 1).sum() + loss(params, batch, key)[0], {})
+    found = mj.check_meta_gradient(mj.identity(), broken, params, task, KEY)
+    assert found.not_finite == ["slow['unused']"]
+    assert np.isnan([found.asymmetry, found.inner_gradient, found.solve_residual]).all()
+
+
+def test_costs_count_products_by_the_length_of_loops():
+    """Descent on |Xθ - y|²: the gradient is two products, so that K steps are 4nd of 2 FLOP each, for every task."""
+    params, task = ridge_problem()
+    tasks = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), task)
+    make = lambda steps: (
+        lambda s: mj.episode(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s), ridge_loss)
+    )
+    strategies = {"first": mj.first_order(), "all": mj.unroll(), "again": mj.unroll(remat=1)}
+    short, long = (mj.estimate_cost(make(steps), strategies, params, tasks) for steps in (10, 110))
+    step = 2 * 3 * 12 * 4  # FLOP of one product of X and θ for three tasks
+    assert long["first"].flops - short["first"].flops == 100 * 2 * step
+    assert long["again"].flops >= long["all"].flops > long["first"].flops
+    assert long["all"].temporary_bytes > short["all"].temporary_bytes
+    assert short["all"].run_seconds is None
+    timed = mj.estimate_cost(make(2), {"all": mj.unroll()}, params, tasks, repeats=2)
+    assert timed["all"].run_seconds > 0 and timed["all"].compile_seconds > 0
+    assert timed["all"].bias == 0
+    table = mj.cost_table({**short, **timed})
+    assert table.count("\n") == 4 and "| first |" in table
+
+
+def test_a_learned_rule_is_checked_too():
+    params, task = ridge_problem()
+    adaptation = mj.inner_loop(
+        ridge_loss, learned_rate(functools.partial(optax.adam, eps_root=1e-8)), steps=3, differentiate=mj.mixed_mode()
+    )
+    found = mj.check_meta_gradient(adaptation, ridge_loss, adaptation.init(params, KEY), task, KEY)
+    assert found.difference["rule"] < 1e-6
