@@ -1,7 +1,7 @@
 """What each way to differentiate an inner loop costs: memory, time and bias. Writes differentiate.json and .png.
 
-- transformer: workload W3. 6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; meta-parameters are weights of
-  the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the net).
+- transformer: workload W3. 6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; meta-parameters are weights
+  of the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the net).
 - digits: 5-way 5-shot tasks from scikit-learn's digits, an MLP of 40 hidden units, 100 steps of SGD with momentum and
   proximity 1; meta-parameters are the start and a learned decay. Here biased strategies show their bias.
 - steps: temporary memory of the latter against the number of inner steps, 1 to 1 000.
@@ -172,13 +172,11 @@ def draw(report, path):
     )
     left.legend(fontsize=8)
     for row in report["transformer"]:
-        name = row["implementation"].replace("`", "")
-        x, y = row["temporary_bytes"] / 1e6, row["run_seconds"]
-        right.scatter(x, y, s=40)
-        right.annotate(name.replace(", ", ",\n"), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        label = row["implementation"].replace("`", "")
+        right.scatter(row["temporary_bytes"] / 1e6, row["run_seconds"], s=50, label=label)
     right.set(xlabel="temporaries, MB", ylabel="seconds", title="Transformer, 8 Adam steps (W3): the same gradient")
     right.set(xscale="log", ylim=(0, None))
-    right.margins(x=0.3, y=0.2)
+    right.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 

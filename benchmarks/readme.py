@@ -87,9 +87,37 @@ def conv():
     return f"{table(header, rows)}\n\n{report['workload']}; {report['threads']} CPU cores, jax {report['jax']}."
 
 
+def costs(part, columns):
+    """Rows of one part of differentiate.json, each against the first."""
+    report = read("differentiate")
+    rows, first = [], report[part][0]
+    for row in report[part]:
+        cells = {
+            "memory, MB": f"{row['temporary_bytes'] / 1e6:.3g}",
+            "less memory": f"{first['temporary_bytes'] / row['temporary_bytes']:.1f}x",
+            "GFLOP": f"{row['flops'] / 1e9:.3g}",
+            "seconds": f"{row['run_seconds']:.2g}",
+            "faster": f"{first['run_seconds'] / row['run_seconds']:.1f}x",
+            "compilation, s": f"{row['compile_seconds']:.1f}",
+            "difference": f"{row['bias']:.0e}" if row["bias"] < 1e-3 else f"{row['bias']:.3f}",
+        }
+        rows.append([row["implementation"], *(cells[name] for name in columns)])
+    return table(["strategy", *columns], rows), report
+
+
+def transformer():
+    columns = ("memory, MB", "less memory", "seconds", "faster", "compilation, s", "difference")
+    text, report = costs("transformer", columns)
+    return f"{text}\n\n{report['threads']} CPU cores, jax {report['jax']}, commit {report['commit']}, float32."
+
+
+def digits():
+    return costs("digits", ("memory, MB", "GFLOP", "seconds", "difference"))[0]
+
+
 def main():
     text = README.read_text()
-    for make in (quickstart, omniglot, sinusoid, conv):
+    for make in (quickstart, omniglot, sinusoid, transformer, digits, conv):
         pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
         assert re.search(pattern, text, flags=re.DOTALL), f"The README has no place for {make.__name__}."
         text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023

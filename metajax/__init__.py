@@ -34,12 +34,14 @@ from metajax._closed_form import linear_head as linear_head
 from metajax._closed_form import prototypes as prototypes
 from metajax._closed_form import ridge as ridge
 from metajax._inner_loop import inner_loop as inner_loop
+from metajax._learned_optimizer import learned_optimizer as learned_optimizer
 from metajax._rules import Rule as Rule
 from metajax._rules import leaf_rates as leaf_rates
 from metajax._rules import learned_rates as learned_rates
 from metajax._rules import shared_rate as shared_rate
 
 # Floor 3: learning and judging across tasks.
+from metajax._bilevel import bilevel as bilevel
 from metajax._evaluate import Summary as Summary
 from metajax._evaluate import evaluate as evaluate
 from metajax._evaluate import summarize as summarize
@@ -47,6 +49,8 @@ from metajax._outer_loop import Info as Info
 from metajax._outer_loop import OuterLoop as OuterLoop
 from metajax._outer_loop import State as State
 from metajax._outer_loop import outer_loop as outer_loop
+from metajax._persistent import PersistentState as PersistentState
+from metajax._persistent import persistent as persistent
 from metajax._task_losses import episode as episode
 from metajax._task_losses import predict as predict
 from metajax._task_losses import reptile as reptile

@@ -46,12 +46,13 @@ class OuterLoop(NamedTuple):
     """Learning across tasks as a pair of pure functions.
 
     Attributes:
-        init: params -> state. For a learned rule, give it `adaptation.init(params, key)`.
+        init: params -> state; that of `persistent` takes tasks too. For a learned rule, give it
+            `adaptation.init(params, key)`.
         step: (state, tasks, key) -> (state, info), with tasks along the leading axis of every leaf.
     """
 
-    init: Callable[[Params], State]
-    step: Callable[[State, PyTree, Array], tuple[State, Info]]
+    init: Callable[..., Any]
+    step: Callable[[Any, PyTree, Array], tuple[Any, Info]]
 
 
 def outer_loop(

@@ -1,0 +1,63 @@
+"""One inner problem, kept warm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_strategies import KEY, ridge_loss, ridge_problem
+
+import metajax as mj
+
+
+def query_loss(params, batch, key):
+    return ((batch.x @ params.fast - batch.y) ** 2).mean(), {}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "value_and_grad"),
+    [
+        (mj.implicit(), jax.value_and_grad),
+        (mj.mixed_mode(), jax.value_and_grad),
+        (mj.unroll(), mj.forward),
+        (mj.one_step(), jax.value_and_grad),
+    ],
+)
+def test_a_hyperparameter_reaches_the_optimum(strategy, value_and_grad):
+    """The decay of ridge regression, against a search over a grid with the closed solution."""
+    params, task = ridge_problem()
+
+    def solved(decay):
+        x, y = task.support.x, task.support.y
+        fast = jnp.linalg.solve(x.T @ x / len(y) + jnp.exp(decay) * jnp.eye(4), x.T @ y / len(y))
+        return query_loss(params._replace(fast=fast), task.query, KEY)[0]
+
+    grid = jnp.linspace(-6, 3, 2000)
+    best = grid[jax.vmap(solved)(grid).argmin()]
+    assert -5 < best < 2
+    adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=20, differentiate=strategy)
+    outer = mj.bilevel(adaptation, query_loss, optax.adam(0.05), value_and_grad=value_and_grad)
+    state = outer.init(params)
+    state, _ = jax.lax.scan(lambda state, key: outer.step(state, task, key), state, jax.random.split(KEY, 400))
+    np.testing.assert_allclose(state.params.slow, best, atol=0.02)
+    adapted = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=500).adapt(state.params, task.support, KEY)
+    np.testing.assert_allclose(state.params.fast, adapted.fast, atol=1e-3)  # warm: it has followed the minimum
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    params, task = ridge_problem()
+    outer = mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.adam(0.1))
+    bad = task._replace(query=task.query._replace(y=task.query.y * jnp.nan))
+    start = outer.init(params)
+    state, info = outer.step(start, bad, KEY)
+    assert info.skipped == 1 and state.step == 1
+    assert jax.tree.all(jax.tree.map(np.array_equal, state._replace(step=0), start._replace(step=0)))
+
+
+def test_errors_say_what_to_do():
+    params, _ = ridge_problem()
+    with pytest.raises(ValueError, match="without path=True"):
+        mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, path=True), query_loss, optax.sgd(0.1))
+    outer = mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.sgd(0.1))
+    with pytest.raises(ValueError, match="nothing to learn"):
+        outer.init(params._replace(slow=()))
