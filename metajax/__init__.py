@@ -42,6 +42,9 @@ from metajax._rules import shared_rate as shared_rate
 
 # Floor 3: learning and judging across tasks.
 from metajax._bilevel import bilevel as bilevel
+from metajax._cost import Cost as Cost
+from metajax._cost import cost_table as cost_table
+from metajax._cost import estimate_cost as estimate_cost
 from metajax._evaluate import Summary as Summary
 from metajax._evaluate import evaluate as evaluate
 from metajax._evaluate import summarize as summarize
@@ -56,10 +59,7 @@ from metajax._task_losses import predict as predict
 from metajax._task_losses import reptile as reptile
 from metajax._task_losses import supervised as supervised
 from metajax._trust import Check as Check
-from metajax._trust import Cost as Cost
 from metajax._trust import check_meta_gradient as check_meta_gradient
-from metajax._trust import cost_table as cost_table
-from metajax._trust import estimate_cost as estimate_cost
 
 # Floor 4: what stands on the core.
 from metajax import data as data

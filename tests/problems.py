@@ -61,6 +61,8 @@ ALGORITHMS = {
     "maml": Row(nnx.Param, _descend(optax.sgd(0.2))),
     "maml_momentum": Row(nnx.Param, _descend(optax.sgd(0.1, momentum=0.9))),
     "maml_adam": Row(nnx.Param, _descend(optax.adam(0.02, eps_root=1e-8))),
+    "maml_plus_plus": Row(nnx.Param, _descend(mj.leaf_rates(0.2, steps=2), differentiate=mj.mixed_mode())),
+    "imaml": Row(nnx.Param, _descend(optax.sgd(0.2), proximity=1.0, differentiate=mj.implicit(tolerance=float("inf")))),
     "fomaml": Row(nnx.Param, _descend(optax.sgd(0.2), differentiate=mj.first_order())),
     "anil": Row(HEAD, _descend(optax.sgd(0.2))),
     "meta_sgd": Row(nnx.Param, _descend(mj.learned_rates(0.2))),

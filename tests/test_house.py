@@ -14,7 +14,7 @@ FLOORS = {
     0: ["_types", "_tree"],
     1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit", "_estimators"],
     2: ["_rules", "_inner_loop", "_closed_form", "_learned_optimizer"],
-    3: ["_outer_loop", "_task_losses", "_evaluate", "_trust", "_persistent", "_bilevel"],
+    3: ["_outer_loop", "_task_losses", "_evaluate", "_trust", "_cost", "_persistent", "_bilevel"],
     4: ["losses", "training", "plots", "nets", "data"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -23,7 +23,7 @@ def problem(pairs):
     params, task = ridge_problem()
     return (
         params._replace(rule=RATE.init(params, KEY)),
-        jax.tree.map(lambda leaf: jnp.stack([leaf] * pairs), task),
+        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (pairs, *leaf.shape)), task),
         task,
     )
 

@@ -24,6 +24,7 @@ def test_a_right_gradient_passes():
     assert max(found.difference.values()) < 1e-6
     assert found.zero == found.not_finite == []
     assert found.asymmetry < 1e-12
+    assert found.stopped < 1e-8
 
 
 @jax.custom_jvp
@@ -48,7 +49,9 @@ def test_stop_gradient_shows_in_the_differences_and_mixed_mode_stays_unroll():
 
     found = check(mj.mixed_mode(), stopped, steps=2)
     assert found.asymmetry < 1e-12
+    assert found.stopped > 0.1
     assert max(found.difference.values()) > 0.1
+    assert "stop_gradient" in str(found)
     params, task = ridge_problem()
     slopes = []
     for strategy in (mj.unroll(), mj.mixed_mode()):
@@ -78,28 +81,7 @@ def test_leaves_without_gradient_are_named():
     broken = lambda params, batch, key: (jnp.sqrt(params.slow["unused"] - 1).sum() + loss(params, batch, key)[0], {})
     found = mj.check_meta_gradient(mj.identity(), broken, params, task, KEY)
     assert found.not_finite == ["slow['unused']"]
-    assert np.isnan([found.asymmetry, found.inner_gradient, found.solve_residual]).all()
-
-
-def test_costs_count_products_by_the_length_of_loops():
-    """Descent on |Xθ - y|²: the gradient is two products, so that K steps are 4nd of 2 FLOP each, for every task."""
-    params, task = ridge_problem()
-    tasks = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), task)
-    make = lambda steps: (
-        lambda s: mj.episode(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s), ridge_loss)
-    )
-    strategies = {"first": mj.first_order(), "all": mj.unroll(), "again": mj.unroll(remat=1)}
-    short, long = (mj.estimate_cost(make(steps), strategies, params, tasks) for steps in (10, 110))
-    step = 2 * 3 * 12 * 4  # FLOP of one product of X and θ for three tasks
-    assert long["first"].flops - short["first"].flops == 100 * 2 * step
-    assert long["again"].flops >= long["all"].flops > long["first"].flops
-    assert long["all"].temporary_bytes > short["all"].temporary_bytes
-    assert short["all"].run_seconds is None
-    timed = mj.estimate_cost(make(2), {"all": mj.unroll()}, params, tasks, repeats=2)
-    assert timed["all"].run_seconds > 0 and timed["all"].compile_seconds > 0
-    assert timed["all"].bias == 0
-    table = mj.cost_table({**short, **timed})
-    assert table.count("\n") == 4 and "| first |" in table
+    assert np.isnan(found[3:]).all()
 
 
 def test_a_learned_rule_is_checked_too():
