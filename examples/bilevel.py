@@ -29,7 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--seeds", type=int, default=8)
+parser.add_argument("--seeds", type=int, default=10)
 parser.add_argument("--steps", type=int, default=300, help="outer steps")
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parents[1] / "benchmarks" / "results")
 options = parser.parse_args()

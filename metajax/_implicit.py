@@ -11,7 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._differentiate import Inner, Strategy, check_count, descend, end
-from metajax._mixed_mode import mixed_products
+from metajax._mixed_mode import close, mixed_products
 from metajax._types import Array, PyTree
 
 Solver = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
@@ -50,6 +50,7 @@ def implicit(solver: Solver | None = None, *, tolerance: float = 1e-3, stop: flo
             raise ValueError("implicit(stop=...) needs the gradient of the whole support set; leave out sample=.")
         if not len(keys):
             return inner.fast
+        inner = close(inner, keys)
 
         @jax.custom_vjp
         def minimum(fast: PyTree, inputs: PyTree, keys: Array) -> PyTree:

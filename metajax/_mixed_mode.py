@@ -26,8 +26,7 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
 
     The symmetry fails where a `custom_jvp` in the inner loss gives a tangent that is no derivative of anything, such as
     one scaled by a norm: then this gradient is not that of `unroll()`, and `check_meta_gradient` says so. Under
-    `stop_gradient` both are equal, for what is stopped is a constant to both. All that is differentiated has to reach
-    the loss through params and batch: JAX refuses a closed-over tracer. There is no forward mode.
+    `stop_gradient` both are equal, for what is stopped is a constant to both. There is no forward mode.
 
     Args:
         remat: as in `unroll`.
@@ -43,6 +42,7 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     policy = jax.checkpoint_policies.save_only_these_names("inner_gradient") if save_gradients else None
 
     def solve(inner: Inner, keys: Array) -> PyTree:
+        inner = close(inner, keys)
         gradient = _with_products(inner.loss, mixed_products)
         named = lambda *inputs: checkpoint_name(gradient(*inputs), "inner_gradient")
         return end(inner, descend(named, inner, keys, remat=remat, policy=policy))
@@ -75,9 +75,30 @@ def one_step(*, difference: float | None = None) -> Strategy:
         return jax.tree.map(jnp.zeros_like, fast), of_inputs
 
     def solve(inner: Inner, keys: Array) -> PyTree:
+        inner = close(inner, keys)
         return descend_late(_with_products(inner.loss, products), inner, keys, last=min(1, len(keys)))
 
     return Strategy(solve)
+
+
+def close(inner: Inner, keys: Array) -> Inner:
+    """The same problem with all that its losses close over among the inputs, so that a `custom_vjp` sees it."""
+    key = jax.ShapeDtypeStruct((), keys.dtype)
+    hoisted = []
+
+    def convert(loss: InnerLoss, number: int) -> InnerLoss:
+        closed = jax.make_jaxpr(loss)(inner.fast, inner.inputs, key)
+        hoisted.append(closed.consts)
+
+        def converted(fast: PyTree, inputs: tuple[PyTree, list[list[Any]]], key: Array) -> Array:
+            own, hoisted = inputs
+            return jax.core.eval_jaxpr(closed.jaxpr, hoisted[number], *jax.tree.leaves((fast, own, key)))[0]
+
+        return converted
+
+    loss = convert(inner.loss, 0)
+    whole = loss if inner.whole is inner.loss else convert(inner.whole, 1)
+    return inner._replace(loss=loss, whole=whole, inputs=(inner.inputs, hoisted))
 
 
 def mixed_products(loss: InnerLoss, fast: PyTree, inputs: PyTree, key: Array, u: PyTree) -> tuple[PyTree, PyTree]:

@@ -380,12 +380,25 @@ def test_errors_say_what_to_do():
         weighted(chained, task, KEY)
     with pytest.raises(ValueError, match="without path"):
         mj.predict(make(path=True), lambda params, x: x, params, task.support, task.query.x, KEY)
-    outside = jnp.array(0.5)
-    closed = lambda outside: mj.inner_loop(
-        lambda p, batch, key: (outside * ridge_loss(p, batch, key)[0], {}),
-        optax.sgd(0.1),
-        steps=2,
-        differentiate=mj.mixed_mode(),
-    )
-    with pytest.raises(Exception, match=r"closed-over|tracer"):
-        jax.grad(lambda outside: closed(outside).adapt(params, task.support, KEY).fast.sum())(outside)
+
+
+@pytest.mark.parametrize("strategy", [mj.mixed_mode(), TIGHT])
+def test_what_a_loss_closes_over_is_differentiated_too(strategy):
+    """Floats from outside get their gradient; integers and keys made inside a trace are no obstacle."""
+    params, task = ridge_problem()
+
+    def slope(strategy, key):
+        rows = jnp.arange(12)  # a tracer here, under jit and map
+
+        def reached(outside):
+            def loss(params, batch, key):
+                value, metrics = ridge_loss(params, mj.take(batch, rows), key)
+                return value + outside * (params.fast**4).sum(), metrics
+
+            adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=300, differentiate=strategy)
+            return mj.episode(adaptation, ridge_loss)(params, task, key)[0]
+
+        return jax.grad(reached)(0.5)
+
+    found, expected = (jax.lax.map(jax.jit(lambda key: slope(s, key)), KEY[None]) for s in (strategy, mj.unroll()))  # noqa: B023
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
