@@ -87,6 +87,34 @@ def conv():
     return f"{table(header, rows)}\n\n{report['workload']}; {report['threads']} CPU cores, jax {report['jax']}."
 
 
+def bilevel():
+    report = read("bilevel")
+    header = ["digits, accuracy in %", "of the test images"]
+    rows = [
+        [row["method"], f"{row['accuracy']:.1f} ± {row['interval']:.1f}"]
+        for part in ("reweighting", "distillation")
+        for row in sorted(report[part], key=lambda row: row["accuracy"])
+    ]
+    return f"{table(header, rows)}\n\nMeans over {report['seeds']} seeds with 95 % intervals, jax {report['jax']}."
+
+
+def learned_optimizer():
+    report = read("learned_optimizer")
+    rows: dict[str, list[str]] = {}
+    columns = dict.fromkeys((row["tasks"], row["measure"]) for row in report["rows"])
+    for row in report["rows"]:
+        cell = f"{row['loss']:.3f} ± {row['loss_interval']:.3f}"
+        if row["method"] != "learned":
+            cell += f" ({row['learned_minus_this']:+.3f} ± {row['learned_minus_this_interval']:.3f})"
+        rows.setdefault(row["method"], [row["method"]]).append(cell)
+    header = ["query loss (learned minus this, paired)", *(f"{tasks}, {measure}" for tasks, measure in columns)]
+    text = table(header, rows.values())
+    took = f"{report['training_seconds']:.0f} s of training, {report['seconds']:.0f} s in all"
+    return (
+        f"{text}\n\n{report['tasks']} tasks each, 95 % intervals; {took} on 2 CPU cores, jax {report['jax']}, one seed."
+    )
+
+
 def costs(part, columns):
     """Rows of one part of differentiate.json, each against the first."""
     report = read("differentiate")
@@ -117,7 +145,7 @@ def digits():
 
 def main():
     text = README.read_text()
-    for make in (quickstart, omniglot, sinusoid, transformer, digits, conv):
+    for make in (quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv):
         pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
         assert re.search(pattern, text, flags=re.DOTALL), f"The README has no place for {make.__name__}."
         text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023

@@ -23,7 +23,7 @@ def inner_loop(
     *,
     steps: int,
     differentiate: Strategy | None = None,
-    proximity: float = 0.0,
+    proximity: float | Callable[[Params], Array] = 0.0,
     sample: Sample | None = None,
     path: bool = False,
 ) -> Adaptation:
@@ -39,7 +39,8 @@ def inner_loop(
             (whose derivative is not checked: give Adam its eps_root there too).
         steps: number of steps; 0 changes nothing.
         differentiate: how derivatives pass through the steps, `unroll()` where None.
-        proximity: λ of a term ½ λ |θ - θ₀|² that draws toward the start (iMAML, Rajeswaran et al. 2019).
+        proximity: λ of a term ½ λ |θ - θ₀|² that draws toward the start (iMAML, Rajeswaran et al. 2019); a function of
+            params gives a learned one, `lambda params: jnp.exp(params.slow["decay"])`.
         sample: (support, key) -> the batch of one step, such as `minibatch(size)`; None takes the whole support set.
         path: whether to return the fast weights after every step, leaves [steps, ...], for `episode(step_weights=...)`.
             Nothing can follow such an adaptation in a `chain`.
@@ -67,8 +68,8 @@ def inner_loop(
             "implicit() differentiates the minimum and not the steps to it, so a learned Rule would get no gradient "
             "and path=True has no derivative; use mixed_mode() or unroll()."
         )
-    if not proximity >= 0:
-        raise ValueError(f"proximity must be 0 or more, got {proximity!r}.")
+    if not callable(proximity) and not proximity >= 0:
+        raise ValueError(f"proximity must be 0 or more, or a function of params, got {proximity!r}.")
 
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ())
@@ -96,7 +97,7 @@ def inner_loop(
     return Adaptation(init, adapt, path, inner)
 
 
-def _inner_loss(loss: Loss, proximity: float, sample: Sample | None) -> InnerLoss:
+def _inner_loss(loss: Loss, proximity: float | Callable[[Params], Array], sample: Sample | None) -> InnerLoss:
     """What the inner loop descends, with all that it depends on as arguments."""
 
     def value(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> Array:
@@ -104,16 +105,17 @@ def _inner_loss(loss: Loss, proximity: float, sample: Sample | None) -> InnerLos
         if sample is not None:
             sample_key, key = jax.random.split(key)
             batch = sample(batch, sample_key)
-        value = _scalar(loss(held._replace(fast=fast), batch, key))
+        value = scalar(loss(held._replace(fast=fast), batch, key))
         if not proximity:
             return value
+        strength = proximity(held) if callable(proximity) else proximity
         squares = jax.tree.map(lambda leaf, start: ((leaf - start) ** 2).sum(), fast, held.fast)
-        return value + 0.5 * proximity * sum(jax.tree.leaves(squares))
+        return value + 0.5 * strength * sum(jax.tree.leaves(squares))
 
     return value
 
 
-def _scalar(result: object) -> Array:
+def scalar(result: object) -> Array:
     """The value of a loss, checked."""
     if not isinstance(result, tuple) or len(result) != 2 or jnp.shape(result[0]) != ():
         raise ValueError(f"A loss must return (scalar, metrics), got {jax.tree.map(jnp.shape, result)} as shapes.")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._rules import Rule
+from metajax._tree import shapes
 from metajax._types import Array, Params, PyTree
 
 _DECAYS = (0.5, 0.9, 0.99)
@@ -27,7 +28,7 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
         hidden: units of the hidden layer.
 
     Raises:
-        ValueError: hidden below 1.
+        ValueError: hidden below 1; on adaptation, when `params.rule` is not what `init` makes.
 
     Source: after Metz et al. 2020, arXiv 2009.11243.
     """
@@ -35,11 +36,18 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
         raise ValueError(f"{hidden=} must be 1 or more.")
     inputs = 2 + 2 * len(_DECAYS) + 3
 
-    def init(params: Params, key: Array) -> PyTree:
+    def init(params: Params | None, key: Array) -> PyTree:
         kernel = jax.random.normal(key, (inputs, hidden)) / inputs**0.5
         return {"hidden": (kernel, jnp.zeros(hidden)), "out": (jnp.zeros((hidden, 2)), jnp.zeros(2))}
 
     def optimizer(weights: PyTree) -> optax.GradientTransformation:
+        expected = jax.eval_shape(init, None, jax.random.key(0))
+        if jax.tree.map(jnp.shape, weights) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(
+                f"params.rule holds {shapes(weights)}, this learned_optimizer needs {shapes(expected)}; "
+                "call params = adaptation.init(params, key), with the same `hidden` as in training."
+            )
+
         def start(fast: PyTree) -> tuple[Array, PyTree, PyTree]:
             zeros = jax.tree.map(jnp.zeros_like, fast)
             return jnp.zeros((), jnp.int32), [zeros for _ in _DECAYS], zeros

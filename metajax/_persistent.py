@@ -11,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._differentiate import check_count
+from metajax._inner_loop import scalar
 from metajax._outer_loop import Info, OuterLoop, count_tasks
 from metajax._rules import Rule
 from metajax._types import Array, Batch, Loss, Params, PyTree, Task
@@ -62,7 +63,8 @@ def persistent(
     `init` is (params, tasks) -> `PersistentState`, with one task for each pair; pairs start at different ages, so that
     their problems are at different stages. `step` is (state, tasks, key) -> (state, info), so that `training.fit` runs
     it; it reads the tasks of pairs that start anew. A pair whose loss is not finite is left out, counted in
-    `info.skipped` and starts anew.
+    `info.skipped` and starts anew. One that diverges and stays finite makes a huge estimate: clip it in `optimizer`,
+    with `optax.chain(optax.clip_by_global_norm(1.0), ...)`.
 
     Args:
         rule: what is learned, with `params.rule` filled in by `rule.init(params, key)`.
@@ -113,10 +115,10 @@ def persistent(
             fast, inner = carry
             sample_key, support_key, query_key = jax.random.split(key, 3)
             support = task.support if sample is None else sample(task.support, sample_key)
-            slope = jax.grad(lambda fast: loss(params._replace(fast=fast), support, support_key)[0])(fast)
+            slope = jax.grad(lambda fast: scalar(loss(params._replace(fast=fast), support, support_key)))(fast)
             updates, inner = transformation.update(slope, inner, fast)
             fast = optax.apply_updates(fast, updates)
-            return (fast, inner), loss(params._replace(fast=fast), task.query, query_key)[0]
+            return (fast, inner), scalar(loss(params._replace(fast=fast), task.query, query_key))
 
         (fast, inner), losses = jax.lax.scan(step, (fast, inner), jax.random.split(key, truncation))
         return fast, inner, losses.mean()

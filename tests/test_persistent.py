@@ -128,3 +128,9 @@ def test_errors_say_what_to_do():
         outer.init(params._replace(rule=()), jax.tree.map(lambda leaf: leaf[:2], tasks))
     with pytest.raises(ValueError, match="hidden=0"):
         mj.learned_optimizer(0.1, hidden=0)
+    with pytest.raises(ValueError, match="this learned_optimizer needs"):
+        mj.learned_optimizer(0.1).optimizer(params.rule)
+    vector = lambda params, batch, key: (params.fast, {})
+    outer = mj.persistent(RATE, vector, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1)
+    with pytest.raises(ValueError, match=r"must return \(scalar, metrics\)"):
+        outer.step(outer.init(params, tasks), tasks, KEY)

@@ -310,6 +310,23 @@ def test_proximity_draws_toward_the_start():
     assert jnp.linalg.norm(near - params.fast) < 0.1 * jnp.linalg.norm(far - params.fast)
 
 
+def test_a_learned_proximity_gets_its_gradient():
+    params, task = ridge_problem()
+    params = params._replace(slow={"ridge": params.slow, "decay": jnp.array(0.3)})
+    loss = lambda params, *rest: ridge_loss(params._replace(slow=params.slow["ridge"]), *rest)
+
+    def slope(strategy):
+        adaptation = mj.inner_loop(
+            loss, optax.sgd(0.1), steps=200, proximity=lambda p: jnp.exp(p.slow["decay"]), differentiate=strategy
+        )
+        return jax.grad(lambda params: mj.episode(adaptation, loss)(params, task, KEY)[0])(params)
+
+    expected = slope(mj.unroll())
+    assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(expected))
+    assert_close(slope(mj.mixed_mode()), expected)
+    assert_close(slope(TIGHT), expected, 1e-6)
+
+
 def test_minibatches_differ_from_step_to_step():
     params, task = ridge_problem()
     seen = []
