@@ -26,7 +26,7 @@ def forward(function: Callable[..., Any], *, has_aux: bool = False, most: int = 
         most: number of meta-parameters from which this is an error.
 
     Raises:
-        ValueError: when traced, more than `most` meta-parameters.
+        ValueError: when traced, more than `most` meta-parameters, or a strategy without forward mode.
 
     Source: Franceschi et al. 2017, arXiv 1703.01785.
     """
@@ -42,7 +42,15 @@ def forward(function: Callable[..., Any], *, has_aux: bool = False, most: int = 
         derivative = lambda direction: jax.jvp(run, (flat,), (direction,), has_aux=has_aux)
         # Primal values are the same along every direction; they come out once.
         out_axes = (None, 0, None) if has_aux else (None, 0)
-        value, slope, *aux = jax.vmap(derivative, out_axes=out_axes)(jnp.eye(flat.size, dtype=flat.dtype))
+        try:
+            value, slope, *aux = jax.vmap(derivative, out_axes=out_axes)(jnp.eye(flat.size, dtype=flat.dtype))
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            raise ValueError(
+                "mixed_mode(), one_step() and implicit() have a reverse mode only; under forward() use unroll(), "
+                "truncated(...) or first_order()."
+            ) from error
         return ((value, aux[0]) if has_aux else value), unravel(slope)
 
     return value_and_grad

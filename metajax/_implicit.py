@@ -117,7 +117,8 @@ def dense() -> Solver:
     def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(b)
         matrix = jax.vmap(lambda row: ravel_pytree(product(unravel(row)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
-        return unravel(jnp.linalg.solve(matrix.T, flat))
+        wide = jnp.promote_types(flat.dtype, jnp.float32)  # LAPACK knows nothing shorter
+        return unravel(jnp.linalg.solve(matrix.T.astype(wide), flat.astype(wide)).astype(flat.dtype))
 
     return solver
 

@@ -65,3 +65,7 @@ def test_errors_say_what_to_do():
         mj.evolution(pairs=0, std=0.1)
     with pytest.raises(ValueError, match="std=0"):
         mj.evolution(pairs=1, std=0)
+    params, task = ridge_problem()
+    inner = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, differentiate=mj.mixed_mode())
+    with pytest.raises(ValueError, match="have a reverse mode only"):
+        mj.forward(lambda params: mj.episode(inner, ridge_loss)(params, task, KEY), has_aux=True)(params)

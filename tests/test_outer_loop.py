@@ -80,9 +80,9 @@ def test_supervised_is_ordinary_training():
 
 def test_another_estimator_of_the_gradient_is_an_argument():
     def forward(function, has_aux):
-        def estimate(params):
-            value, aux = function(params)
-            return (value, aux), jax.jacfwd(lambda params: function(params)[0])(params)
+        def estimate(params, *others):
+            value, aux = function(params, *others)
+            return (value, aux), jax.jacfwd(lambda params: function(params, *others)[0])(params)
 
         return estimate
 
