@@ -129,7 +129,7 @@ params = mj.Params(start(KEY, letter_net), (), learned.init(mj.Params((), ()), K
 sample = mj.data.meta_batch(letters, PAIRS)
 state, records = mj.training.fit(
     outer,
-    outer.init(params, sample(split.train, KEY)),
+    outer.init(params, sample(split.train, KEY), KEY),
     sample,
     split.train,
     KEY,

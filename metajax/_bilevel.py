@@ -40,10 +40,13 @@ def bilevel(
         value_and_grad: as in `outer_loop`, of a function of ((slow, rule), task, key).
 
     Raises:
-        ValueError: an adaptation with `path`; when traced, nothing to learn in slow and rule.
+        ValueError: an optimizer that is not optax's, an adaptation with `path`; when traced, nothing to learn in slow
+            and rule.
 
     Source: Franceschi et al. 2018, arXiv 1806.04910; Lorraine, Vicol and Duvenaud 2020, arXiv 1911.02590.
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
     if adaptation.path:
         raise ValueError("bilevel() keeps the last fast weights; use an inner_loop without path=True.")
 

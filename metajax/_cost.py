@@ -19,7 +19,8 @@ class Cost(NamedTuple):
 
     Attributes:
         temporary_bytes: that the compiled program needs besides its inputs and outputs.
-        flops: of matrix products and convolutions, loops counted by their length (a `while` as one round).
+        flops: of matrix products and convolutions, loops counted by their length; a lower bound where there is a
+            `while`, which counts as one round, as conjugate gradient does.
         compile_seconds: tracing included.
         run_seconds: median, None where not asked for.
         bias: |g - g₀| / |g₀|, with g₀ the gradient under the first strategy; None where nothing was run.
@@ -59,24 +60,24 @@ def estimate_cost(
     for name, strategy in strategies.items():
         task_loss = make(strategy)
 
-        def mean(params: PyTree, task_loss: TaskLoss = task_loss) -> Array:
+        def mean(params: PyTree, tasks: PyTree, task_loss: TaskLoss = task_loss) -> Array:
             return jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
 
         start = time.perf_counter()
-        traced = jax.jit(jax.grad(mean)).trace(params)
+        traced = jax.jit(jax.grad(mean)).trace(params, tasks)
         programs[name] = traced.lower().compile()
         seconds = time.perf_counter() - start
         memory = programs[name].memory_analysis().temp_size_in_bytes
         costs[name] = Cost(memory, _flops(traced.jaxpr.jaxpr), seconds)
     if not repeats:
         return costs
-    slopes = {name: program(params) for name, program in programs.items()}
+    slopes = {name: program(params, tasks) for name, program in programs.items()}
     exact = next(iter(slopes.values()))
     times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
             start = time.perf_counter()
-            jax.block_until_ready(program(params))
+            jax.block_until_ready(program(params, tasks))
             times[name].append(time.perf_counter() - start)
     biases = {n: optax.tree.norm(optax.tree.sub(s, exact)) / optax.tree.norm(exact) for n, s in slopes.items()}
     return {n: c._replace(run_seconds=float(np.median(times[n])), bias=float(biases[n])) for n, c in costs.items()}
@@ -112,6 +113,6 @@ def _flops(jaxpr: Any) -> int:
 
 def _jaxprs(params: Mapping[str, Any]) -> list[Any]:
     """The jaxprs among an equation's parameters; of the branches of a cond, the last."""
-    values = [value[-1] if name == "branches" else value for name, value in params.items()]
+    values = jax.tree.leaves([value[-1] if name == "branches" else value for name, value in params.items()])
     closed = [getattr(value, "jaxpr", value) for value in values]
     return [value for value in closed if hasattr(value, "eqns")]

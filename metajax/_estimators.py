@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from metajax._differentiate import check_count
+from metajax._tree import directions
 from metajax._types import Array, PyTree
 
 
@@ -43,7 +44,7 @@ def forward(function: Callable[..., Any], *, has_aux: bool = False, most: int = 
         # Primal values are the same along every direction; they come out once.
         out_axes = (None, 0, None) if has_aux else (None, 0)
         try:
-            value, slope, *aux = jax.vmap(derivative, out_axes=out_axes)(jnp.eye(flat.size, dtype=flat.dtype))
+            value, slope, *aux = jax.vmap(derivative, out_axes=out_axes)(directions(flat))
         except TypeError as error:
             if "custom_vjp" not in str(error):
                 raise
@@ -62,14 +63,15 @@ def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
     ∇E L(φ + σε) ≈ 1/(2nσ) Σᵢ (L(φ + σεᵢ) - L(φ - σεᵢ)) εᵢ. Unbiased for the smoothed loss, whose landscape is tamer
     than that of a long inner loop; its variance grows with the number of meta-parameters. Memory is that of 2n values.
 
-    The function's last argument is a key, or an array of keys of which the first is used; `outer_loop` gives its own.
+    The function's last argument is a key, or an array of keys of which the first is used; `outer_loop` gives its own,
+    so that every chunk of `tasks_at_once` and every device draws its own noise.
 
     Args:
         pairs: n.
         std: σ.
 
     Raises:
-        ValueError: pairs below 1, or a std that is not positive.
+        ValueError: pairs below 1, or a std that is not positive; when called, a last argument that is not a key.
 
     Source: Salimans et al. 2017, arXiv 1703.03864; Metz et al. 2019, arXiv 1810.10180.
     """
@@ -79,7 +81,7 @@ def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
 
     def make(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
         def value_and_grad(params: PyTree, *others: Any) -> tuple[Any, PyTree]:
-            key = jax.random.fold_in(others[-1] if jnp.ndim(others[-1]) == 0 else others[-1][0], 1)
+            key = _first_key(others)
             flat, unravel = ravel_pytree(params)
 
             def value(flat: Array) -> Array:
@@ -94,3 +96,11 @@ def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
         return value_and_grad
 
     return make
+
+
+def _first_key(others: tuple[Any, ...]) -> Array:
+    """A key for the noise, that a loss which splits or folds its own key will not meet."""
+    key: Any = others[-1] if others else None
+    if not jnp.issubdtype(getattr(key, "dtype", float), jax.dtypes.prng_key):
+        raise ValueError(f"evolution() draws its noise from the last argument, a jax.random.key, got {key!r}.")
+    return jax.random.fold_in(key if jnp.ndim(key) == 0 else key[0], 0x65766F6C)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from metajax._differentiate import Inner, Strategy, check_count, descend, end
 from metajax._mixed_mode import close, mixed_products
+from metajax._tree import directions
 from metajax._types import Array, PyTree
 
 Solver = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
@@ -24,6 +25,9 @@ def implicit(solver: Solver | None = None, *, tolerance: float = 1e-3, stop: flo
     Where ∇_θ L(θ*, η) = 0, the implicit function theorem gives dθ*/dη = -H⁻¹ ∂²L/∂θ∂η with H = ∂²L/∂θ². The cotangent
     v costs one linear solve, H w = v on the whole support set, and one mixed product. The start gets a gradient only
     through `inner_loop(proximity=...)` (iMAML), for without it a minimum does not depend on where the steps started.
+
+    The equation is that of the inner loss: decay belongs into the loss or `proximity`, for a term that the optimizer
+    adds (`optax.adamw`) is not in it. Nothing that is differentiated may be closed over by the optimizer.
 
     It is right only as far as the steps converged, which nothing in the result betrays: `check_meta_gradient` reports
     the norm of the inner gradient, and `stop` makes it a condition. A learned `Rule`, `path` and forward mode are
@@ -50,7 +54,7 @@ def implicit(solver: Solver | None = None, *, tolerance: float = 1e-3, stop: flo
             raise ValueError("implicit(stop=...) needs the gradient of the whole support set; leave out sample=.")
         if not len(keys):
             return inner.fast
-        inner = close(inner, keys)
+        inner = close(inner, keys, whole=True)
 
         @jax.custom_vjp
         def minimum(fast: PyTree, inputs: PyTree, keys: Array) -> PyTree:
@@ -97,8 +101,13 @@ def neumann(*, terms: int, rate: float) -> Solver:
     Args:
         terms: number of products with H.
         rate: α.
+
+    Raises:
+        ValueError: terms below 0, or a rate that is not positive.
     """
     check_count("terms", terms, 0)
+    if not rate > 0:
+        raise ValueError(f"{rate=} must be positive, and below 2 over the largest eigenvalue of H.")
 
     def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         def term(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], None]:
@@ -116,7 +125,7 @@ def dense() -> Solver:
 
     def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(b)
-        matrix = jax.vmap(lambda row: ravel_pytree(product(unravel(row)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
+        matrix = jax.vmap(lambda row: ravel_pytree(product(unravel(row)))[0])(directions(flat))
         wide = jnp.promote_types(flat.dtype, jnp.float32)  # LAPACK knows nothing shorter
         return unravel(jnp.linalg.solve(matrix.T.astype(wide), flat.astype(wide)).astype(flat.dtype))
 

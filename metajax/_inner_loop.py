@@ -68,8 +68,10 @@ def inner_loop(
             "implicit() differentiates the minimum and not the steps to it, so a learned Rule would get no gradient "
             "and path=True has no derivative; use mixed_mode() or unroll()."
         )
-    if not callable(proximity) and not proximity >= 0:
-        raise ValueError(f"proximity must be 0 or more, or a function of params, got {proximity!r}.")
+    if not callable(proximity) and (isinstance(proximity, jax.core.Tracer) or not proximity >= 0):
+        raise ValueError(f"proximity must be a number, 0 or more, or a function of params, got {proximity!r}.")
+    if path and not steps:
+        raise ValueError("path=True needs steps of 1 or more.")
 
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ())

@@ -49,19 +49,21 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
             )
 
         def start(fast: PyTree) -> tuple[Array, PyTree, PyTree]:
-            zeros = jax.tree.map(jnp.zeros_like, fast)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, _wide(leaf)), fast)
             return jnp.zeros((), jnp.int32), [zeros for _ in _DECAYS], zeros
 
         def update(gradients: PyTree, state: Any, fast: PyTree = None) -> tuple[PyTree, Any]:
             count, means, squares = state
             count = count + 1
+            short, gradients = gradients, jax.tree.map(lambda g: g.astype(_wide(g)), gradients)
             means = [
                 jax.tree.map(lambda m, g, d=decay: d * m + (1 - d) * g, mean, gradients)
                 for decay, mean in zip(_DECAYS, means, strict=True)
             ]
             squares = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, squares, gradients)
             move = lambda *leaves: _move(weights, rate, count, *leaves)
-            return jax.tree.map(move, gradients, fast, squares, *means), (count, means, squares)
+            moves = jax.tree.map(move, gradients, fast, squares, *means)
+            return jax.tree.map(lambda m, g: m.astype(g.dtype), moves, short), (count, means, squares)
 
         return optax.GradientTransformation(start, update)
 
@@ -70,7 +72,7 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
 
 def _move(weights: PyTree, rate: float, count: Array, g: Array, theta: Array, v: Array, *means: Array) -> Array:
     """The change of one leaf."""
-    time = count.astype(g.dtype)
+    time, theta = count.astype(g.dtype), theta.astype(g.dtype)
     root = jnp.sqrt(v / (1 - 0.999**time) + 1e-16)
     unbiased = [mean / (1 - decay**time) for decay, mean in zip(_DECAYS, means, strict=True)]
     ratios = [mean / root for mean in unbiased]
@@ -80,7 +82,12 @@ def _move(weights: PyTree, rate: float, count: Array, g: Array, theta: Array, v:
     shape = (1,) * g.ndim
     hidden = jax.nn.relu(features @ kernel + bias.reshape(*shape, -1))
     a, b = jnp.moveaxis(hidden @ out + shift.reshape(*shape, -1), -1, 0)
-    return (-rate * jnp.exp(a) * (ratios[1] + b)).astype(g.dtype)
+    return -rate * jnp.exp(a) * (ratios[1] + b)
+
+
+def _wide(leaf: Array) -> jnp.dtype:
+    """Averages are kept in float32 or wider: 0.999 is 1 in bfloat16."""
+    return jnp.promote_types(leaf.dtype, jnp.float32)
 
 
 def _unit(leaf: Array) -> Array:

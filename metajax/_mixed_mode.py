@@ -24,9 +24,9 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     derivative of (∇_θ L, ∇_η L) along (u, 0), one forward-mode product. Gradients pass to the start, slow weights, data
     and a rule.
 
-    The symmetry fails where a `custom_jvp` in the inner loss gives a tangent that is no derivative of anything, such as
-    one scaled by a norm: then this gradient is not that of `unroll()`, and `check_meta_gradient` says so. Under
-    `stop_gradient` both are equal, for what is stopped is a constant to both. There is no forward mode.
+    The symmetry fails where a `custom_jvp` or `custom_vjp` in the inner loss gives what is no derivative of anything,
+    such as a tangent scaled by a norm: then this gradient is not that of `unroll()`, and `check_meta_gradient` says so.
+    Under `stop_gradient` both are equal, for what is stopped is a constant to both. There is no forward mode.
 
     Args:
         remat: as in `unroll`.
@@ -81,9 +81,9 @@ def one_step(*, difference: float | None = None) -> Strategy:
     return Strategy(solve)
 
 
-def close(inner: Inner, keys: Array) -> Inner:
-    """The same problem with all that its losses close over among the inputs, so that a `custom_vjp` sees it."""
-    key = jax.ShapeDtypeStruct((), keys.dtype)
+def close(inner: Inner, keys: Array, *, whole: bool = False) -> Inner:
+    """The same problem with all that `loss` (and `whole`) closes over among the inputs, for a `custom_vjp` to see."""
+    key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     hoisted = []
 
     def convert(loss: InnerLoss, number: int) -> InnerLoss:
@@ -97,8 +97,8 @@ def close(inner: Inner, keys: Array) -> Inner:
         return converted
 
     loss = convert(inner.loss, 0)
-    whole = loss if inner.whole is inner.loss else convert(inner.whole, 1)
-    return inner._replace(loss=loss, whole=whole, inputs=(inner.inputs, hoisted))
+    of_all = convert(inner.whole, 1) if whole and inner.whole is not inner.loss else loss
+    return inner._replace(loss=loss, whole=of_all, inputs=(inner.inputs, hoisted))
 
 
 def mixed_products(loss: InnerLoss, fast: PyTree, inputs: PyTree, key: Array, u: PyTree) -> tuple[PyTree, PyTree]:

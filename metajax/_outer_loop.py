@@ -46,7 +46,7 @@ class OuterLoop(NamedTuple):
     """Learning across tasks as a pair of pure functions.
 
     Attributes:
-        init: params -> state; that of `persistent` takes tasks too. For a learned rule, give it
+        init: params -> state; that of `persistent` takes (params, tasks, key). For a learned rule, give it
             `adaptation.init(params, key)`.
         step: (state, tasks, key) -> (state, info), with tasks along the leading axis of every leaf.
     """

@@ -60,14 +60,15 @@ def persistent(
     g = 1/(2nσ²) Σᵢ ξᵢ (L⁺ᵢ - L⁻ᵢ), where L is the mean query loss after each inner step of this truncation. Truncated
     backpropagation and truncated evolution strategies use εᵢ for ξᵢ and are biased toward what helps at once.
 
-    `init` is (params, tasks) -> `PersistentState`, with one task for each pair; pairs start at different ages, so that
-    their problems are at different stages. `step` is (state, tasks, key) -> (state, info), so that `training.fit` runs
+    `init` is (params, tasks, key) -> `PersistentState`, with one task for each pair; pairs start at different ages, so
+    that their problems are at different stages. `step` is (state, tasks, key) -> (state, info), as `training.fit` wants
     it; it reads the tasks of pairs that start anew. A pair whose loss is not finite is left out, counted in
     `info.skipped` and starts anew. One that diverges and stays finite makes a huge estimate: clip it in `optimizer`,
     with `optax.chain(optax.clip_by_global_norm(1.0), ...)`.
 
     Args:
-        rule: what is learned, with `params.rule` filled in by `rule.init(params, key)`.
+        rule: what is learned, with `params.rule` filled in by `rule.init(params, key)`. Its optimizer's state must not
+            depend on `params.rule` when it begins, as that of `optax.inject_hyperparams` does.
         loss: (params, batch, key) -> (scalar, metrics), of the support set for the inner steps, of the query set for
             the outer one.
         optimizer: outer optax transformation, on `params.rule`.
@@ -79,11 +80,14 @@ def persistent(
         sample: the minibatch of an inner step, as in `inner_loop`.
 
     Raises:
-        ValueError: counts below 1, a horizon that truncation does not divide, a std that is not positive; when traced,
-            another number of tasks than pairs, or a rule that was never initialised.
+        ValueError: not a `Rule`, counts below 1, a horizon that truncation does not divide, a std that is not positive;
+            when traced, another number of tasks than pairs, a rule that was never initialised, no fast weights, or a
+            loss that is not scalar.
 
     Source: Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835.
     """
+    if not isinstance(rule, Rule):
+        raise ValueError(f"persistent() trains a metajax.Rule, such as learned_optimizer(1e-3), got {rule!r}.")
     for name, value in (("horizon", horizon), ("truncation", truncation), ("pairs", pairs)):
         check_count(name, value, 1)
     if horizon % truncation or not std > 0:
@@ -97,11 +101,13 @@ def persistent(
         inner = jax.vmap(rule.optimizer(params.rule).init)(fast)
         return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (fast, inner))
 
-    def init(params: Params, tasks: Task) -> PersistentState:
+    def init(params: Params, tasks: Task, key: Array) -> PersistentState:
         if not jax.tree.leaves(params.rule):
             raise ValueError("params.rule is empty; fill it with params._replace(rule=rule.init(params, key)).")
         _check_pairs(tasks, pairs)
-        fast, inner = begin(params, jax.random.key(0))
+        if start is None and not jax.tree.leaves(params.fast):
+            raise ValueError("params.fast has no array to begin from; fill it, or give start=(params, key) -> fast.")
+        fast, inner = begin(params, key)
         drift = jnp.zeros((pairs, ravel_pytree(params.rule)[0].size), ravel_pytree(params.rule)[0].dtype)
         age = jnp.arange(pairs, dtype=jnp.int32) * (horizon // truncation) // pairs * truncation
         state = PersistentState(params, optimizer.init(params.rule), jnp.int32(0), tasks, fast, inner, drift, age)

@@ -66,6 +66,8 @@ def _rates(initial: float, steps: int | None, like: Callable[[PyTree], PyTree]) 
     axis = () if steps is None else (steps,)
 
     def init(params: Params, key: Array) -> PyTree:
+        if not jax.tree.leaves(params.fast):
+            raise ValueError("params.fast has no array that a step size could be for; make some of the weights fast.")
         return jax.tree.map(lambda leaf: jnp.full((*axis, *leaf.shape), initial, leaf.dtype), like(params.fast))
 
     def optimizer(rates: PyTree) -> optax.GradientTransformation:

@@ -70,6 +70,11 @@ def references(batch: Batch) -> Array | None:
     return batch.weight > 0
 
 
+def directions(flat: Array) -> Array:
+    """The unit vectors [n, n] of the space of a finite vector [n]."""
+    return jnp.eye(flat.size, dtype=flat.dtype) + 0 * flat[None]  # made of it, so that it varies as it under shard_map
+
+
 def shapes(tree: PyTree) -> PyTree:
     """The tree with "dtype[shape]" in place of arrays, for messages."""
     return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)

@@ -21,8 +21,9 @@ class Check(NamedTuple):
     """What `check_meta_gradient` found; `print` it.
 
     Attributes:
-        difference: for every leaf of Params, |slope - finite difference| along one random direction, over the larger of
-            |finite difference| and what is usual along such a direction, |gradient| / √n for n numbers in the leaf.
+        difference: for every leaf of Params, |slope - finite difference| along one random direction, over the largest
+            of |finite difference|, what is usual along such a direction (|gradient| / √n for n numbers in the leaf),
+            and a thousandth of the same for all leaves.
         zero: leaves whose gradient is zero throughout.
         not_finite: leaves whose gradient has a NaN or an infinity.
         asymmetry: relative difference between what reverse over reverse and forward over reverse make of the inner
@@ -84,6 +85,7 @@ def check_meta_gradient(
     """
     task_loss = jax.jit(lambda params: episode(adaptation, loss)(params, task, key)[0])
     slopes = jax.jit(jax.grad(task_loss))(params)
+    usual = _usual(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slopes)]))
     difference, zero, not_finite = {}, [], []
     leaves, structure = jax.tree.flatten(params)
     for number, (path, slope) in enumerate(jax.tree_util.tree_leaves_with_path(slopes)):
@@ -98,7 +100,7 @@ def check_meta_gradient(
             moved = [*leaves[:number], leaf + sign * width * direction, *leaves[number + 1 :]]
             ends.append(float(task_loss(jax.tree.unflatten(structure, moved))))
         expected, found = (ends[0] - ends[1]) / (2 * width), float((slope * direction).sum())
-        scale = max(abs(expected), float(jnp.linalg.norm(slope.ravel())) / max(slope.size, 1) ** 0.5)
+        scale = max(abs(expected), _usual(slope), 1e-3 * usual if np.isfinite(usual) else 0.0)
         difference[name] = abs(found - expected) / (scale or 1.0)
     if adaptation.inner is None:
         return Check(difference, zero, not_finite, *[float("nan")] * 4)
@@ -133,6 +135,11 @@ def _check_inner(
 
     start, end = (optax.tree.norm(gradient(fast)) for fast in (params.fast, adapted.fast))
     return asymmetry, _relative(product(u), quotient), end / start, _relative(product(invert(product, v)), v)
+
+
+def _usual(slope: Array) -> float:
+    """The derivative along a random direction of length 1, root mean square."""
+    return float(jnp.linalg.norm(slope.ravel())) / max(slope.size, 1) ** 0.5
 
 
 def _relative(found: PyTree, expected: PyTree) -> Array:

@@ -60,6 +60,8 @@ def test_errors_say_what_to_do():
     params, _ = ridge_problem()
     with pytest.raises(ValueError, match="without path=True"):
         mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, path=True), query_loss, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"must be an optax\.GradientTransformation"):
+        mj.bilevel(mj.identity(), query_loss, "adam")
     outer = mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.sgd(0.1))
     with pytest.raises(ValueError, match="nothing to learn"):
         outer.init(params._replace(slow=()))

@@ -39,6 +39,19 @@ def test_evolution_is_unbiased_on_a_quadratic_and_uses_the_key():
     assert (estimate(POINT, jax.random.key(1))[1]["a"] != slope["a"]).all()
 
 
+@pytest.mark.parametrize("draw", [lambda key: jax.random.split(key)[1], lambda key: jax.random.fold_in(key, 1)])
+def test_the_noise_of_evolution_is_not_that_of_the_loss(draw):
+    """For L = φ·z with z drawn from the loss's key, the estimate is z εᵀε, whose mean times z is 3."""
+    params = jnp.zeros(3)
+    loss = lambda params, key: params @ jax.random.normal(draw(key), (3,))
+
+    def product(key):
+        return mj.evolution(pairs=1, std=0.1)(loss)(params, key)[1] @ jax.random.normal(draw(key), (3,))
+
+    products = jax.vmap(product)(jax.random.split(KEY, 4000))
+    np.testing.assert_allclose(products.mean(), 3.0, atol=0.5)  # 15 if they were the same numbers; standard error 0.1
+
+
 @pytest.mark.parametrize("value_and_grad", [mj.forward, mj.evolution(pairs=500, std=0.01)])
 def test_an_outer_loop_takes_them(value_and_grad):
     """Both steps lower the loss; forward mode takes the very step of reverse mode, in chunks and not."""
@@ -69,3 +82,5 @@ def test_errors_say_what_to_do():
     inner = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, differentiate=mj.mixed_mode())
     with pytest.raises(ValueError, match="have a reverse mode only"):
         mj.forward(lambda params: mj.episode(inner, ridge_loss)(params, task, KEY), has_aux=True)(params)
+    with pytest.raises(ValueError, match="draws its noise from the last argument"):
+        mj.evolution(pairs=1, std=0.1)(function, has_aux=True)(POINT)

@@ -31,6 +31,18 @@ for tasks_at_once, check in ((None, True), (1, True), (1, False)):
     specs = {{"in_specs": (P(), P("devices"), P()), "out_specs": P(), "check_vma": check}}
     step = jax.shard_map(many.outer.step, mesh=mesh, **specs)
     assert_close(jax.jit(step)(state, tasks, key), expected)
+import jax.numpy as jnp, metajax as mj, optax
+from test_strategies import ridge_loss, ridge_problem
+params, task = ridge_problem()
+tasks = jax.tree.map(lambda leaf: jnp.stack([leaf * scale for scale in (1.0, 0.5, 0.8, 1.2)]), task)
+dense = mj.implicit(mj.dense())
+for strategy, estimate in ((dense, jax.value_and_grad), (mj.mixed_mode(), jax.value_and_grad), (None, mj.forward)):
+    task_loss = mj.episode(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=60, differentiate=strategy), ridge_loss)
+    make = lambda **options: mj.outer_loop(task_loss, optax.sgd(0.1), value_and_grad=estimate, **options)
+    state = make().init(params)
+    specs = {{"in_specs": (P(), P("devices"), P()), "out_specs": P()}}
+    many = jax.shard_map(make(axis_name="devices").step, mesh=mesh, **specs)
+    assert_close(jax.jit(many)(state, tasks, key), jax.jit(make().step)(state, tasks, key))
 print("equal")
 """
 

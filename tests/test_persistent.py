@@ -34,7 +34,7 @@ def test_the_estimate_is_unbiased_over_a_whole_problem(truncation):
     params, tasks, task = problem(pairs)
     make = functools.partial(mj.persistent, RATE, ridge_loss, RECORD, horizon=horizon, truncation=truncation)
     outer = make(pairs=pairs, std=0.01)
-    step, state, estimates = jax.jit(outer.step), outer.init(params, tasks), []
+    step, state, estimates = jax.jit(outer.step), outer.init(params, tasks, KEY), []
     for number in range(2 * horizon // truncation):  # the first round ends what began at another age
         state, info = step(state, tasks, jax.random.fold_in(KEY, number))
         estimates.append(state.optimizer)
@@ -52,7 +52,7 @@ def test_the_estimate_is_unbiased_over_a_whole_problem(truncation):
 def test_pairs_are_at_different_ages_and_start_anew():
     params, tasks, _ = problem(4)
     outer = mj.persistent(RATE, ridge_loss, optax.sgd(1e-3), horizon=8, truncation=2, pairs=4, std=0.01)
-    state = outer.init(params, tasks)
+    state = outer.init(params, tasks, KEY)
     assert state.age.tolist() == [0, 2, 4, 6]
     step = jax.jit(outer.step)
     state, _ = step(state, tasks, KEY)
@@ -69,12 +69,12 @@ def test_a_pair_that_is_not_finite_is_left_out_and_starts_anew():
     params, tasks, _ = problem(3)
     outer = mj.persistent(RATE, ridge_loss, RECORD, horizon=8, truncation=2, pairs=3, std=0.01)
     bad = tasks._replace(query=tasks.query._replace(y=tasks.query.y.at[1].set(jnp.nan)))
-    state, info = outer.step(outer.init(params, bad), tasks, KEY)
+    state, info = outer.step(outer.init(params, bad, KEY), tasks, KEY)
     assert info.skipped == 1 and jnp.isfinite(info.loss) and bool(jnp.isfinite(state.optimizer).all())
     state, info = outer.step(state, tasks, KEY)
     assert info.skipped == 0
     all_bad = tasks._replace(query=tasks.query._replace(y=tasks.query.y * jnp.nan))
-    start = outer.init(params, all_bad)
+    start = outer.init(params, all_bad, KEY)
     state, info = outer.step(start, tasks, KEY)
     assert info.skipped == 3 and jnp.isnan(info.loss)
     assert_close(state.params, start.params, 0)
@@ -91,7 +91,7 @@ def test_training_runs_by_fit_and_lowers_the_loss():
     )  # fmt: skip
     state, records = mj.training.fit(
         outer,
-        outer.init(params, tasks),
+        outer.init(params, tasks, KEY),
         lambda dataset, key: dataset,
         tasks,
         KEY,
@@ -114,6 +114,17 @@ def test_an_untrained_learned_optimizer_is_adam():
     assert_close(*adapted, 1e-6)
 
 
+def test_a_learned_optimizer_moves_short_floats():
+    """Averages in bfloat16 would never move, and a zero gradient would be 0/0."""
+    fast = {"a": jnp.full(3, 0.1, jnp.bfloat16)}
+    loss = lambda params, batch, key: (params.fast["a"][:2].sum(), {})
+    adaptation = mj.inner_loop(loss, mj.learned_optimizer(0.01), steps=5)
+    params = adaptation.init(mj.Params(fast, ()), KEY)
+    moved = adaptation.adapt(params, mj.Batch(jnp.ones(1), jnp.ones(1)), KEY).fast["a"]
+    assert moved.dtype == jnp.bfloat16
+    np.testing.assert_allclose(moved.astype(jnp.float32), [0.05, 0.05, 0.1], atol=2e-3)
+
+
 def test_errors_say_what_to_do():
     params, tasks, _ = problem(3)
     make = functools.partial(mj.persistent, RATE, ridge_loss, optax.sgd(0.1))
@@ -123,9 +134,9 @@ def test_errors_say_what_to_do():
         make(horizon=8, truncation=2, pairs=0, std=0.1)
     outer = make(horizon=8, truncation=2, pairs=2, std=0.1)
     with pytest.raises(ValueError, match="each of pairs=2, got 3"):
-        outer.init(params, tasks)
+        outer.init(params, tasks, KEY)
     with pytest.raises(ValueError, match=r"rule\.init\(params, key\)"):
-        outer.init(params._replace(rule=()), jax.tree.map(lambda leaf: leaf[:2], tasks))
+        outer.init(params._replace(rule=()), jax.tree.map(lambda leaf: leaf[:2], tasks), KEY)
     with pytest.raises(ValueError, match="hidden=0"):
         mj.learned_optimizer(0.1, hidden=0)
     with pytest.raises(ValueError, match="this learned_optimizer needs"):
@@ -133,4 +144,8 @@ def test_errors_say_what_to_do():
     vector = lambda params, batch, key: (params.fast, {})
     outer = mj.persistent(RATE, vector, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1)
     with pytest.raises(ValueError, match=r"must return \(scalar, metrics\)"):
-        outer.step(outer.init(params, tasks), tasks, KEY)
+        outer.step(outer.init(params, tasks, KEY), tasks, KEY)
+    with pytest.raises(ValueError, match=r"trains a metajax\.Rule"):
+        mj.persistent(optax.sgd(0.1), ridge_loss, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1)
+    with pytest.raises(ValueError, match="no array to begin from"):
+        outer.init(params._replace(fast=()), tasks, KEY)

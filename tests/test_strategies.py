@@ -47,7 +47,7 @@ def mlp():
 
 
 def conv4():
-    net = mj.nets.Conv4(3, channels=1, width=4, rngs=nnx.Rngs(0))
+    net = mj.nets.Conv4(3, channels=1, width=4, pool=True, size=16, rngs=nnx.Rngs(0))
     apply, params = mj.nets.functional(net, fast=nnx.Not(nnx.PathContains(0)))
     x, y = jax.random.normal(KEY, (2, 6, 16, 16, 1)), jnp.arange(6) % 3
     return apply, params, mj.Task(mj.Batch(x[0], y), mj.Batch(x[1], y))
@@ -377,6 +377,14 @@ def test_errors_say_what_to_do():
         mj.one_step(difference=0)
     with pytest.raises(ValueError, match="proximity must be 0 or more"):
         make(proximity=-1.0)
+    with pytest.raises(ValueError, match="or a function of params"):
+        jax.jit(lambda strength: make(proximity=strength).adapt(params, task.support, KEY))(1.0)
+    with pytest.raises(ValueError, match="needs steps of 1"):
+        mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=0, path=True)
+    with pytest.raises(ValueError, match="rate=0 must be positive"):
+        mj.neumann(terms=3, rate=0)
+    with pytest.raises(ValueError, match="no array that a step size"):
+        mj.shared_rate(0.1).init(params._replace(fast=()), KEY)
     with pytest.raises(ValueError, match="learned Rule would get no gradient"):
         mj.inner_loop(ridge_loss, mj.learned_rates(0.1), steps=3, differentiate=mj.implicit())
     with pytest.raises(ValueError, match="must be positive"):
@@ -397,6 +405,14 @@ def test_errors_say_what_to_do():
         weighted(chained, task, KEY)
     with pytest.raises(ValueError, match="without path"):
         mj.predict(make(path=True), lambda params, x: x, params, task.support, task.query.x, KEY)
+
+
+@pytest.mark.parametrize("strategy", [mj.mixed_mode(), mj.implicit(), mj.one_step()])
+def test_raw_keys_do_too(strategy):
+    params, task = ridge_problem()
+    adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=3, differentiate=strategy, sample=mj.minibatch(4))
+    slope = lambda key: jax.grad(lambda p: mj.episode(adaptation, ridge_loss)(p, task, key)[0])(params)
+    assert_close(slope(jax.random.PRNGKey(0)), slope(jax.random.wrap_key_data(jax.random.PRNGKey(0))))
 
 
 @pytest.mark.parametrize("strategy", [mj.mixed_mode(), TIGHT])

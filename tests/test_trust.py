@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from problems import assert_close
 from test_strategies import KEY, learned_rate, ridge_loss, ridge_problem
 
@@ -36,8 +37,18 @@ def scaled(x):
 scaled.defjvp(lambda primals, tangents: (primals[0], tangents[0] * jnp.linalg.norm(primals[0])))
 
 
-def test_a_tangent_that_is_no_derivative_is_named():
-    found = check(mj.mixed_mode(), lambda p, *rest: ridge_loss(p._replace(fast=scaled(p.fast)), *rest), steps=2)
+@jax.custom_vjp
+def clipped(x):
+    """The identity, with a cotangent that is scaled by the norm of x."""
+    return x
+
+
+clipped.defvjp(lambda x: (x, x), lambda x, cotangent: (cotangent * jnp.linalg.norm(x),))
+
+
+@pytest.mark.parametrize("wrong", [scaled, clipped])
+def test_a_tangent_that_is_no_derivative_is_named(wrong):
+    found = check(mj.unroll(), lambda p, *rest: ridge_loss(p._replace(fast=wrong(p.fast)), *rest), steps=2)
     assert found.asymmetry > 0.01
     assert check(mj.mixed_mode(), steps=2).asymmetry < 1e-12
 
@@ -65,6 +76,8 @@ def test_implicit_that_has_not_converged_is_seen():
     assert converged.inner_gradient < 1e-10 and max(converged.difference.values()) < 1e-4
     assert early.inner_gradient > 0.1 and max(early.difference.values()) > 0.1
     assert converged.solve_residual < 1e-5
+    nearly = check(mj.implicit(), steps=100)  # the start has no gradient, and a difference near 0
+    assert nearly.zero == ["fast"] and max(nearly.difference.values()) < 0.1
     params, task = ridge_problem()
     adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=5)
     hasty = mj.conjugate_gradient(steps=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -56,26 +55,18 @@ def patches(x: Array, stride: int = 1) -> Array:
     return jnp.concatenate([x[:, row, column] for row in down for column in across], axis=-1)
 
 
-@jax.custom_jvp
 def max_pool(x: Array) -> Array:
-    """Maximum of 2x2 windows: [n, h, w, c] -> [n, ⌊h/2⌋, ⌊w/2⌋, c]. Ties share the derivative."""
-    return _windows(x).max(axis=(2, 4))
+    """Maximum of 2x2 windows: [n, h, w, c] -> [n, ⌊h/2⌋, ⌊w/2⌋, c]. Of a tie the first has the derivative.
 
-
-@max_pool.defjvp
-def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    windows = _windows(primals[0])
-    top = windows.max(axis=(2, 4), keepdims=True)
-    chosen = (windows == top).astype(windows.dtype)
-    share = chosen / chosen.sum(axis=(2, 4), keepdims=True)
-    return top[:, :, 0, :, 0], (share * _windows(tangents[0])).sum(axis=(2, 4))
-
-
-def _windows(x: Array) -> Array:
-    """[n, h, w, c] -> [n, ⌊h/2⌋, 2, ⌊w/2⌋, 2, c]; an odd last row or column is dropped."""
+    Values are compared with each other and never with a maximum: under rematerialisation XLA may round the two
+    differently, and a derivative masked by `x == max` then silently loses windows.
+    """
     images, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(images, height // 2, 2, width // 2, 2, channels)
+    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(images, height // 2, 2, width // 2, 2, channels)
+    upper, lower = x[:, :, 0], x[:, :, 1]
+    x = jnp.where(upper >= lower, upper, lower)
+    left, right = x[:, :, :, 0], x[:, :, :, 1]
+    return jnp.where(left >= right, left, right)
 
 
 class TaskNorm(nnx.Module):
