@@ -10,7 +10,8 @@ from problems import ALGORITHMS, WAYS, assert_close, first, make_problem, make_t
 import metajax as mj
 
 KEY = jax.random.key(3)
-every = pytest.mark.parametrize("name", ALGORITHMS)
+# One worker takes all tests of an algorithm, for they share what was compiled.
+every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ALGORITHMS])
 writers = pytest.mark.parametrize("name", ["prototypes", "ridge", "proto_maml"])
 
 
