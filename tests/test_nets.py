@@ -56,6 +56,9 @@ def test_max_pool(size):
     check_grads(nets.max_pool, (x,), order=2, modes=("fwd", "rev"))
     tie = jax.grad(lambda x: nets.max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(tie[0, :, :, 0], [[1.0, 0.0], [0.0, 0.0]])
+    for place in range(4):  # a task that is not finite must not become so
+        one = jnp.ones(4).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+        assert jnp.isnan(nets.max_pool(one)).all()
 
 
 def test_task_norm_normalises_by_the_rows_of_reference():

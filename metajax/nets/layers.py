@@ -63,10 +63,13 @@ def max_pool(x: Array) -> Array:
     """
     images, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(images, height // 2, 2, width // 2, 2, channels)
-    upper, lower = x[:, :, 0], x[:, :, 1]
-    x = jnp.where(upper >= lower, upper, lower)
-    left, right = x[:, :, :, 0], x[:, :, :, 1]
-    return jnp.where(left >= right, left, right)
+    x = _larger(x[:, :, 0], x[:, :, 1])
+    return _larger(x[:, :, :, 0], x[:, :, :, 1])
+
+
+def _larger(first: Array, second: Array) -> Array:
+    """The larger of two, or NaN where one is."""
+    return jnp.where((first >= second) | jnp.isnan(first), first, second)
 
 
 class TaskNorm(nnx.Module):
