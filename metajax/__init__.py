@@ -5,6 +5,7 @@ from metajax._types import Batch as Batch
 from metajax._types import Loss as Loss
 from metajax._types import Modalities as Modalities
 from metajax._types import Params as Params
+from metajax._types import Series as Series
 from metajax._types import Task as Task
 from metajax._types import TaskLoss as TaskLoss
 from metajax._tree import minibatch as minibatch
@@ -64,6 +65,7 @@ from metajax._trust import check_meta_gradient as check_meta_gradient
 # Floor 4: what stands on the core.
 from metajax import data as data
 from metajax import losses as losses
+from metajax import modalities as modalities
 from metajax import nets as nets
 from metajax import plots as plots
 from metajax import training as training

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from metajax._adaptation import Adaptation
 from metajax._closed_form import Apply
 from metajax._tree import concatenate, examples, references, shapes, weights
-from metajax._types import Array, Batch, Loss, Metrics, Params, PyTree, Task, TaskLoss
+from metajax._types import Array, Batch, Loss, Metrics, Modalities, Params, PyTree, Task, TaskLoss
 
 
 def episode(
@@ -145,6 +145,13 @@ def _after_support(support: Batch, query: Batch) -> Batch:
 
 def _check_alike(task: Task) -> None:
     """Fails where an example of the support set is not of the same kind as one of the query set."""
+    if isinstance(task.support.x, Modalities) and isinstance(task.query.x, Modalities):
+        names = [sorted(batch.x.value) for batch in (task.support, task.query)]
+        if names[0] != names[1]:
+            raise ValueError(
+                f"The support set has the modalities {names[0]}, the query set {names[1]}; name all of them in both, "
+                "with present set to False where one is missing."
+            )
     support, query = (
         jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf)[1:])}", (batch.x, batch.y))
         for batch in (task.support, task.query)

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from metajax._types import Array, Batch, PyTree
+from metajax._types import Array, Batch, Modalities, PyTree
+
+
+def modalities(value: Mapping[str, PyTree], present: Mapping[str, Array] | None = None) -> Modalities:
+    """Several views of the same examples, checked; a modality that `present` does not name is there in all of them.
+
+    Args:
+        value: {name: pytree of arrays [examples, ...]}.
+        present: {name: bool[examples]}.
+
+    Raises:
+        ValueError: no modality, an unknown name in `present`, or shapes that do not fit.
+
+    >>> value = {"image": jnp.ones((2, 8, 8, 1)), "audio": jnp.ones((2, 99))}
+    >>> modalities(value, {"audio": jnp.array([True, False])}).present["image"].tolist()
+    [True, True]
+    """
+    present = dict(present or {})
+    sizes = {name: {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(views)} for name, views in value.items()}
+    shape: tuple[int, ...] = next(iter(next(iter(sizes.values()), ())), ())
+    if not shape or any(size != {shape} for size in sizes.values()):
+        raise ValueError(f"Every modality must have the same number of examples, got {sizes}.")
+    if unknown := sorted(present.keys() - value.keys()):
+        raise ValueError(f"present names {unknown}, but the modalities are {sorted(value)}.")
+    for name in value:
+        here = present.setdefault(name, jnp.ones(shape, bool))
+        if not jnp.issubdtype(jnp.result_type(here), jnp.bool_) or jnp.shape(here) != shape:
+            got = f"{jnp.result_type(here)}{list(jnp.shape(here))}"
+            raise ValueError(f"present[{name!r}] must be bool{list(shape)}, one for each example, got {got}.")
+    return Modalities(dict(value), present)
+
+
+def blank(x: Modalities) -> Modalities:
+    """The same with zeros where a modality is absent, so that what stood there reaches no output and no gradient."""
+
+    def clear(leaf: Array, here: Array) -> Array:
+        here = here.reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(here, leaf, jnp.zeros_like(leaf))
+
+    value = {name: jax.tree.map(lambda leaf: clear(leaf, x.present[name]), x.value[name]) for name in x.value}  # noqa: B023
+    return x._replace(value=value)
 
 
 def take(batch: Batch, rows: Array) -> Batch:

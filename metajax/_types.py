@@ -24,6 +24,18 @@ class Modalities(NamedTuple):
     present: dict[str, Array]
 
 
+class Series(NamedTuple):
+    """Sequences of different lengths, padded to one; where all have one length, the array alone will do.
+
+    Attributes:
+        value: [examples, time, channels].
+        length: int[examples]; what stands in `value` from there on has no meaning.
+    """
+
+    value: Array
+    length: Array
+
+
 class Batch(NamedTuple):
     """Labelled examples, along the leading axis of every leaf.
 

@@ -226,3 +226,54 @@ def test_check_task_checks_values():
     with pytest.raises(ValueError, match="4 rows of x and 2 labels"):
         data.check_task(task._replace(query=task.query._replace(y=task.query.y[:2])), ways=2)
     assert mj.Task is type(task)
+
+
+def several(rows=6):
+    value = {"image": np.full((rows, 4, 4, 1), 255, np.uint8), "audio": np.full((rows, 8), 16384, np.int16)}
+    return value, {"audio": np.arange(rows) % 3 > 0}
+
+
+def test_several_modalities_go_through_data_sets_and_episodes():
+    value, present = several(12)
+    value["audio"][::3] = 7  # absent
+    x = mj.data.modalities(value, present)
+    info = {"height": np.array([1.0, 2.0, 3.0]), "icon": np.full((3, 2), 51, np.uint8)}
+    data = mj.data.dataset(x, np.repeat([2, 0, 1], 4), names=["a", "b", "c"], info=info)
+    assert np.asarray(data.x.value["audio"])[~np.asarray(data.x.present["audio"])].max() == 0
+    chosen = mj.data.select(data, lambda name: name != "b")
+    np.testing.assert_array_equal(chosen.info["height"], [1.0, 3.0])
+    task = jax.jit(mj.data.episodes(2, 1, 3))(chosen, jax.random.key(1))
+    assert task.support.x.value["image"].max() == 1 and task.support.x.value["audio"].dtype == jnp.float32
+    there = np.asarray(task.query.x.present["audio"])
+    np.testing.assert_array_equal(np.asarray(task.query.x.value["audio"])[:, 0], 0.5 * there)
+    assert sorted(task.support.info["height"].tolist()) == [1, 3] and np.allclose(task.support.info["icon"], 0.2)
+    assert task.query.info == ()
+    heights = {float(mj.data.episodes(1, 1, 1)(data, jax.random.key(s)).support.info["height"][0]) for s in range(20)}
+    assert heights == {1.0, 2.0, 3.0}, "of the class that was drawn"
+    mj.data.check_task(task, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value, present: value.clear(), "same number of examples"),
+        (lambda value, present: value.update(audio=value["audio"][:3]), "same number of examples"),
+        (lambda value, present: present.update(adio=present["audio"]), r"\['adio'\], but .*\['audio', 'image'\]"),
+        (lambda value, present: present.update(audio=present["audio"][:3]), r"bool\[6\].*got bool\[3\]"),
+        (lambda value, present: present.update(audio=np.ones(6)), r"bool\[6\].*got float64\[6\]"),
+    ],
+)  # fmt: skip
+def test_errors_of_modalities(change, message):
+    value, present = several()
+    change(value, present)
+    with pytest.raises(ValueError, match=message):
+        mj.data.modalities(value, present)
+    with pytest.raises(ValueError, match=message):
+        mj.data.dataset(mj.Modalities(value, {**dict.fromkeys(value, np.ones(6, bool)), **present}), np.arange(6))
+
+
+def test_errors_of_what_is_known_of_classes():
+    with pytest.raises(ValueError, match="one row for each of the 3 classes"):
+        mj.data.dataset(np.ones((3, 1)), np.arange(3), info=np.ones(2))
+    with pytest.raises(ValueError, match=r"info\['a'\] is not finite in rows \[1\]"):
+        mj.data.dataset(np.ones((3, 1)), np.arange(3), info={"a": np.array([0, np.nan, 0])})

@@ -15,11 +15,12 @@ FLOORS = {
     1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit", "_estimators"],
     2: ["_rules", "_inner_loop", "_closed_form", "_learned_optimizer"],
     3: ["_outer_loop", "_task_losses", "_evaluate", "_trust", "_cost", "_persistent", "_bilevel"],
-    4: ["losses", "training", "plots", "nets", "data"],
+    4: ["losses", "training", "plots", "nets", "data", "modalities"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 FOREIGN = {"flax", "tensorflow", "tensorflow_datasets", "matplotlib", "torch", "sklearn"}
 MAY_IMPORT = {"nets": {"flax"}, "plots": {"matplotlib"}, "data": {"matplotlib"}}
+FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_tokens)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -47,7 +48,7 @@ def test_every_file_has_a_floor():
 
 
 def public():
-    for module in (mj, mj.nets, mj.data, mj.losses, mj.training, mj.plots):
+    for module in (mj, mj.nets, *FUSION, mj.data, mj.modalities, mj.losses, mj.training, mj.plots):
         for name, value in vars(module).items():
             ours = getattr(value, "__module__", "").startswith("metajax")
             if ours and not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):

@@ -1,5 +1,6 @@
 """Data sets on the device, and tasks drawn from them."""
 
+from metajax._tree import modalities as modalities
 from metajax.data.arrays import Dataset as Dataset
 from metajax.data.arrays import dataset as dataset
 from metajax.data.arrays import select as select

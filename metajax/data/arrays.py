@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax._types import Array, PyTree
+from metajax._tree import blank, modalities
+from metajax._types import Array, Modalities, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -21,12 +22,14 @@ class Dataset:
     It is the one dataclass of the library, because what is static (names, sizes) is no array.
 
     Attributes:
-        x: pytree of arrays [examples, ...], uint8 stays uint8; float64 becomes JAX's default float.
+        x: pytree of arrays [examples, ...], a `Modalities` where there are several; uint8 and int16 stay as they are,
+            float64 becomes JAX's default float.
         y: int32[examples], the label of each row, ascending.
         start: int32[classes], the first row of each class.
         count: int32[classes], the number of rows of each class.
         names: one name a class, static. What a class belongs to comes first: "Greek/alpha".
         smallest: number of rows of the smallest class, static, so that compiled code can refuse too large a draw.
+        info: pytree of arrays [classes, ...]: what is known of a class besides its examples, such as a description.
     """
 
     x: PyTree
@@ -35,6 +38,7 @@ class Dataset:
     count: Array
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     smallest: int = dataclasses.field(metadata={"static": True})
+    info: PyTree = ()
 
     @property
     def classes(self) -> int:
@@ -42,15 +46,16 @@ class Dataset:
         return len(self.names)
 
 
-def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> Dataset:
+def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info: PyTree = ()) -> Dataset:
     """Makes a `Dataset` of arrays and puts it on the default device.
 
     Values are checked here, while they are concrete, so that compiled code need not.
 
     Args:
-        x: pytree of arrays [examples, ...].
+        x: pytree of arrays [examples, ...], or a `Modalities` of them; absent values become zero.
         y: integers [examples], from 0 to classes - 1; every class has an example.
         names: one a class; by default the labels themselves.
+        info: pytree of arrays [classes, ...]; `episodes` hands the rows of a task's classes on as `support.info`.
 
     Raises:
         ValueError: no examples, lengths that differ, labels that are not integers, out of range or
@@ -60,6 +65,7 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> D
     >>> digits.classes, digits.count.tolist()
     (2, [3, 3])
     """
+    x = blank(modalities(x.value, x.present)) if isinstance(x, Modalities) else x
     x, labels = jax.tree.map(np.asarray, x), np.asarray(y)
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if labels.ndim != 1 or not len(labels) or lengths != {labels.shape}:
@@ -74,10 +80,15 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> D
     if not count.all():
         empty = np.flatnonzero(count == 0).tolist()
         raise ValueError(f"Classes {empty[:10]} have no example; renumber the labels (np.unique, return_inverse=True).")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+    info = jax.tree.map(np.asarray, info)
+    if any(leaf.shape[:1] != (classes,) for leaf in jax.tree.leaves(info)):
+        sizes = jax.tree.map(np.shape, info)
+        raise ValueError(f"info must have one row for each of the {classes} classes, got shapes {sizes}.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"x": x, "info": info}):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
             rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)).tolist()
-            raise ValueError(f"x{jax.tree_util.keystr(path)} is not finite in rows {rows[:10]}; drop or repair them.")
+            where = path[0].key + jax.tree_util.keystr(path[1:])
+            raise ValueError(f"{where} is not finite in rows {rows[:10]}; drop or repair them.")
     order = np.argsort(labels, kind="stable")
     return Dataset(
         x=jax.tree.map(lambda leaf: jnp.asarray(leaf[order]), x),
@@ -86,6 +97,7 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None) -> D
         count=jnp.asarray(count, jnp.int32),
         names=tuple(str(name) for name in (range(classes) if names is None else names)),
         smallest=int(count.min()),
+        info=jax.tree.map(jnp.asarray, info),
     )
 
 
@@ -111,4 +123,6 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
     rows = np.flatnonzero(mask[np.asarray(source.y)])
     labels = (np.cumsum(mask) - 1)[np.asarray(source.y)[rows]]
     names = [name for name, kept in zip(source.names, mask, strict=True) if kept]
-    return dataset(jax.tree.map(lambda leaf: np.asarray(leaf)[rows], source.x), labels, names=names)
+    x = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], source.x)
+    info = jax.tree.map(lambda leaf: np.asarray(leaf)[mask], source.info)
+    return dataset(x, labels, names=names, info=info)

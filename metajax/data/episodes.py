@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._types import Array, Batch, PyTree, Task
+from metajax._tree import blank, modalities
+from metajax._types import Array, Batch, Modalities, PyTree, Task
 from metajax.data.arrays import Dataset
 
 Drawn = TypeVar("Drawn")
@@ -21,7 +22,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
     """Classification tasks: `ways` classes, and of each `shots` support and `queries` query examples.
 
     Classes and examples are drawn without replacement, uniformly; the classes are numbered 0 to ways - 1 in the order
-    drawn. uint8 values become float32 in [0, 1] after the draw, so that the data set stays small.
+    drawn. uint8 values become float32 in [0, 1], int16 ones in [-1, 1), after the draw, so that the data set stays
+    small.
 
     Args:
         ways: classes in a task.
@@ -32,7 +34,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
 
     Returns:
         (dataset, key) -> Task with x [ways * shots, ...] and y int32[ways * shots] in the support set, and the same
-        with `queries` in the query set, sorted by class.
+        with `queries` in the query set, sorted by class; `support.info` is what the data set knows of these classes.
 
     Raises:
         ValueError: sizes below 1; when called, more ways than classes, more shots and queries than the smallest class
@@ -69,7 +71,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
                 x = turn(x, jnp.repeat(turns, rows.shape[1]))
             return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
 
-        return Task(support=batch(rows[:, :shots]), query=batch(rows[:, shots:]))
+        info = jax.tree.map(lambda leaf: _real(leaf[chosen]), dataset.info)
+        return Task(support=batch(rows[:, :shots])._replace(info=info), query=batch(rows[:, shots:]))
 
     return sample
 
@@ -134,9 +137,14 @@ def draw(bits: Array, total: int | Array) -> Array:
 
 
 def rows_of(dataset: Dataset, rows: Array) -> PyTree:
-    """The examples in these rows, uint8 as float32 in [0, 1]."""
-    picked = jax.tree.map(lambda leaf: leaf[rows], dataset.x)
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / 255 if leaf.dtype == jnp.uint8 else leaf, picked)
+    """The examples in these rows, images and waves as float32."""
+    return jax.tree.map(lambda leaf: _real(leaf[rows]), dataset.x)
+
+
+def _real(values: Array) -> Array:
+    """uint8 (an image) as float32 in [0, 1], int16 (a wave) in [-1, 1), and everything else as it is."""
+    scale = {jnp.dtype(jnp.uint8): 255, jnp.dtype(jnp.int16): 32768}.get(values.dtype)
+    return values if scale is None else values.astype(jnp.float32) / scale
 
 
 def turn(x: Array, turns: Array) -> Array:
@@ -158,7 +166,8 @@ def check_task(task: Task, ways: int) -> None:
         y = np.asarray(batch.y)
         if not np.issubdtype(y.dtype, np.integer) or (y.size and not (y.min() >= 0 and y.max() < ways)):
             raise ValueError(f"Labels of the {name} set must be integers in 0 to {ways - 1}, got {np.unique(y)[:10]}.")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(batch.x):
+        x = blank(modalities(batch.x.value, batch.x.present)) if isinstance(batch.x, Modalities) else batch.x
+        for path, leaf in jax.tree_util.tree_leaves_with_path(x):
             leaf = np.asarray(leaf)
             if len(leaf) != len(y):
                 raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(y)} labels.")

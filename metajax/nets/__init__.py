@@ -1,5 +1,8 @@
 """Flax modules, and the seam that makes them functions."""
 
+from metajax.nets import fusion as fusion
+from metajax.nets import fusion_products as fusion_products
+from metajax.nets import fusion_tokens as fusion_tokens
 from metajax.nets.encoders import MLP as MLP
 from metajax.nets.encoders import Conv4 as Conv4
 from metajax.nets.functional import functional as functional
@@ -10,3 +13,4 @@ from metajax.nets.layers import NoNorm as NoNorm
 from metajax.nets.layers import TaskNorm as TaskNorm
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
+from metajax.nets.multimodal import Multimodal as Multimodal

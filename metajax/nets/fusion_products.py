@@ -1,0 +1,192 @@
+"""Fusions that multiply modalities with each other, and mixtures and products of experts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax._types import Array
+from metajax.nets.fusion import Features, Fused, _kernel, _per_name, _softmax, stack
+
+
+class Tensor(nnx.Module):
+    """Every product of entries of different modalities: y = W vec([1; f₁] ⊗ ... ⊗ [1; f_M]) + b.
+
+    An absent modality leaves the 1, hence the products of the others.
+
+    Args:
+        names: of the modalities.
+        width: of each and of the answer.
+        rngs: for the weights.
+
+    Parameters: (width + 1)ᴹ width + width; `LowRankTensor` has fewer.
+    Source: Zadeh et al. 2017, arXiv 1707.07250.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+        self.names = tuple(sorted(names))
+        sizes = (width + 1,) * len(names)
+        self.kernel = _kernel(rngs, math.prod(sizes), *sizes, width)
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        _, f_MxNxD, _ = stack(features, present, self.names)
+        y = jnp.broadcast_to(self.kernel[...][None], (f_MxNxD.shape[1], *self.kernel.shape))
+        for f_NxE in _with_one(f_MxNxD):
+            y = jnp.einsum("ne,ne...->n...", f_NxE, y)
+        return Fused(y + self.bias[None], {})
+
+
+class LowRankTensor(nnx.Module):
+    """Tensor fusion whose W is a sum of `rank` products: y = Σᵣ Πₘ (Aₘᵣ [1; fₘ]) + b.
+
+    Args:
+        names: of the modalities.
+        width: of each and of the answer.
+        rank: number of products; with (width + 1)ᴹ⁻¹ every W of `Tensor` can be written.
+        rngs: for the weights.
+
+    Parameters: M rank (width + 1) width + width.
+    Source: Liu et al. 2018, arXiv 1806.00064.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, *, rank: int, rngs: nnx.Rngs):
+        if rank < 1:
+            raise ValueError(f"{rank=} must be 1 or more.")
+        self.factors = _per_name(names, lambda: _kernel(rngs, (width + 1) * rank, rank, width + 1, width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        names, f_MxNxD, _ = stack(features, present, self.factors)
+        product = jnp.ones(())
+        for name, f_NxE in zip(names, _with_one(f_MxNxD), strict=True):
+            product = product * jnp.einsum("ne,red->rnd", f_NxE, self.factors[name][...])
+        return Fused(product.sum(axis=0) + self.bias[None], {})
+
+
+class Multiplicative(nnx.Module):
+    """A bilinear form for every pair, and a linear layer: y = Σ_{l<m} f_l · B_lm · f_m + Σₘ Wₘ fₘ + b.
+
+    Args:
+        names: of the modalities.
+        width: of each and of the answer.
+        rngs: for the weights.
+
+    Parameters: ½ M (M - 1) width³ + M width² + width.
+    Source: Jayakumar et al. 2020, "Multiplicative interactions and where to find them", ICLR.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+        self.pairs = tuple(itertools.combinations(sorted(names), 2))
+        self.linear = _per_name(names, lambda: _kernel(rngs, len(names) * width, width, width))
+        self.forms = nnx.List([_kernel(rngs, width**2, width, width, width) for _ in self.pairs])
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        names, f_MxNxD, _ = stack(features, present, self.linear)
+        f = dict(zip(names, f_MxNxD, strict=True))
+        y = sum(f[name] @ self.linear[name][...] for name in names) + self.bias[None]
+        for (first, second), form in zip(self.pairs, self.forms, strict=True):
+            y = y + jnp.einsum("na,abc,nb->nc", f[first], form[...], f[second])
+        return Fused(y, {})
+
+
+class ProductOfExperts(nnx.Module):
+    """Each modality says where the answer is and how surely: y = Σₘ pₘ tₘ μₘ / (1 + Σₘ pₘ tₘ), tₘ = exp(Tₘ fₘ + cₘ).
+
+    The mean of the product of Gaussians N(μₘ, 1/tₘ), μₘ = Mₘ fₘ, and of a prior N(0, 1), which alone is left where
+    nothing is present. A weight is the share of its modality in Σₘ pₘ tₘ, averaged over entries.
+
+    Args:
+        names: of the modalities.
+        width: of each and of the answer.
+        rngs: for the weights.
+
+    Parameters: M (2 width² + width).
+    Source: Wu and Goodman 2018, arXiv 1802.05335.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+        self.means = _per_name(names, lambda: _kernel(rngs, width, width, width))
+        self.precisions = _per_name(names, lambda: nnx.Linear(width, width, rngs=rngs))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        names, f_MxNxD, here_MxN = stack(features, present, self.means)
+        pairs = list(zip(names, f_MxNxD, strict=True))
+        mean_MxNxD = jnp.stack([f @ self.means[name][...] for name, f in pairs])
+        log_t = jnp.stack([self.precisions[name](f) for name, f in pairs])
+        t_MxNxD = jnp.where(here_MxN[:, :, None], jnp.exp(log_t), 0)
+        shares = _softmax(log_t, here_MxN[:, :, None]).mean(axis=2)
+        y = (t_MxNxD * mean_MxNxD).sum(axis=0) / (1 + t_MxNxD.sum(axis=0))
+        return Fused(y, dict(zip(names, shares, strict=True)))
+
+
+class MixtureOfExperts(nnx.Module):
+    """Each modality has an expert and says how much it should count: y = Σₘ gₘ Eₘ(fₘ), g = softmaxₘ(vₘ·fₘ + cₘ).
+
+    Eₘ(f) = relu(f W₁ + b₁) W₂. The softmax is over those that are present.
+
+    Args:
+        names: of the modalities.
+        width: of each, of the hidden layer and of the answer.
+        rngs: for the weights.
+
+    Parameters: M (2 width² + 2 width + 1).
+    Source: Jacobs et al. 1991, doi 10.1162/neco.1991.3.1.79, with one expert for each modality.
+    """
+
+    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+        self.hidden = _per_name(names, lambda: nnx.Linear(width, width, rngs=rngs))
+        self.output = _per_name(names, lambda: _kernel(rngs, width, width, width))
+        self.gates = _per_name(names, lambda: nnx.Linear(width, 1, rngs=rngs))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        names, f_MxNxD, here_MxN = stack(features, present, self.hidden)
+        pairs = list(zip(names, f_MxNxD, strict=True))
+        answers = jnp.stack([jax.nn.relu(self.hidden[name](f)) @ self.output[name][...] for name, f in pairs])
+        gates_MxN = _softmax(jnp.stack([self.gates[name](f)[:, 0] for name, f in pairs]), here_MxN)
+        return Fused((gates_MxN[:, :, None] * answers).sum(axis=0), dict(zip(names, gates_MxN, strict=True)))
+
+
+class Late(nnx.Module):
+    """Decision fusion: each modality answers for itself, y = Σₘ pₘ wₘ (fₘ Kₘ + bₘ) / Σₘ pₘ wₘ with w = exp ℓ learned.
+
+    Its answer is the net's: `Multimodal` puts no head on it.
+
+    Args:
+        names: of the modalities.
+        width: of each.
+        outputs: width of the answer, the number of ways.
+        rngs: for the weights.
+
+    Parameters: M (width outputs + outputs + 1).
+    """
+
+    decides = True
+
+    def __init__(self, names: Sequence[str], width: int, outputs: int, *, rngs: nnx.Rngs):
+        self.heads = _per_name(names, lambda: nnx.Linear(width, outputs, rngs=rngs))
+        self.logits = _per_name(names, lambda: nnx.Param(jnp.zeros(())))
+
+    def __call__(self, features: Features, present: Features) -> Fused:
+        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
+        names, f_MxNxD, here_MxN = stack(features, present, self.heads)
+        answers = jnp.stack([self.heads[name](f) for name, f in zip(names, f_MxNxD, strict=True)])
+        weights_M = jnp.stack([self.logits[name][...] for name in names])
+        weights_MxN = _softmax(jnp.broadcast_to(weights_M[:, None], here_MxN.shape), here_MxN)
+        return Fused((weights_MxN[:, :, None] * answers).sum(axis=0), dict(zip(names, weights_MxN, strict=True)))
+
+
+def _with_one(f_MxNxD: Array) -> Array:
+    """[1; f] of every modality."""
+    return jnp.concatenate([jnp.ones_like(f_MxNxD[:, :, :1]), f_MxNxD], axis=2)
