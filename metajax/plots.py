@@ -82,6 +82,30 @@ def curves(
     axes.legend(frameon=False)
 
 
+def ruler(axes: Axes, measured: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str = "") -> None:
+    """Accuracies as points with 95 % intervals, a line of the picture for each row, a colour for each setting.
+
+    Args:
+        axes: where to draw.
+        measured: {setting: {row: (mean, half the width of the interval)}}, as fractions; such as, of what
+            `modalities.ruler` measured, {f"{k} shots": {row: (s.mean, s.interval) for row, s in one.accuracy.items()}
+            for k, one in measured.items()}. The rows of all settings are those of the first.
+        title: above the picture.
+    """
+    rows = list(next(iter(measured.values())))
+    for number, (setting, values) in enumerate(measured.items()):
+        mean, interval = 100 * np.array([values[row] for row in rows], float).T
+        place = np.arange(len(rows)) + 0.16 * (number - (len(measured) - 1) / 2)
+        axes.errorbar(mean, place, xerr=interval, fmt="o", markersize=5, capsize=2, label=setting)
+        if "learned" in rows:
+            axes.axvline(mean[rows.index("learned")], color=f"C{number}", alpha=0.3, linewidth=1, zorder=0)
+    axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="accuracy, %", title=title)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+
+
 def _image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) -> None:
     """One image in a frame, ink dark where it has one channel."""
     from matplotlib.patches import Rectangle

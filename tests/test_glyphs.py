@@ -10,14 +10,15 @@ from metajax.data.arrays import dataset
 from metajax.data.glyphs import glyphs, split_scripts
 
 module = importlib.import_module("metajax.data.glyphs")
+fonts = importlib.import_module("metajax.data.fonts")
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """All letters: the data set as read from the file, and its pictures before distortion, labels and names."""
-    classes = module._classes(12)
+    classes = module.drawn_classes(12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_classes", lambda styles: classes)
+        patch.setattr(module, "drawn_classes", lambda styles: classes)
         cache = tmp_path_factory.mktemp("glyphs")
         glyphs(cache=cache)
     return glyphs(cache=cache), classes
@@ -26,7 +27,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def few(monkeypatch):
     """Makes a build quick: few letters, of which A, B are alike in three scripts, and O in four."""
-    monkeypatch.setattr(module, "_is_letter", lambda character: character in "ABDORabΑΒΓΔΟАБВДОՕԱԲა")
+    monkeypatch.setattr(fonts, "_is_letter", lambda character: character in "ABDORabΑΒΓΔΟАБВДОՕԱԲა")
 
 
 def in_final_size(pictures):
@@ -38,7 +39,7 @@ def toy(*names):
 
 
 def test_images_and_classes(built):
-    data, (_, y, names) = built
+    data, (_, y, names, _) = built
     x = np.asarray(data.x)
     assert x.dtype == np.uint8 and x.shape[1:] == (28, 28, 1)
     assert data.names == tuple(names) and np.array_equal(data.y, y) and len(set(names)) == len(names)
@@ -68,16 +69,16 @@ def test_scripts_and_names(built):
 
 @pytest.mark.parametrize("character", [*" 1+ⁿʰﬁ⠁─", "\u2126", "\u1eaf", "\ue000", "\u0301", "\U0010ffff"])
 def test_not_a_letter(character):
-    assert not module._is_letter(character)
+    assert not fonts._is_letter(character)
 
 
 @pytest.mark.parametrize("character", [*"AzñøßΑᾳЖйԱაאعᐁ"])
 def test_a_letter(character):
-    assert module._is_letter(character)
+    assert fonts._is_letter(character)
 
 
 def test_distorted_images_differ_from_pictures_but_keep_their_ink(built):
-    data, (pictures, _, _) = built
+    data, (pictures, *_) = built
     plain, x = in_final_size(pictures), np.asarray(data.x, np.float64).reshape(len(pictures), -1)
     assert np.abs(plain - x).mean() > 10
     assert 0.9 < x.sum() / plain.sum() < 1.1  # the mean of scale² is 1.013
@@ -107,10 +108,10 @@ def test_distortion_turns_scales_and_shifts_as_documented():
 
 
 def test_no_two_classes_look_alike_in_the_base_font(built):
-    _, (pictures, y, _) = built
+    _, (pictures, y, *_) = built
     base = in_final_size(pictures[np.searchsorted(y, np.arange(y.max() + 1))])
     base /= np.linalg.norm(base, axis=1, keepdims=True)
-    assert np.triu(base @ base.T, 1).max() <= module._ALIKE
+    assert np.triu(base @ base.T, 1).max() <= fonts._ALIKE
 
 
 def test_no_two_examples_share_a_picture(built):
@@ -119,7 +120,7 @@ def test_no_two_examples_share_a_picture(built):
 
 
 def test_split_has_no_leak(built):
-    data, (pictures, y, names) = built
+    data, (pictures, y, names, _) = built
     split = split_scripts(data, train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"])
     of = {name: {picture.tobytes() for picture in pictures[y == label]} for label, name in enumerate(names)}
     parts = [set().union(*(of[name] for name in part.names)) for part in split[:3]]
@@ -132,7 +133,7 @@ def test_split_has_no_leak(built):
 
 def test_second_call_reads_the_file(few, tmp_path, monkeypatch):
     first = glyphs(cache=tmp_path)
-    monkeypatch.setattr(module, "_classes", lambda styles: pytest.fail("built again"))
+    monkeypatch.setattr(module, "drawn_classes", lambda styles: pytest.fail("built again"))
     second = glyphs(cache=tmp_path)
     assert np.array_equal(first.x, second.x) and first.names == second.names
 

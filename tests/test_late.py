@@ -169,7 +169,8 @@ def test_statistics_of_the_support_set():
 @pytest.fixture(scope="module")
 def measured():
     validation, test = make_tasks(200, 4, width=8), make_tasks(200, 5, width=8)
-    return ruler(features, mj.Params({}, ()), validation, test, KEY, ways=WAYS, shots=2, grid=4, steps=150), test
+    measured = ruler(features, mj.Params({}, ()), validation, test, KEY, ways=WAYS, shots=[2], grid=4, steps=150)
+    return measured[2], test
 
 
 def test_the_ruler_finds_what_there_is_to_learn(measured):
@@ -199,8 +200,8 @@ def test_the_table_of_the_ruler(measured):
 def test_errors_of_the_ruler():
     tasks = make_tasks(2, 0)
     run = lambda test, **options: ruler(features, mj.Params({}, ()), test, test, KEY, ways=WAYS, **options)
-    with pytest.raises(ValueError, match="shots=4 must not exceed the 3"):
-        run(tasks, shots=4)
+    with pytest.raises(ValueError, match=r"shots=\[1, 4\] must be 1 to the 3"):
+        run(tasks, shots=[1, 4])
     with pytest.raises(ValueError, match="grid=0"):
         run(tasks, grid=0)
     plain = with_x(lambda x: x.value["image"], tasks)

@@ -13,7 +13,6 @@ import contextlib
 import os
 import pathlib
 import struct
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -25,11 +24,10 @@ import numpy as np
 
 from metajax._types import Array
 from metajax.data.arrays import Dataset, dataset, select
+from metajax.data.fonts import drawn_classes
 
 _FORMAT = 1  # of the cache file: raise it when the images would change
-_UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
-_ALIKE = 0.98  # the cosine from which on two pictures are one class: about what 28 pixels can tell apart
-_SCRIPTS = {"OLD": "Old Italic", "TURNED": "Latin", "ROMAN": "Latin"}  # where the first word of the name misleads
+UNREADABLE = (OSError, EOFError, LookupError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
 _RANGES = np.array([[-np.pi / 12, 0.8, -0.2, -3.0, -3.0], [np.pi / 12, 1.2, 0.2, 3.0, 3.0]])  # of what _distort takes
 
 
@@ -60,23 +58,13 @@ def glyphs(*, styles: int = 12, seed: int = 0, cache: str | os.PathLike[str] | N
     """
     if styles < 2 or seed < 0:
         raise ValueError(f"Need styles >= 2 (one to learn from, one to ask) and seed >= 0, got {styles=}, {seed=}.")
-    try:
-        import matplotlib
-        import platformdirs
-    except ImportError as error:
-        raise ImportError("Glyphs need matplotlib and platformdirs: pip install 'metajax[examples]'.") from error
-    folder = platformdirs.user_cache_path("metajax") if cache is None else pathlib.Path(cache)
-    path = folder / f"glyphs-{_FORMAT}-matplotlib{matplotlib.__version__}-styles{styles}-seed{seed}.npz"
-    with contextlib.suppress(*_UNREADABLE):
+    path = cache_path(f"glyphs-{_FORMAT}", f"styles{styles}-seed{seed}", cache)
+    with contextlib.suppress(*UNREADABLE):
         return _read(path)
-    pictures, y, names = _classes(styles)
-    values = np.random.default_rng(seed).uniform(_RANGES[0], _RANGES[1], (len(pictures), 5)).astype(np.float32)
+    pictures, y, names, _ = drawn_classes(styles)
+    values = distortions(len(pictures), seed)
     x = np.asarray(jax.lax.map(lambda row: _distort(row[0], *row[1]), (pictures, values), batch_size=512))
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, x=x, y=y, names=names)
-    os.replace(partial, path)  # at once: another process sees all of the file or none
+    write_cache(path, x=x, y=y, names=names)
     return dataset(x, y, names=names)
 
 
@@ -110,6 +98,31 @@ def split_scripts(
     return ScriptSplit(**kept, dropped=int(dropped.sum()))
 
 
+def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
+    """The file of what was made of the fonts of this matplotlib, in the folder `cache` or in the user's."""
+    try:
+        import matplotlib
+        import platformdirs
+    except ImportError as error:
+        raise ImportError("Glyphs need matplotlib and platformdirs: pip install 'metajax[examples]'.") from error
+    folder = platformdirs.user_cache_path("metajax") if cache is None else pathlib.Path(cache)
+    return folder / f"{kind}-matplotlib{matplotlib.__version__}-{choice}.npz"
+
+
+def write_cache(path: pathlib.Path, **arrays: Any) -> None:
+    """Writes a file at once: another process sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)
+
+
+def distortions(number: int, seed: int | list[int]) -> np.ndarray:
+    """Random (angle, scale, shear, right, down), float32[number, 5], with the shifts in pixels of 28."""
+    return np.random.default_rng(seed).uniform(_RANGES[0], _RANGES[1], (number, 5)).astype(np.float32)
+
+
 def _read(path: pathlib.Path) -> Dataset:
     with path.open("rb") as file:  # np.load(path) leaves a broken file open
         stored = np.load(file)
@@ -117,79 +130,6 @@ def _read(path: pathlib.Path) -> Dataset:
     if x.shape[1:] != (28, 28, 1) or x.dtype != np.uint8:
         raise ValueError(f"Not a file of glyphs: {x.shape=}, {x.dtype=}.")
     return dataset(x, y, names=names)
-
-
-def _is_letter(character: str) -> bool:
-    """Whether it is a letter with at most one mark, whose picture can be told from others in 28 pixels.
-
-    Symbols and superscripts repeat letters, or boxes and dots that only their place tells apart; what Unicode
-    decomposes for compatibility (ligatures, Ohm, micro) is drawn as other letters; two marks are a blot.
-    """
-    letter = unicodedata.category(character) in ("Lu", "Ll", "Lt", "Lo")
-    own = unicodedata.normalize("NFKC", character) == character
-    return letter and own and len(unicodedata.normalize("NFD", character)) <= 2
-
-
-def _classes(styles: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Pictures uint8[examples, 56, 56] before distortion, their labels, and the names of the classes."""
-    drawings = {letter: drawn for letter, drawn in sorted(_drawings(styles).items()) if len(drawn) >= styles}
-    if not drawings:
-        raise ValueError(f"No letter has {styles=} drawings in the fonts of matplotlib; ask for 16 or fewer.")
-    letters, seen, names = list(drawings), set[bytes](), list[str]()
-    pictures, labels = list[np.ndarray](), list[int]()
-    for alike in _look_alikes(np.stack([next(iter(drawn.values())) for drawn in drawings.values()])):
-        drawn = {outline: picture for outline, picture in drawings[letters[alike[0]]].items() if outline not in seen}
-        if len(drawn) >= styles:
-            seen |= drawn.keys()  # the italic of Cyrillic i is a Latin u: it stays with the first
-            pictures += drawn.values()
-            labels += [len(names)] * len(drawn)
-            full = [unicodedata.name(letters[member]) for member in alike]
-            scripts = {_SCRIPTS.get(name.split()[0], name.split()[0].title()) for name in full}
-            names.append(f"{'+'.join(sorted(scripts))}/{full[0]}")
-    return np.stack(pictures), np.array(labels), names
-
-
-def _look_alikes(pictures: np.ndarray) -> list[list[int]]:
-    """Groups of pictures uint8[pictures, 56, 56] that look alike in final size, ordered by their first member."""
-    rows = pictures.reshape(-1, 28, 2, 28, 2).mean(axis=(2, 4)).reshape(len(pictures), -1)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    group = np.arange(len(rows))
-    for i, j in np.argwhere(np.triu(rows @ rows.T > _ALIKE, 1)):
-        group[group == group[j]] = group[i]
-    return [np.flatnonzero(group == number).tolist() for number in dict.fromkeys(group)]
-
-
-def _drawings(styles: int) -> dict[str, dict[bytes, np.ndarray]]:
-    """For each letter its different outlines, that of DejaVu Sans first, and their pictures uint8[56, 56].
-
-    The pictures have twice the final size, so that resampling keeps them sharp; the longer side of the ink is 40.
-    """
-    from matplotlib import ft2font, get_data_path
-
-    folder = pathlib.Path(get_data_path(), "fonts", "ttf")
-    # The other files draw symbols in the place of letters (Computer Modern) or boxes (Last Resort).
-    paths = [*sorted(folder.glob("DejaVu*.ttf")), *sorted(folder.glob("STIXGeneral*.ttf"))]
-    fonts = [ft2font.FT2Font(str(path)) for path in sorted(paths, key=lambda path: path.name != "DejaVuSans.ttf")]
-    files = collections.Counter(code for font in fonts for code in font.get_charmap())
-    drawings: dict[str, dict[bytes, np.ndarray]] = collections.defaultdict(dict)
-    for font in fonts:
-        for code, index in font.get_charmap().items():
-            if files[code] >= styles and _is_letter(chr(code)):
-                font.load_glyph(index, ft2font.LoadFlags.NO_SCALE)
-                if len(outline := font.get_path()[0]):  # [points, (x, y)] in units of the font / 64, hence exact
-                    outline = outline - outline.min(axis=0)
-                    font.set_size(40 * font.units_per_EM / (64 * outline.max()), 72)
-                    font.set_text(chr(code), flags=ft2font.LoadFlags.NO_HINTING)
-                    font.draw_glyphs_to_bitmap()
-                    drawings[chr(code)].setdefault(outline.tobytes(), _centre(font.get_image()))
-    return drawings
-
-
-def _centre(image: np.ndarray) -> np.ndarray:
-    """The ink of an image in the middle of uint8[56, 56]."""
-    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
-    ink = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.pad(ink, [((56 - side) // 2, 56 - side - (56 - side) // 2) for side in ink.shape])
 
 
 def _distort(picture: Array, angle: Array, scale: Array, shear: Array, right: Array, down: Array) -> Array:

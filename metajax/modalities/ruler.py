@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,11 +68,11 @@ def ruler(
     key: Array,
     *,
     ways: int,
-    shots: int = 1,
+    shots: Sequence[int] = (1, 5),
     grid: int = 10,
     steps: int = 400,
     tasks_at_once: int = 16,
-) -> Ruler:
+) -> dict[int, Ruler]:
     """Measures every modality alone, equal, static, learned and oracle weights, on features that are already trained.
 
     A task is answered by nearest class means in each modality and a weighted sum of their scores (`modal_prototypes`,
@@ -87,13 +88,17 @@ def ruler(
         test: tasks along the leading axis, of classes that are in neither.
         key: for the training of the learned weights.
         ways: number of classes in a task.
-        shots: support examples of each class to use; the further ones that the test tasks have make the curve.
+        shots: numbers of support examples of each class to measure with; the tasks have as many or more, and `curve`
+            goes through all of those of the test tasks.
         grid: points on each edge of the simplex, less one.
         steps: outer steps of Adam, 32 tasks each, for the learned weights.
         tasks_at_once: tasks in one vmap of the encoders.
 
     Raises:
         ValueError: tasks without several modalities, or with fewer shots than asked for; `grid` or `steps` below 1.
+
+    Returns:
+        {shots: Ruler}.
 
     Not under `jax.jit`: it trains and chooses, and compiles its own parts.
     """
@@ -104,27 +109,31 @@ def ruler(
     names = sorted(test.support.x.value)
     embedded = [_embed(encode, params, tasks, key, tasks_at_once) for tasks in (validation, test)]
     most = [int((tasks.support.y[0] == 0).sum()) for tasks in embedded]
-    if min(most) < shots:
-        raise ValueError(f"{shots=} must not exceed the {most[0]} and {most[1]} shots of validation and test tasks.")
-    points_GxM = jnp.asarray(_simplex(len(names), grid))
+    if not 1 <= min(shots) <= max(shots) <= min(most):
+        raise ValueError(f"{shots=} must be 1 to the {most[0]} and {most[1]} shots of validation and test tasks.")
+    simplex_GxM = _simplex(len(names), grid)
+    points_GxM = jnp.asarray(np.concatenate([simplex_GxM, np.ones((1, len(names)))]))  # the last one is "equal"
     judge = jax.jit(lambda tasks, number: _grid_accuracy(names, ways, points_GxM, tasks, number))
-    validated_TxG, tested_TxG = (judge(tasks, shots) for tasks in embedded)
-    corner = {name: int(points_GxM[:, m].argmax()) for m, name in enumerate(names)}
-    best_single = max(names, key=lambda name: validated_TxG[:, corner[name]].mean())
-    static = int(validated_TxG.mean(axis=0).argmax())
-    learned, weights_TxM = _learn(names, ways, embedded[0], embedded[1], shots, steps, key)
-    accuracy = {name: tested_TxG[:, corner[name]] for name in names}
-    equal = _grid_accuracy(names, ways, jnp.ones((1, len(names))), embedded[1], shots)[:, 0]
-    accuracy |= {"equal": equal, "static": tested_TxG[:, static], "learned": learned, "oracle": tested_TxG.max(axis=1)}
-    curve = {number: judge(embedded[1], number)[:, corner[best_single]] for number in range(1, most[1] + 1)}
-    return Ruler(
-        accuracy={row: summarize(per_task) for row, per_task in accuracy.items()},
-        best_single=best_single,
-        static=dict(zip(names, points_GxM[static].tolist(), strict=True)),
-        learned=dict(zip(names, weights_TxM.T, strict=True)),
-        shots=shots,
-        curve={number: summarize(per_task) for number, per_task in curve.items()},
-    )
+    curve_TxG = {number: judge(embedded[1], number) for number in range(1, most[1] + 1)}
+    corner = {name: int(simplex_GxM[:, m].argmax()) for m, name in enumerate(names)}
+    measured = {}
+    for number in shots:
+        validated_G, tested_TxG = judge(embedded[0], number).mean(axis=0), curve_TxG[number]
+        best_single = max(names, key=lambda name: validated_G[corner[name]])
+        static = int(validated_G[:-1].argmax())
+        learned_T, weights_TxM = _learn(names, ways, embedded[0], embedded[1], number, steps, key)
+        accuracy = {name: tested_TxG[:, corner[name]] for name in names}
+        accuracy |= {"equal": tested_TxG[:, -1], "static": tested_TxG[:, static], "learned": learned_T}
+        accuracy["oracle"] = tested_TxG[:, :-1].max(axis=1)
+        measured[number] = Ruler(
+            accuracy={row: summarize(per_task) for row, per_task in accuracy.items()},
+            best_single=best_single,
+            static=dict(zip(names, simplex_GxM[static].tolist(), strict=True)),
+            learned=dict(zip(names, weights_TxM.T, strict=True)),
+            shots=number,
+            curve={k: summarize(per_TxG[:, corner[best_single]]) for k, per_TxG in curve_TxG.items()},
+        )
+    return measured
 
 
 def ruler_table(measured: Ruler) -> str:

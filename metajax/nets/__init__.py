@@ -3,9 +3,17 @@
 from metajax.nets import fusion as fusion
 from metajax.nets import fusion_products as fusion_products
 from metajax.nets import fusion_tokens as fusion_tokens
+from metajax.nets.attention import Attention as Attention
+from metajax.nets.attention import Transformer as Transformer
+from metajax.nets.attention import positions as positions
+from metajax.nets.audio import Audio as Audio
+from metajax.nets.audio import log_mel as log_mel
 from metajax.nets.encoders import MLP as MLP
 from metajax.nets.encoders import Conv4 as Conv4
 from metajax.nets.functional import functional as functional
+from metajax.nets.graph import GCN as GCN
+from metajax.nets.image import ResNet12 as ResNet12
+from metajax.nets.image import ViT as ViT
 from metajax.nets.layers import Conv as Conv
 from metajax.nets.layers import FrozenNorm as FrozenNorm
 from metajax.nets.layers import GroupNorm as GroupNorm
@@ -14,3 +22,9 @@ from metajax.nets.layers import TaskNorm as TaskNorm
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
 from metajax.nets.multimodal import Multimodal as Multimodal
+from metajax.nets.sequence import GRU as GRU
+from metajax.nets.sequence import SequenceTransformer as SequenceTransformer
+from metajax.nets.sequence import TemporalConv as TemporalConv
+from metajax.nets.sets import DeepSets as DeepSets
+from metajax.nets.text import Text as Text
+from metajax.nets.video import Video as Video

@@ -52,12 +52,11 @@ class Attention(nnx.Module):
             for layer, x in ((self.query, queries), (self.key, tokens), (self.value, tokens))
         )
         scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / np.sqrt(query.shape[-1]).astype(query.dtype)
-        if valid is None:
-            weights = jax.nn.softmax(scores)
-        else:  # The lowest number and not -inf, whose softmax over a row of nothing else is not a number.
-            here = valid[:, None, None]
-            weights = jnp.where(here, jax.nn.softmax(jnp.where(here, scores, jnp.finfo(scores.dtype).min)), 0)
-        answer = jnp.einsum("nhqt,nthd->nqhd", weights, value)
+        if (
+            valid is not None
+        ):  # The lowest number and not -inf: with nothing to read the weights are finite, on values 0.
+            scores = jnp.where(valid[:, None, None], scores, jnp.finfo(scores.dtype).min)
+        answer = jnp.einsum("nhqt,nthd->nqhd", jax.nn.softmax(scores), value)
         return self.output(answer.reshape(queries.shape))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from metajax._types import Array
@@ -78,11 +79,30 @@ class Conv4(nnx.Module):
 
     def embed(self, x: Array, reference: Array | None = None) -> Array:
         """[n, size, size, channels] -> features [n, width * places]."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x), reference)
-            x = jax.nn.relu(max_pool(x) if self.pool else x)
+        x = self._blocks(x, reference)
         return x.reshape(len(x), -1) if self.pool else x.mean((1, 2))
+
+    def tokens(self, x: Array, reference: Array | None = None) -> tuple[Array, Array]:
+        """[n, size, size, channels] -> (tokens [n, places, outputs], bool[n, places], all true).
+
+        Their mean is the answer of `__call__`.
+
+        Raises:
+            ValueError: of the flattened form, whose head has no answer for a single place.
+        """
+        if self.pool:
+            raise ValueError(f"pool={self.pool} flattens places, so that there are no tokens; take pool=False.")
+        places = self._blocks(x, reference)
+        tokens = self.head(places.reshape(len(x), -1, places.shape[-1]))
+        return tokens, jnp.ones(tokens.shape[:2], bool)
 
     def __call__(self, x: Array, reference: Array | None = None) -> Array:
         """[n, size, size, channels] -> [n, outputs]."""
         return self.head(self.embed(x, reference))
+
+    def _blocks(self, x: Array, reference: Array | None) -> Array:
+        """[n, size, size, channels] -> [n, rows, columns, width]."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = norm(convolution(x), reference)
+            x = jax.nn.relu(max_pool(x) if self.pool else x)
+        return x
