@@ -6,7 +6,8 @@ from problems import assert_close
 
 from metajax import Modalities, Series
 from metajax.modalities import corruptions
-from metajax.modalities.corruptions import corrupt, robustness, severity_curve
+from metajax.modalities.corruptions import corrupt
+from metajax.modalities.robustness import robustness, severity_curve
 
 N = 6
 RNG = np.random.default_rng(0)

@@ -1,5 +1,16 @@
 """Several modalities: how much each deserves, what a class's description is worth, and what happens without one."""
 
+from metajax.modalities import corruptions as corruptions
+from metajax.modalities.alignment import cca as cca
+from metajax.modalities.alignment import info_nce as info_nce
+from metajax.modalities.alignment import recall as recall
+from metajax.modalities.alignment import sigmoid_loss as sigmoid_loss
+from metajax.modalities.alignment import triplet as triplet
+from metajax.modalities.balance import Losses as Losses
+from metajax.modalities.balance import blending_weights as blending_weights
+from metajax.modalities.balance import gradient_blending as gradient_blending
+from metajax.modalities.balance import ogm_ge as ogm_ge
+from metajax.modalities.corruptions import corrupt as corrupt
 from metajax.modalities.late import Encode as Encode
 from metajax.modalities.late import late_head as late_head
 from metajax.modalities.late import modal_prototypes as modal_prototypes
@@ -10,6 +21,9 @@ from metajax.modalities.missing import presence as presence
 from metajax.modalities.missing import restrict as restrict
 from metajax.modalities.missing import shapley as shapley
 from metajax.modalities.missing import subsets as subsets
+from metajax.modalities.robustness import Robustness as Robustness
+from metajax.modalities.robustness import robustness as robustness
+from metajax.modalities.robustness import severity_curve as severity_curve
 from metajax.modalities.ruler import Ruler as Ruler
 from metajax.modalities.ruler import ruler as ruler
 from metajax.modalities.ruler import ruler_table as ruler_table

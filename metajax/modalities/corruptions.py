@@ -1,4 +1,4 @@
-"""Corrupted modalities: one jittable corruption of each kind, and accuracy against their severity.
+"""Corrupted modalities: one jittable corruption of each kind.
 
 A corruption is a function (x [n, ...], severity, key) -> the same shapes and dtypes. The severity is a scalar in
 [0, 1], may be traced, and at 0 nothing changes at all. It is deterministic in the key, and row i is corrupted in the
@@ -8,7 +8,7 @@ same way whatever the other rows are; only `text` and `tabular` take their repla
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,6 @@ from metajax._types import Array, Modalities, PyTree, Series
 
 Corruption: TypeAlias = Callable[[PyTree, float | Array, Array], PyTree]
 """(x, severity, key) -> x corrupted."""
-
-
-class Robustness(NamedTuple):
-    """How a curve of accuracy stands to a baseline's; see `robustness`.
-
-    Attributes:
-        relative: mean lead in accuracy over all severities.
-        effective: the same without the lead that there is at the first severity.
-    """
-
-    relative: Array
-    effective: Array
 
 
 def image(x: Array, severity: float | Array, key: Array) -> Array:
@@ -195,64 +183,6 @@ def corrupt(x: Modalities, corruptions: Mapping[str, Corruption], severity: floa
             new = corruptions[name](filled, severity, jax.random.fold_in(key, index))
             value[name] = jax.tree.map(lambda a, b, here=here: jnp.where(_like(here, a), a, b), new, old)
     return x._replace(value=value)
-
-
-def severity_curve(
-    judge: Callable[[Modalities], PyTree],
-    x: Modalities,
-    corruptions: Mapping[str, Corruption],
-    severities: Array,
-    key: Array,
-) -> PyTree:
-    """What a model is worth at each severity, all in one compiled call.
-
-    All severities share their random draws, so that curves are smooth and differences of two models paired. For many
-    tasks, `vmap` it over tasks and keys and give the result to `metajax.summarize`.
-
-    Args:
-        judge: Modalities -> pytree of arrays, such as {"accuracy": scalar}; it may close over an adapted model.
-        x: n examples.
-        corruptions: {name: corruption}; the others stay clean.
-        severities: [s], from 0 to 1.
-        key: of the corruptions.
-
-    Returns:
-        The judge's pytree with a leading axis [s].
-
-    Raises:
-        ValueError: a name that is not a modality of x.
-    """
-    return jax.lax.map(lambda severity: judge(corrupt(x, corruptions, severity, key)), severities)
-
-
-def robustness(severities: Array, accuracy: Array, baseline: Array) -> Robustness:
-    """The area between two curves of accuracy over severity, as it is and from a common start.
-
-    relative = ∫ (a(s) - b(s)) ds / (s₁ - s₀) and effective = relative - (a(s₀) - b(s₀)), by trapezoids. Of MultiBench's
-    measures the relative one is the area under a curve, of which this is the difference of two, and the effective one
-    the sum over s of a(s) - b(s) - (a(s₀) - b(s₀)).
-
-    Args:
-        severities: [s], ascending, from s₀ (which should be 0) to s₁.
-        accuracy: a [..., s].
-        baseline: b [..., s], such as of late fusion.
-
-    Raises:
-        ValueError: fewer than two severities, or curves of another length or shape.
-
-    Source: Liang et al. 2021 (MultiBench), arXiv 2107.07502; Taori et al. 2020, arXiv 2007.00644.
-
-    >>> robustness(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.5]), jnp.array([0.75, 0.25])).relative.item()
-    0.25
-    """
-    if len(severities) < 2 or accuracy.shape != baseline.shape or accuracy.shape[-1:] != severities.shape:
-        raise ValueError(
-            f"Need two severities or more and curves [..., severities] of one shape, got severities "
-            f"{severities.shape}, accuracy {accuracy.shape} and baseline {baseline.shape}."
-        )
-    lead, width = accuracy - baseline, jnp.diff(severities)
-    relative = ((lead[..., 1:] + lead[..., :-1]) / 2) @ width / width.sum()
-    return Robustness(relative, relative - lead[..., 0])
 
 
 def _each(one: Callable[..., PyTree], x: PyTree, severity: float | Array, key: Array) -> PyTree:

@@ -15,6 +15,7 @@ from metajax._adaptation import chain
 from metajax._evaluate import Summary, summarize
 from metajax._outer_loop import count_tasks, outer_loop
 from metajax._task_losses import episode
+from metajax._tree import references
 from metajax._types import Array, Batch, Modalities, Params, Task
 from metajax.losses import cross_entropy
 from metajax.modalities.late import Encode, late_head, modal_prototypes, scores
@@ -107,7 +108,7 @@ def ruler(
     if grid < 1 or steps < 1:
         raise ValueError(f"{grid=} and {steps=} must be 1 or more.")
     names = sorted(test.support.x.value)
-    embedded = [_embed(encode, params, tasks, key, tasks_at_once) for tasks in (validation, test)]
+    embedded = [_embed(encode, params, tasks, tasks_at_once) for tasks in (validation, test)]
     most = [int((tasks.support.y[0] == 0).sum()) for tasks in embedded]
     if not 1 <= min(shots) <= max(shots) <= min(most):
         raise ValueError(f"{shots=} must be 1 to the {most[0]} and {most[1]} shots of validation and test tasks.")
@@ -145,25 +146,29 @@ def ruler_table(measured: Ruler) -> str:
     >>> print(ruler_table(one).splitlines()[0])
     1 shot                accuracy, %   minus image
     """
-    lines = [f"{measured.shots} shot{'s' * (measured.shots > 1):<16}{'accuracy, %':>14}   minus {measured.best_single}"]
+    shots = f"{measured.shots} shot{'s' * (measured.shots > 1)}"
+    lines = [f"{shots:<20}{'accuracy, %':>13}   minus {measured.best_single}"]
     for row, summary in measured.accuracy.items():
         paired = measured.against(row, measured.best_single)
         values = (100 * value for value in (summary.mean, summary.interval, paired.mean, paired.interval))
-        lines.append("{:<20}{:>7.1f} ± {:.1f}   {:+.1f} ± {:.1f}".format(row, *values))
+        lines.append("{:<20}{:>7.1f} ± {:>3.1f}   {:+.1f} ± {:.1f}".format(row, *values))
     return "\n".join(lines)
 
 
-def _embed(encode: Encode, params: Params, tasks: Task, key: Array, tasks_at_once: int) -> Task:
+def _embed(encode: Encode, params: Params, tasks: Task, tasks_at_once: int) -> Task:
     """The same tasks with features in the place of inputs."""
 
-    def embed(task: Task) -> Task:
-        def batch(batch: Batch) -> Batch:
-            features = encode(params, batch.x, None, reference=batch.reference)
-            return batch._replace(x=Modalities(features, batch.x.present), info=())
+    def run(params: Params, tasks: Task) -> Task:
+        def embed(task: Task) -> Task:
+            return Task(features(task.support), features(task.query))
 
-        return Task(batch(task.support), batch(task.query))
+        def features(batch: Batch) -> Batch:
+            made = encode(params, batch.x, None, reference=references(batch))
+            return batch._replace(x=Modalities(made, batch.x.present), info=())
 
-    return jax.jit(lambda tasks: jax.lax.map(embed, tasks, batch_size=tasks_at_once))(tasks)
+        return jax.lax.map(embed, tasks, batch_size=tasks_at_once)
+
+    return jax.jit(run)(params, tasks)
 
 
 def _known(params: Params, x: Modalities, key: Array | None = None, *, reference: Array | None = None) -> Any:
@@ -206,11 +211,13 @@ def _learn(
     # The written weights are no parameters: what stands in their place is only a name for the modalities.
     number, size = count_tasks(validation), min(32, count_tasks(validation))
 
-    def step(state: Any, key: Array) -> tuple[Any, Array]:
-        rows = jax.random.choice(key, number, (size,), replace=False)
-        picked = jax.vmap(lambda task: _first(task, shots, ways))(jax.tree.map(lambda leaf: leaf[rows], validation))
-        state, info = outer.step(state, picked, key)
-        return state, info.loss
+    def run(state: Any, keys: Array, validation: Task) -> Any:
+        def step(state: Any, key: Array) -> tuple[Any, None]:
+            rows = jax.random.choice(key, number, (size,), replace=False)
+            picked = jax.vmap(lambda task: _first(task, shots, ways))(jax.tree.map(lambda leaf: leaf[rows], validation))
+            return outer.step(state, picked, key)[0], None
+
+        return jax.lax.scan(step, state, keys)[0]
 
     def judge(params: Params, task: Task) -> tuple[Array, Array]:
         task = _first(task, shots, ways)
@@ -218,9 +225,7 @@ def _learn(
         weights_M = jax.nn.softmax(jnp.stack([adapted.fast["weights"][name] for name in names]))
         return task_loss(params, task, key)[1]["accuracy"], weights_M
 
-    state, _ = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys))(
-        outer.init(params), jax.random.split(key, steps)
-    )
+    state = jax.jit(run)(outer.init(params), jax.random.split(key, steps), validation)
     return jax.jit(jax.vmap(judge, (None, 0)))(state.params, test)
 
 

@@ -57,7 +57,7 @@ def adaptive_prototypes(embed: Apply, describe: Describe, ways: int, width: int,
 
 
 def cross_modal_prototypes(embed: Apply, describe: Describe, ways: int, *, head: str = "head") -> Adaptation:
-    """Writes the head of class means in which what is known of a class counts as one more shot: c = (Σ f + w) / (K + 1).
+    """Writes the head of class means that count what is known of a class as one more shot: c = (Σ f + w) / (K + 1).
 
     Arguments and errors are those of `adaptive_prototypes`; there is nothing to learn but `embed` and `describe`.
 
