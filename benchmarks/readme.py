@@ -115,6 +115,88 @@ def learned_optimizer():
     )
 
 
+RULER = {
+    "strokes": "Omniglot image + stroke",
+    "digits": "written + spoken digits",
+    "hanzi": "Chinese characters, image + stroke + definition",
+    "groceries": "groceries, grey + colour",
+}
+
+
+def ruler():
+    report = read("ruler")
+    columns = ("best single", "equal", "static", "learned", "oracle")
+    header = ["5-way, shots", *columns, "learned - best single", "learned - static", "gap closed", "worth, shots"]
+    rows = []
+    for row in report["rows"]:
+        cells = [f"{RULER[row['data']]}, {row['shots']}"]
+        cells += ["{:.1f} ± {:.1f}".format(*row["accuracy"][name]) for name in columns]
+        cells += ["{:+.1f} ± {:.1f}".format(*row[f"learned minus {name}"]) for name in ("best single", "static")]
+        worth = row["shots equivalent"]
+        cells += [f"{row['gap closed']:.2f}", f"> {row['most shots']}" if worth is None else f"{worth:.1f}"]
+        rows.append(cells)
+    splits = ", ".join(f"{RULER[name].split(',')[0]} {number}" for name, number in report["splits"].items())
+    about = (
+        "Accuracy in % with 95 % intervals, differences paired; splits of the classes, each with nets of its own: "
+        f"{splits}; {report['tasks']} tasks each. Intervals are over splits, for Omniglot (one split, several nets) "
+        f"over tasks. {report['seconds'] / 60:.0f} minutes in all on 2 shared CPU cores, jax {report['jax']}."
+    )
+    return f"{table(header, rows)}\n\n{about}"
+
+
+def modalities():
+    report = read("modalities")
+    cell = lambda value: "{:.1f} ± {:.1f}".format(*value)
+    shots = list(report["ruler"])
+    rows = [[name, *(cell(report["ruler"][k][name]) for k in shots)] for name in report["ruler"][shots[0]]]
+    first = table(["letters, 5-way, %", *shots], rows)
+    difference = "{:+.1f} ± {:.1f}".format
+    rows = [[name, cell(value), difference(*paired)] for name, (value, paired) in report["name"].items()]
+    second = table(["letters, 5-way 1-shot, %", "accuracy", "minus picture only"], rows)
+    train, validation, test = report["classes"]
+    about = (
+        f"{report['tasks']} tasks of {test} letters (random split; {train} to train, {validation} to choose and to "
+        f"learn to weigh), 95 % intervals, one seed; {report['seconds']:.0f} s, jax {report['jax']}."
+    )
+    return f"{first}\n\n{second}\n\n{about}"
+
+
+def subsets():
+    report = read("subsets")
+    rows = [
+        [row["implementation"], f"{row['seconds']:.3f}", f"{row['times_slower']:.1f}x", f"{row['difference']:.0e}"]
+        for row in report["rows"]
+    ]
+    text = table(["64 subsets of 6 modalities", "seconds", "times the first", "difference"], rows)
+    size = f"{report['rows_of_data']} examples, width {report['width']}"
+    return f"{text}\n\n{size}; {report['threads']} CPU cores, jax {report['jax']}."
+
+
+def characters():
+    report = read("characters")
+    rows = [[name, "{:.1f} ± {:.1f}".format(*accuracy)] for name, accuracy in report["rows"].items()]
+    text = table([f"zero-shot, {report['ways']}-way, %", "accuracy"], rows)
+    about = (
+        f"{report['tasks']} tasks of {report['test']} characters, {report['train']} others to train, 95 % intervals, "
+        f"one seed; {report['seconds']:.0f} s, jax {report['jax']}."
+    )
+    return f"{text}\n\n{about}"
+
+
+def translation():
+    report = read("translation")
+    columns = [name for name in report["rows"][0] if name != "method"]
+    cell = lambda row, name: "{:.1f} ± {:.1f}".format(*row[name]) if name in row else ""
+    rows = [[row["method"], *(cell(row, name) for name in columns)] for row in report["rows"]]
+    languages = report["languages"]
+    about = (
+        f"Exact match in % on {languages['test']} unseen languages ({languages['train']} to train, "
+        f"{languages['validation']} to choose), intervals over languages, the last column paired; columns of a kind of "
+        f"phrase are at 5 pairs. {report['seconds']:.0f} s, jax {report['jax']}, one seed."
+    )
+    return f"{table(['method', *columns], rows)}\n\n{about}"
+
+
 def costs(part, columns):
     """Rows of one part of differentiate.json, each against the first."""
     report = read("differentiate")
@@ -143,9 +225,15 @@ def digits():
     return costs("digits", ("memory, MB", "GFLOP", "seconds", "difference"))[0]
 
 
+MADE = (
+    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv,
+    ruler, modalities, subsets, characters, translation,
+)  # fmt: skip
+
+
 def main():
     text = README.read_text()
-    for make in (quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv):
+    for make in MADE:
         pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
         assert re.search(pattern, text, flags=re.DOTALL), f"The README has no place for {make.__name__}."
         text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023

@@ -81,7 +81,7 @@ def hanzi(seed):
 
 
 def groceries(seed):
-    """Groceries in grey + colour, the latter in 4 x 4 places: whole coarse classes are drawn, 23, 9 and 11."""
+    """Groceries, grey + colour: the latter in 4 x 4 places; whole coarse classes are drawn, 23, 9 and 11."""
     data = mj.data.groceries(size=32)
     grey = np.asarray(data.x, np.float32).mean(axis=-1, keepdims=True)
     small = (np.asarray(data.x, np.float32) - grey).reshape(-1, 4, 8, 4, 8, 3).mean(axis=(2, 4))

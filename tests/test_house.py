@@ -18,8 +18,23 @@ FLOORS = {
     4: ["losses", "training", "plots", "nets", "data", "modalities"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-FOREIGN = {"flax", "tensorflow", "tensorflow_datasets", "matplotlib", "torch", "sklearn", "PIL", "tokenizers", "babel"}
-MAY_IMPORT = {"nets": {"flax"}, "plots": {"matplotlib"}, "data": {"matplotlib", "PIL", "tokenizers", "babel"}}
+FOREIGN = {
+    "flax",
+    "tensorflow",
+    "tensorflow_datasets",
+    "matplotlib",
+    "torch",
+    "sklearn",
+    "PIL",
+    "tokenizers",
+    "babel",
+    "num2words",
+}
+MAY_IMPORT = {
+    "nets": {"flax"},
+    "plots": {"matplotlib"},
+    "data": {"matplotlib", "PIL", "tokenizers", "babel", "num2words"},
+}
 FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_tokens)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

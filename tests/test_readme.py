@@ -1,14 +1,17 @@
-"""The code of the README runs, block after block, as a reader would type it."""
+"""The code of the README and of the pages under docs/ runs, block after block, as a reader would type it."""
 
 import pathlib
 import re
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_the_code_of_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/modalities.md"])
+def test_the_code_of_a_page_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     namespace = {}
     for block in blocks:
-        exec(compile(block, str(README), "exec"), namespace)
+        exec(compile(block, page, "exec"), namespace)

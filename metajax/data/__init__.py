@@ -18,8 +18,12 @@ from metajax.data.graphs import check_graph as check_graph
 from metajax.data.graphs import composition_graph as composition_graph
 from metajax.data.hanzi import hanzi as hanzi
 from metajax.data.hanzi import hanzi_characters as hanzi_characters
+from metajax.data.hanzi import hanzi_pictures as hanzi_pictures
 from metajax.data.intents import clinc150 as clinc150
 from metajax.data.intents import clinc150_texts as clinc150_texts
+from metajax.data.languages import phrases as phrases
+from metajax.data.languages import split_languages as split_languages
+from metajax.data.languages import translations as translations
 from metajax.data.outlines import glyph_modalities as glyph_modalities
 from metajax.data.outlines import glyph_words as glyph_words
 from metajax.data.packs import groceries as groceries

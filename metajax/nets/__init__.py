@@ -27,4 +27,5 @@ from metajax.nets.sequence import SequenceTransformer as SequenceTransformer
 from metajax.nets.sequence import TemporalConv as TemporalConv
 from metajax.nets.sets import DeepSets as DeepSets
 from metajax.nets.text import Text as Text
+from metajax.nets.translation import Translator as Translator
 from metajax.nets.video import Video as Video
