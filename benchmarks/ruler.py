@@ -11,6 +11,7 @@ the test classes. Where classes are few, intervals are over splits of the classe
 import argparse
 import functools
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -21,10 +22,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+import scipy.stats
 from flax import nnx
 
 import metajax as mj
-from metajax.modalities import late_head, modal_prototypes, restrict, ruler
+from metajax.modalities import late_head, modal_prototypes, restrict
+from metajax.modalities.measure import known
 
 WAYS, SHOTS, QUERIES, WIDTH = 5, (1, 5), 7, 32
 ROOT = pathlib.Path(__file__).parent / "results"
@@ -33,7 +36,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--data", nargs="+", default=["strokes", "digits", "hanzi", "groceries"])
 parser.add_argument("--splits", type=int, help="number of splits, by default those of the published result file")
 parser.add_argument("--steps", type=int, help="steps of training the encoders, by default likewise")
-parser.add_argument("--tasks", type=int, default=200, help="validation tasks and test tasks of a split")
+parser.add_argument("--tasks", type=int, default=100, help="validation tasks and test tasks of a split")
 parser.add_argument("--out", type=pathlib.Path, default=ROOT, help="folder of ruler.json and ruler.png")
 
 
@@ -101,12 +104,12 @@ audio = lambda seed: mj.nets.Audio(mj.nets.TemporalConv(40, WIDTH, width=48, rng
 reader = lambda seed: mj.nets.TemporalConv(32, WIDTH, width=48, blocks=2, stride=1, rngs=nnx.Rngs(seed + 3))
 text = lambda seed: mj.nets.Text(2000, reader(seed), rngs=nnx.Rngs(seed))
 ten, twenty = (mj.data.meta_batch(mj.data.episodes(ways, 1, 5), tasks=1) for ways in (10, 20))
-# {data: (make, steps of training, splits)}
+# {data: (make, steps of training, splits, whether the splits differ in their classes)}
 DATA = {
-    "strokes": (strokes, 800, 3),
-    "digits": (digits, 500, 10),
-    "hanzi": (hanzi, 600, 10),
-    "groceries": (groceries, 400, 10),
+    "strokes": (strokes, 800, 3, False),
+    "digits": (digits, 500, 10, True),
+    "hanzi": (hanzi, 600, 10, True),
+    "groceries": (groceries, 400, 10, True),
 }
 
 
@@ -133,27 +136,26 @@ def train(dataset, encoders, sample, steps, seed):
     return encode, state.params
 
 
-known = lambda params, x, key=None, *, reference=None: x.value  # of features that are there already
-
-
 def measure(parts, encode, params, tasks, seed):
     """{shots: the ruler}."""
     key = jax.random.key(seed)
-    draw = jax.jit(mj.data.meta_batch(mj.data.episodes(WAYS, 10, QUERIES), tasks))
-    validation, test = draw(parts[1], jax.random.fold_in(key, 1)), draw(parts[2], jax.random.fold_in(key, 2))
-    return ruler(encode, params, validation, test, key, ways=WAYS, shots=SHOTS)
+    keys = jax.random.split(jax.random.fold_in(key, 1), 3)
+    draw = jax.jit(mj.data.meta_batch(mj.data.episodes(WAYS, 8, QUERIES), tasks))
+    validation, test = draw(parts[1], keys[0]), draw(parts[2], keys[1])
+    return mj.modalities.ruler(encode, params, validation, test, keys[2], ways=WAYS, shots=SHOTS)
 
 
 def summary(values):
-    """Mean and half the width of the 95 % interval, in percent."""
-    one = mj.summarize(jnp.asarray(values))
-    return [100 * float(one.mean), 100 * float(one.interval)]
+    """Mean and half the width of the 95 % interval by Student's t, in percent."""
+    values = 100 * np.asarray(values)
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return [float(values.mean()), float(half)]
 
 
 def report(name, runs, shots):
     """Rows of one data set at one number of shots: over splits where there are many, else over the tasks of all."""
     every = [run[shots] for run in runs]
-    over = lambda per_task: [float(p.mean()) for p in per_task] if DATA[name][2] >= 10 else np.concatenate(per_task)
+    over = lambda per_task: [float(p.mean()) for p in per_task] if DATA[name][3] else np.concatenate(per_task)
     tasks = {row: over([np.asarray(one.accuracy[row].per_task) for one in every]) for row in every[0].accuracy}
     # The best single modality is that of the validation tasks of each split.
     tasks["best single"] = over([np.asarray(one.accuracy[one.best_single].per_task) for one in every])
@@ -161,7 +163,7 @@ def report(name, runs, shots):
     mean = {row: float(np.mean(values)) for row, values in tasks.items()}
     gain = mean["oracle"] - mean["best single"]
     curve = {k: float(np.mean([one.curve[k].mean for one in every])) for k in every[0].curve}
-    reached = np.interp(mean["learned"], np.maximum.accumulate(list(curve.values())), list(curve), right=np.inf)
+    reached = mj.modalities.first_crossing(curve, mean["learned"])
     weights = [{n: float(w.mean()) for n, w in one.learned.items()} for one in every]
     return {
         "data": name,
@@ -184,7 +186,7 @@ def main(options):
     started, rows = time.perf_counter(), []
     figure, axes = plt.subplots(1, len(options.data), figsize=(4.2 * len(options.data), 3.6), layout="constrained")
     for axis, name in zip(np.atleast_1d(axes), options.data, strict=True):
-        make, steps, splits = DATA[name]
+        make, steps, splits, _ = DATA[name]
         runs = []
         for seed in range(options.splits or splits):
             parts, encoders, sample = make(seed)
@@ -201,18 +203,21 @@ def main(options):
         }
         mj.plots.ruler(axis, points, title=f"{make.__doc__.split(':')[0].split('.')[0]}, {WAYS}-way")
         rows += mine
-    header = {
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "seconds": time.perf_counter() - started,
-        "splits": {name: options.splits or DATA[name][2] for name in options.data},
-        "tasks": options.tasks,
-    }
-    (options.out / "ruler.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
-    figure.savefig(options.out / "ruler.png", dpi=100)
+        header = {
+            "commit": git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "metajax")),
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "threads": os.cpu_count(),
+            "seconds": time.perf_counter() - started,
+            "splits": {row["data"]: options.splits or DATA[row["data"]][2] for row in rows},
+            "tasks": options.tasks,
+        }
+        (options.out / "ruler.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
+        figure.savefig(options.out / "ruler.png", dpi=100)
+
+
+def git(*arguments):
+    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

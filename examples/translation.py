@@ -28,8 +28,7 @@ from metajax.nets.translation import Translator, remember, sequence_cross_entrop
 
 SHOTS, QUERIES, TASKS, DRAWS, PIECE = 5, 8, 4, 4, 32  # DRAWS tasks of each test class, judged PIECE at a time
 ROWS = 64  # of a joint step, which then takes as long as one of TASKS * (SHOTS + QUERIES) sequences that look up
-KINDS, CURVE = ("date", "unit", "number"), (0, 1, 2, 3, 5)  # and numbers of pairs
-RATES = jnp.array([3e-4, 1e-3, 3e-3])  # of fine-tuning; and its steps and its layers:
+KINDS, CURVE, RATES = ("date", "unit", "number"), (0, 1, 2, 3, 5), jnp.array([3e-4, 1e-3, 3e-3])  # of fine-tuning:
 SETTINGS = ((10, "all"), (30, "all"), (60, "all"), (30, "upper"))
 UPPER = ("language", "after", "norm", "choose", "bias")
 
@@ -72,8 +71,8 @@ def over_languages(per_task, shots=SHOTS, kind=""):
 
 
 def make_net(languages=1):
-    net = Translator(len(corpus.characters) + 2, SOURCE, TARGET, languages=languages, rngs=nnx.Rngs(0))
-    return mj.nets.functional(net)
+    characters = len(corpus.characters) + 2
+    return mj.nets.functional(Translator(characters, SOURCE, TARGET, languages=languages, rngs=nnx.Rngs(0)))
 
 
 def train(name, task_loss, params, sample):
@@ -82,8 +81,7 @@ def train(name, task_loss, params, sample):
     adam = optax.adam(optax.cosine_decay_schedule(3e-3, options.steps))
     outer, before = mj.outer_loop(task_loss, optax.chain(optax.clip_by_global_norm(1.0), adam)), time.process_time()
     schedule = {"steps": options.steps, "fuse": 20, "every": 200}
-    state, records = mj.training.fit(outer, outer.init(params), sample, split.train, key, **schedule)
-    print(f"  {records[-1]['accuracy']:.2f} of the last training queries exactly right")
+    state, _ = mj.training.fit(outer, outer.init(params), sample, split.train, key, **schedule)
     return state.params, time.process_time() - before
 
 
@@ -112,7 +110,7 @@ def joint_rows(dataset, key):
 
 
 joint, joint_seconds = train("Joint pretraining", mj.supervised(loss), params, joint_rows)
-joint = {**joint.fast, "language": joint.fast["language"].mean(axis=0, keepdims=True)}
+joint = joint.fast | {"language": joint.fast["language"].mean(axis=0, keepdims=True)}
 
 # Fine-tuning: Adam on the pairs; the rate is a parameter, so that one compiled function serves all.
 adam, tried = mj.Rule(init=lambda params, key: RATES[0], optimizer=optax.adam), {}
@@ -131,8 +129,7 @@ _, descent, judge_tuned, tuned = tried[chosen]
 
 # Meta-training: the pairs are written into a memory, and the net learns to look things up in it.
 apply, params = make_net()
-look_up = with_memory(apply)
-meta_loss = mj.episode(remember(apply), sequence_cross_entropy(look_up))
+meta_loss = mj.episode(remember(apply), sequence_cross_entropy(with_memory(apply)))
 sample = mj.data.meta_batch(translations(SHOTS, QUERIES), TASKS)
 meta, meta_seconds = train("Meta-training", meta_loss, params, sample)
 judge_meta = judge(meta_loss)
@@ -178,8 +175,7 @@ header["languages"] = dict(zip(("train", "validation", "test"), map(len, languag
 header["test_classes"] = {kind: sum(name.endswith(kind) for name in split.test.names) for kind in KINDS}
 header |= {"test_tasks": len(tasks), "test_languages": languages[2], "dropped": split.dropped}
 header["fine_tuning"] = {"chosen": chosen, "validation": {str(setting): row[0] for setting, row in tried.items()}}
-report = header | {"rows": rows}
-(options.out / "translation.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+(options.out / "translation.json").write_text(json.dumps(header | {"rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 # The picture: what the two methods say to one query of some tasks, and accuracy against pairs.
@@ -190,7 +186,10 @@ def says(adaptation, net):
 
 
 figure, axes = plt.subplots(1, 2, figsize=(16, 6.2), width_ratios=(2.1, 1), layout="constrained")
-answers = {"meta-trained": (says(remember(apply), look_up), meta), "fine-tuned": (says(descent, apply), tuned)}
+answers = {
+    "meta-trained": (says(remember(apply), with_memory(apply)), meta),
+    "fine-tuned": (says(descent, apply), tuned),
+}
 columns = {"": 0, "source": 5.5, "true": 18, "meta-trained": 49, "fine-tuned": 80}
 for name, left in columns.items():
     axes[0].text(left, -1.2, name, weight="bold", va="center")
@@ -211,7 +210,6 @@ lines = {}
 for row in rows:
     points = [(shots, *row[f"{shots} pairs"]) for shots in CURVE if f"{shots} pairs" in row]
     lines[row["method"]] = tuple(zip(*points, strict=True))
-labels = {"xlabel": "pairs of the unseen language", "ylabel": "exact match, %"}
-mj.plots.curves(axes[1], lines, title="Mean over languages, 95 % intervals", **labels)
+mj.plots.curves(axes[1], lines, xlabel="pairs of the unseen language", ylabel="exact match, %, 95 % intervals")
 figure.savefig(options.out / "translation.png", dpi=110)
 print(f"Picture and table are in {options.out / 'translation.png'} and translation.json.")

@@ -166,6 +166,17 @@ def test_low_rank_at_full_rank_is_tensor_fusion():
     assert_close(value(full, features, present)[-1], jnp.einsum("ij,ijd->d", outer[-1], full.kernel[...]), 1e-6)
 
 
+def test_product_of_experts_is_the_gaussian_product_and_does_not_overflow():
+    features, present = make_inputs(False)
+    module = fusion_products.ProductOfExperts(NAMES, WIDTH, rngs=nnx.Rngs(0))
+    t = {n: np.exp(module.precisions[n](features[n])) for n in NAMES}
+    mean = {n: features[n] @ module.means[n][...] for n in NAMES}
+    expected = sum(t[n] * mean[n] for n in NAMES) / (1 + sum(t.values()))
+    assert_close(value(module, features, present)[-1], expected[-1], 1e-6)
+    large = {n: 1e4 * f for n, f in features.items()}
+    assert np.isfinite(value(module, large, present)).all()
+
+
 def test_concatenation_is_a_linear_layer_and_maximum_is_the_largest():
     features, present = make_inputs(False)
     module = fusion.Concatenation(NAMES, WIDTH, rngs=nnx.Rngs(0))

@@ -137,3 +137,11 @@ def test_shapley_values():
     assert_close(shapley(jnp.asarray(without))[2], jnp.zeros(5))
     with pytest.raises(ValueError, match="got 6 values"):
         shapley(jnp.ones(6))
+
+
+@pytest.mark.parametrize("rate", [30, -0.5, jnp.array([0.1, 0.2]), {"image": 1.5}])
+def test_a_rate_that_is_no_probability_is_an_error(rate):
+    here = jnp.ones(2, bool)
+    x = Modalities({"audio": jnp.ones((2, 1)), "image": jnp.ones((2, 1))}, {"audio": here, "image": here})
+    with pytest.raises(ValueError, match="must be one probability"):
+        drop_modalities(x, rate, jax.random.key(0))

@@ -22,8 +22,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
     """Classification tasks: `ways` classes, and of each `shots` support and `queries` query examples.
 
     Classes and examples are drawn without replacement, uniformly; the classes are numbered 0 to ways - 1 in the order
-    drawn. uint8 values become float32 in [0, 1], int16 ones in [-1, 1), after the draw, so that the data set stays
-    small.
+    drawn. After the draw uint8 values (images) become float32 in [0, 1] and int16 ones (waves) in [-1, 1), so that the
+    data set stays small: what is no such value, such as the ids of words, must be int32.
 
     Args:
         ways: classes in a task.
@@ -71,7 +71,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
                 x = turn(x, jnp.repeat(turns, rows.shape[1]))
             return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
 
-        info = jax.tree.map(lambda leaf: _real(leaf[chosen]), dataset.info)
+        info = jax.tree.map(lambda leaf: leaf[chosen] / 255 if leaf.dtype == jnp.uint8 else leaf[chosen], dataset.info)
         return Task(support=batch(rows[:, :shots])._replace(info=info), query=batch(rows[:, shots:]))
 
     return sample

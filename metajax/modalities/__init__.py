@@ -25,6 +25,7 @@ from metajax.modalities.robustness import Robustness as Robustness
 from metajax.modalities.robustness import robustness as robustness
 from metajax.modalities.robustness import severity_curve as severity_curve
 from metajax.modalities.ruler import Ruler as Ruler
+from metajax.modalities.ruler import first_crossing as first_crossing
 from metajax.modalities.ruler import ruler as ruler
 from metajax.modalities.ruler import ruler_table as ruler_table
 from metajax.modalities.transfer import Describe as Describe

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -44,16 +45,13 @@ def modal_prototypes(encode: Encode, ways: int, *, head: str = "head") -> Adapta
         raise ValueError(f"ways must be a whole number, 1 or more, got {ways!r}.")
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        if not isinstance(support.x, Modalities) or not isinstance(params.fast, dict):
-            got = f"{type(support.x).__name__} and {type(params.fast).__name__}"
-            raise ValueError(f"Need a support set whose x is a Modalities, and fast weights in a dict, got {got}.")
-        features = encode(params, support.x, key, reference=references(support))
-        classes_NxW = weights(support)[:, None] * jax.nn.one_hot(support.y, ways, dtype=jnp.float32)
+        features, classes_NxW = read_support(encode, params, support, ways, key)
         kernel, bias = {}, {}
         for name, features_NxD in features.items():
             here_N = support.x.present[name]
             kernel[name], bias[name] = _nearest_mean(features_NxD, here_N, classes_NxW.astype(features_NxD.dtype))
-        prior_W = jnp.where(classes_NxW.sum(axis=0) > 0, 0.0, ABSENT)
+        dtype = jnp.result_type(*features.values())
+        prior_W = jnp.where(classes_NxW.sum(axis=0) > 0, 0.0, ABSENT).astype(dtype)
         return params._replace(fast={**params.fast, head: {"kernel": kernel, "bias": bias, "prior": prior_W}})
 
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
@@ -78,13 +76,30 @@ def late_head(encode: Encode, *, head: str = "head", logits: str = "weights") ->
     def apply(params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None) -> Array:
         written = params.fast[head]
         features = encode(params, x, key, reference=reference)
-        total = jnp.zeros(()) + written["prior"][None]
+        check_names(features, written["kernel"], f"params.fast[{head!r}]")
+        check_names(features, params.fast.get(logits, features), f"params.fast[{logits!r}]")
+        total = written["prior"][None]
         for name, score in scores(features, x.present, written).items():
             weight = jnp.exp(params.fast[logits][name]) if logits in params.fast else 1
             total = total + weight * score
         return total
 
     return apply
+
+
+def read_support(encode: Encode, params: Params, support: Batch, ways: int, key: Array) -> tuple[dict, Array]:
+    """The features of a support set, and its one-hot labels times the weight of the row, [examples, ways]."""
+    if not isinstance(support.x, Modalities) or not isinstance(params.fast, dict):
+        got = f"{type(support.x).__name__} and {type(params.fast).__name__}"
+        raise ValueError(f"Need a support set whose x is a Modalities, and fast weights in a dict, got {got}.")
+    features = encode(params, support.x, key, reference=references(support))
+    return features, weights(support)[:, None] * jax.nn.one_hot(support.y, ways, dtype=jnp.float32)
+
+
+def check_names(features: Mapping[str, Array], named: Mapping[str, Any], what: str) -> None:
+    """Fails where something that is to have an entry for each modality lacks one."""
+    if missing := sorted(features.keys() - named.keys()):
+        raise ValueError(f"{what} has entries for {sorted(named)}, which lack the modalities {missing}.")
 
 
 def scores(features: dict[str, Array], present: dict[str, Array], head: PyTree) -> dict[str, Array]:

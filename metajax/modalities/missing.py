@@ -51,7 +51,7 @@ def drop_modalities(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
         keep_one: where all of an example's modalities would go, one of them stays, each as likely as the other.
 
     Raises:
-        ValueError: a name in `rate` that is not a modality of x.
+        ValueError: a name in `rate` that is not a modality of x, or a rate that is no probability.
 
     Source: Neverova et al. 2016 (ModDrop), arXiv 1501.00102.
     """
@@ -77,7 +77,7 @@ def learned_dropout(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
         keep_one: as in `drop_modalities`.
 
     Raises:
-        ValueError: a name in `rate` that is not a modality of x.
+        ValueError: a name in `rate` that is not a modality of x, or a rate that is no probability.
     """
     present_NxM, rate_M = presence(x), _rates(x, rate)
     kept_NxM = _draw(present_NxM, rate_M, key, keep_one)
@@ -101,8 +101,9 @@ def subsets(names: Iterable[str]) -> Array:
 def all_subsets(judge: Callable[[Modalities], PyTree], x: Modalities) -> PyTree:
     """Judges what is left of x with each of the 2^M subsets of its modalities, in one `vmap` over masks.
 
-    Masks are data, so that nothing is compiled twice; what does not depend on presence (an encoder of one modality) is
-    computed once for all. The judge sees examples without any modality, too.
+    Masks are data, so that nothing is compiled twice. `nets.Multimodal` reads presence before it encodes: encode first
+    and judge from features, so that encoders run once and not 2^M times. The judge sees examples without any modality,
+    too.
 
     Args:
         judge: Modalities -> pytree of arrays, such as the accuracy or the loss of each example.
@@ -176,6 +177,9 @@ def _rates(x: Modalities, rate: Rate) -> Array:
     if not isinstance(rate, Mapping):
         rate = dict.fromkeys(x.present, rate)
     _check_names(rate, x)
+    for name, value in rate.items():
+        if jnp.ndim(value) or (not isinstance(value, jax.core.Tracer) and not 0 <= value <= 1):
+            raise ValueError(f"The rate of {name!r} must be one probability, 0 to 1, got {value}; or {{name: rate}}.")
     return jnp.stack([jnp.asarray(rate.get(name, 0.0), float) for name in sorted(x.present)])
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from metajax._adaptation import chain
 from metajax._evaluate import Summary, summarize
-from metajax._outer_loop import count_tasks, outer_loop
-from metajax._task_losses import episode
-from metajax._tree import references
-from metajax._types import Array, Batch, Modalities, Params, Task
-from metajax.losses import cross_entropy
-from metajax.modalities.late import Encode, late_head, modal_prototypes, scores
-from metajax.modalities.weights import support_weights
+from metajax._types import Array, Modalities, Params, Task
+from metajax.modalities.late import Encode
+from metajax.modalities.measure import count_shots, encode_tasks, grid_accuracy, learn_weights, simplex
+
+ROWS = ("equal", "static", "learned", "oracle")
+"""The rows of a ruler besides the modalities."""
 
 
 class Ruler(NamedTuple):
@@ -32,7 +28,7 @@ class Ruler(NamedTuple):
         static: {name: weight}, chosen on the validation tasks; weights sum to 1.
         learned: {name: [test tasks]}, the learned weights of each test task, which sum to 1.
         shots: the number of shots of all of the above.
-        curve: {shots: accuracy of the best single modality with so many}.
+        curve: {shots: accuracy of the best single modality with so many}, by powers of two.
     """
 
     accuracy: dict[str, Summary]
@@ -47,18 +43,35 @@ class Ruler(NamedTuple):
         return summarize(self.accuracy[row].per_task - self.accuracy[other].per_task)
 
     def gap_closed(self) -> float:
-        """The share of what the oracle gains over the best single modality that the learned weights gain."""
-        single, learned, oracle = (self.accuracy[r].mean for r in (self.best_single, "learned", "oracle"))
-        return float((learned - single) / (oracle - single))
+        """The share of the oracle's gain over the best single modality that learned weights have, or NaN."""
+        single, learned, oracle = (float(self.accuracy[r].mean) for r in (self.best_single, "learned", "oracle"))
+        return (learned - single) / (oracle - single) if oracle > single else float("nan")
 
     def shots_equivalent(self) -> float:
         """How many shots of the best single modality are worth `shots` of all, weighed by what was learned.
 
-        By linear interpolation of `curve`; infinite where no number of shots in it is enough.
+        Where `curve` first reaches that accuracy, linearly between its points; 0 where its first point lies above, and
+        infinite where no number of shots in it is enough.
         """
-        shots, means = list(self.curve), [float(summary.mean) for summary in self.curve.values()]
-        target = float(self.accuracy["learned"].mean)
-        return float(np.interp(target, np.maximum.accumulate(means), shots, right=np.inf))
+        return first_crossing(
+            {k: float(one.mean) for k, one in self.curve.items()}, float(self.accuracy["learned"].mean)
+        )
+
+
+def first_crossing(curve: Mapping[float, float], target: float) -> float:
+    """Where a curve {x: y} first reaches the target, linearly between its points; 0 below it, infinite beyond it.
+
+    >>> first_crossing({1: 0.5, 2: 0.7, 4: 0.6}, 0.6)
+    1.5
+    """
+    (x, y), *points = sorted(curve.items())
+    if y >= target:
+        return float(x) if y == target else 0.0
+    for next_x, next_y in points:
+        if next_y >= target:
+            return x + (next_x - x) * (target - y) / (next_y - y)
+        x, y = next_x, next_y
+    return float("inf")
 
 
 def ruler(
@@ -79,8 +92,9 @@ def ruler(
     A task is answered by nearest class means in each modality and a weighted sum of their scores (`modal_prototypes`,
     `late_head`). Static weights are the point of a grid over the simplex that is best on the validation tasks; learned
     ones come from the support set by `support_weights`, trained on the validation tasks; the oracle takes for each test
-    task the point of the grid that answers its queries best, so it has seen their labels. "equal" adds the scores as
-    they are: bring them to one scale in `encode`.
+    task the point of the grid that answers its queries best, so it has seen their labels. "equal", which is in both
+    choices, adds the scores as they are: bring them to one scale in `encode`. With an encoder that normalises by batch,
+    the statistics are those of the shots that count, and of the queries: transductive.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
@@ -90,51 +104,74 @@ def ruler(
         key: for the training of the learned weights.
         ways: number of classes in a task.
         shots: numbers of support examples of each class to measure with; the tasks have as many or more, and `curve`
-            goes through all of those of the test tasks.
+            goes by powers of two through what the test tasks have.
         grid: points on each edge of the simplex, less one.
         steps: outer steps of Adam, 32 tasks each, for the learned weights.
         tasks_at_once: tasks in one vmap of the encoders.
 
     Raises:
-        ValueError: tasks without several modalities, or with fewer shots than asked for; `grid` or `steps` below 1.
+        ValueError: tasks without several modalities or with different ones, with fewer shots in a class than asked for,
+            a modality that is called like a row; `grid` or `steps` below 1.
 
     Returns:
         {shots: Ruler}.
 
     Not under `jax.jit`: it trains and chooses, and compiles its own parts.
     """
-    if not isinstance(test.support.x, Modalities) or len(test.support.x.value) < 2:
+    parts = (validation, test)
+    if any(not isinstance(tasks.support.x, Modalities) or len(tasks.support.x.value) < 2 for tasks in parts):
         raise ValueError("The ruler compares modalities: x of the tasks must be a Modalities of two or more.")
     if grid < 1 or steps < 1:
         raise ValueError(f"{grid=} and {steps=} must be 1 or more.")
     names = sorted(test.support.x.value)
-    embedded = [_embed(encode, params, tasks, tasks_at_once) for tasks in (validation, test)]
-    most = [int((tasks.support.y[0] == 0).sum()) for tasks in embedded]
+    if sorted(validation.support.x.value) != names or set(names) & set(ROWS):
+        raise ValueError(
+            f"Validation and test tasks need the same modalities, none called {ROWS}; got {names} in the test and "
+            f"{sorted(validation.support.x.value)} in the validation tasks."
+        )
+    most = [count_shots(tasks, ways) for tasks in (validation, test)]
     if not 1 <= min(shots) <= max(shots) <= min(most):
         raise ValueError(f"{shots=} must be 1 to the {most[0]} and {most[1]} shots of validation and test tasks.")
-    simplex_GxM = _simplex(len(names), grid)
-    points_GxM = jnp.asarray(np.concatenate([simplex_GxM, np.ones((1, len(names)))]))  # the last one is "equal"
-    judge = jax.jit(lambda tasks, number: _grid_accuracy(names, ways, points_GxM, tasks, number))
-    curve_TxG = {number: judge(embedded[1], number) for number in range(1, most[1] + 1)}
-    corner = {name: int(simplex_GxM[:, m].argmax()) for m, name in enumerate(names)}
-    measured = {}
-    for number in shots:
-        validated_G, tested_TxG = judge(embedded[0], number).mean(axis=0), curve_TxG[number]
-        best_single = max(names, key=lambda name: validated_G[corner[name]])
-        static = int(validated_G[:-1].argmax())
-        learned_T, weights_TxM = _learn(names, ways, embedded[0], embedded[1], number, steps, key)
-        accuracy = {name: tested_TxG[:, corner[name]] for name in names}
-        accuracy |= {"equal": tested_TxG[:, -1], "static": tested_TxG[:, static], "learned": learned_T}
-        accuracy["oracle"] = tested_TxG[:, :-1].max(axis=1)
-        measured[number] = Ruler(
-            accuracy={row: summarize(per_task) for row, per_task in accuracy.items()},
-            best_single=best_single,
-            static=dict(zip(names, simplex_GxM[static].tolist(), strict=True)),
-            learned=dict(zip(names, weights_TxM.T, strict=True)),
-            shots=number,
-            curve={k: summarize(per_TxG[:, corner[best_single]]) for k, per_TxG in curve_TxG.items()},
-        )
-    return measured
+    points_GxM = simplex(len(names), grid)
+    encoded = lambda tasks, number: encode_tasks(encode, params, tasks, number, ways, tasks_at_once)
+    judge = lambda tasks: grid_accuracy(names, ways, jnp.asarray(points_GxM), tasks)
+    steps_of_curve = [2**power for power in range(most[1].bit_length())]
+    tests = {number: encoded(test, number) for number in sorted({*shots, *steps_of_curve, most[1]})}
+    curve = {number: judge(tasks) for number, tasks in tests.items()}
+    return {
+        number: _measure(names, ways, points_GxM, encoded(validation, number), tests[number], curve, number, steps, k)
+        for number, k in zip(shots, jax.random.split(key, len(shots)), strict=True)
+    }
+
+
+def _measure(
+    names: list[str],
+    ways: int,
+    points_GxM: np.ndarray,
+    validation: Task,
+    test: Task,
+    curve: dict[int, Array],
+    shots: int,
+    steps: int,
+    key: Array,
+) -> Ruler:
+    """One number of shots, from features."""
+    validated_G = grid_accuracy(names, ways, jnp.asarray(points_GxM), validation).mean(axis=0)
+    corner = {name: int(points_GxM[:, m].argmax()) for m, name in enumerate(names)}
+    best_single = max(names, key=lambda name: float(validated_G[corner[name]]))
+    static, tested_TxG = int(validated_G.argmax()), curve[shots]
+    learned_T, weights_TxM = learn_weights(names, ways, validation, test, steps, key)
+    accuracy = {name: tested_TxG[:, corner[name]] for name in names}
+    rows = (tested_TxG[:, -1], tested_TxG[:, static], learned_T, tested_TxG.max(axis=1))
+    accuracy |= dict(zip(ROWS, rows, strict=True))
+    return Ruler(
+        accuracy={row: summarize(per_task) for row, per_task in accuracy.items()},
+        best_single=best_single,
+        static=dict(zip(names, points_GxM[static].tolist(), strict=True)),
+        learned=dict(zip(names, weights_TxM.T, strict=True)),
+        shots=shots,
+        curve={number: summarize(per_TxG[:, corner[best_single]]) for number, per_TxG in curve.items()},
+    )
 
 
 def ruler_table(measured: Ruler) -> str:
@@ -153,84 +190,3 @@ def ruler_table(measured: Ruler) -> str:
         values = (100 * value for value in (summary.mean, summary.interval, paired.mean, paired.interval))
         lines.append("{:<20}{:>7.1f} ± {:>3.1f}   {:+.1f} ± {:.1f}".format(row, *values))
     return "\n".join(lines)
-
-
-def _embed(encode: Encode, params: Params, tasks: Task, tasks_at_once: int) -> Task:
-    """The same tasks with features in the place of inputs."""
-
-    def run(params: Params, tasks: Task) -> Task:
-        def embed(task: Task) -> Task:
-            return Task(features(task.support), features(task.query))
-
-        def features(batch: Batch) -> Batch:
-            made = encode(params, batch.x, None, reference=references(batch))
-            return batch._replace(x=Modalities(made, batch.x.present), info=())
-
-        return jax.lax.map(embed, tasks, batch_size=tasks_at_once)
-
-    return jax.jit(run)(params, tasks)
-
-
-def _known(params: Params, x: Modalities, key: Array | None = None, *, reference: Array | None = None) -> Any:
-    """The encoder of what is encoded already."""
-    return x.value
-
-
-def _first(task: Task, shots: int | Array, ways: int) -> Task:
-    """The task with weight 0 for the support examples after the first `shots` of each class."""
-    classes_NxW = jax.nn.one_hot(task.support.y, ways, dtype=jnp.int32)
-    rank_N = (jnp.cumsum(classes_NxW, axis=0) * classes_NxW).sum(axis=1)
-    given = 1.0 if task.support.weight is None else task.support.weight
-    return task._replace(support=task.support._replace(weight=given * (rank_N <= shots)))
-
-
-def _grid_accuracy(names: list[str], ways: int, points_GxM: Array, tasks: Task, shots: int | Array) -> Array:
-    """Accuracy [tasks, points] of every point of the grid in every task."""
-
-    def one(task: Task) -> Array:
-        task = _first(task, shots, ways)
-        head = modal_prototypes(_known, ways).adapt(Params({}, ()), task.support, jax.random.key(0)).fast["head"]
-        says = scores(task.query.x.value, task.query.x.present, head)
-        says_MxQxW = jnp.stack([says[name] for name in names])
-        logits_GxQxW = jnp.einsum("gm,mqw->gqw", points_GxM.astype(says_MxQxW.dtype), says_MxQxW)
-        right_GxQ = (logits_GxQxW + head["prior"][None, None]).argmax(axis=2) == task.query.y[None]
-        return right_GxQ.mean(axis=1)
-
-    return jax.vmap(one)(tasks)
-
-
-def _learn(
-    names: list[str], ways: int, validation: Task, test: Task, shots: int, steps: int, key: Array
-) -> tuple[Array, Array]:
-    """Accuracy [test tasks] of learned weights, and the weights [test tasks, modalities] themselves."""
-    adaptation = chain(support_weights(_known, ways), modal_prototypes(_known, ways))
-    task_loss = episode(adaptation, cross_entropy(late_head(_known)))
-    init_key, key = jax.random.split(key)
-    params = adaptation.init(Params({"weights": dict.fromkeys(names, 0.0)}, ()), init_key)
-    outer = outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(1e-2, steps)))
-    # The written weights are no parameters: what stands in their place is only a name for the modalities.
-    number, size = count_tasks(validation), min(32, count_tasks(validation))
-
-    def run(state: Any, keys: Array, validation: Task) -> Any:
-        def step(state: Any, key: Array) -> tuple[Any, None]:
-            rows = jax.random.choice(key, number, (size,), replace=False)
-            picked = jax.vmap(lambda task: _first(task, shots, ways))(jax.tree.map(lambda leaf: leaf[rows], validation))
-            return outer.step(state, picked, key)[0], None
-
-        return jax.lax.scan(step, state, keys)[0]
-
-    def judge(params: Params, task: Task) -> tuple[Array, Array]:
-        task = _first(task, shots, ways)
-        adapted = adaptation.adapt(params, task.support, key)
-        weights_M = jax.nn.softmax(jnp.stack([adapted.fast["weights"][name] for name in names]))
-        return task_loss(params, task, key)[1]["accuracy"], weights_M
-
-    state = jax.jit(run)(outer.init(params), jax.random.split(key, steps), validation)
-    return jax.jit(jax.vmap(judge, (None, 0)))(state.params, test)
-
-
-def _simplex(names: int, grid: int) -> np.ndarray:
-    """All weights [points, names] that are multiples of 1/grid and sum to 1."""
-    parts = itertools.product(range(grid + 1), repeat=names - 1)
-    inside = np.array([part for part in parts if sum(part) <= grid], float).reshape(-1, names - 1) / grid
-    return np.concatenate([inside, 1 - inside.sum(axis=1, keepdims=True)], axis=1)

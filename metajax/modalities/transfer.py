@@ -78,10 +78,10 @@ def described_head(describe: Describe, ways: int, width: int, *, hidden: int = 6
     FuMI is `chain(described_head(...), inner_loop(...))`: the written head starts a few steps of descent on the shots.
 
     Args:
-        describe: (params, support.info, key) -> [ways, d].
+        describe: (params, support.info, key) -> [ways, width].
         ways: number of classes.
         width: of the features that the head reads.
-        hidden: width of the hypernetwork, which is the rule; `init` reads d off `describe`.
+        hidden: width of the hypernetwork, which is the rule.
         head: the entry of `params.fast` to write, {"kernel": [width, ways], "bias": [ways]}.
 
     Raises:

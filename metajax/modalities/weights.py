@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from metajax._adaptation import Adaptation
 from metajax._closed_form import ABSENT
-from metajax._tree import references, weights
+from metajax._tree import weights
 from metajax._types import Array, Batch, Loss, Metrics, Params
-from metajax.modalities.late import Encode
+from metajax.modalities.late import Encode, check_names, read_support
 
 STATISTICS = ("leave-one-out accuracy", "leave-one-out margin", "separation", "closest pair", "entropy", "known")
 """What `support_statistics` tells of a modality, in this order."""
@@ -21,7 +21,7 @@ def support_statistics(features_NxD: Array, here_N: Array, classes_NxW: Array) -
     Leave-one-out answers come from the class means without the example itself; a class that is left without one gets
     the mean score of the others. Separation is the mean squared distance between class means, the closest pair the
     smallest, both as logarithms; the entropy is that of the leave-one-out answers over log ways. "known" is the share
-    of classes that have an example in which the modality is present.
+    of classes that have an example in which the modality is present. Classes without any support are inert.
 
     Args:
         features_NxD: of the modality, [examples, d].
@@ -29,15 +29,18 @@ def support_statistics(features_NxD: Array, here_N: Array, classes_NxW: Array) -
         classes_NxW: [examples, ways], one-hot labels times the weight of the row.
     """
     features_NxD = jnp.where(here_N[:, None], features_NxD, jnp.zeros_like(features_NxD))
-    classes_NxW = classes_NxW.astype(features_NxD.dtype) * here_N[:, None].astype(features_NxD.dtype)
-    answers_NxW = leave_one_out(features_NxD, classes_NxW)
+    classes_NxW = classes_NxW.astype(features_NxD.dtype)
+    asked_W = classes_NxW.sum(axis=0) > 0
+    ways = jnp.maximum(asked_W.sum(), 2)
+    classes_NxW = classes_NxW * here_N[:, None].astype(features_NxD.dtype)
+    answers_NxW = jnp.where(asked_W[None], leave_one_out(features_NxD, classes_NxW), ABSENT)
     weight_N = classes_NxW.sum(axis=1)
     label_N = classes_NxW.argmax(axis=1)
     others_NxW = jnp.where(jax.nn.one_hot(label_N, classes_NxW.shape[1]) > 0, ABSENT, answers_NxW)
     own_N = jnp.take_along_axis(answers_NxW, label_N[:, None], axis=1)[:, 0]
     margin_N = own_N - others_NxW.max(axis=1)
     log_p = jax.nn.log_softmax(answers_NxW)
-    entropy_N = -(jnp.exp(log_p) * log_p).sum(axis=1) / jnp.log(max(classes_NxW.shape[1], 2))
+    entropy_N = -(jnp.exp(log_p) * log_p).sum(axis=1) / jnp.log(ways)
 
     count_W = classes_NxW.sum(axis=0)
     mean_WxD = classes_NxW.T @ features_NxD / jnp.where(count_W > 0, count_W, 1)[:, None]
@@ -49,7 +52,8 @@ def support_statistics(features_NxD: Array, here_N: Array, classes_NxW: Array) -
     mean = lambda values_N: (weight_N * values_N).sum() / total
     margin = mean(jnp.tanh(margin_N / 4))
     logs = jnp.log1p(separation), jnp.log1p(closest)
-    return jnp.stack([mean((margin_N > 0) * 1.0), margin, *logs, mean(entropy_N), (count_W > 0).mean()])
+    known = (count_W > 0).sum() / jnp.maximum(asked_W.sum(), 1)
+    return jnp.stack([mean(margin_N > 0), margin, *logs, mean(entropy_N), known]).astype(features_NxD.dtype)
 
 
 def leave_one_out(features_NxD: Array, classes_NxW: Array) -> Array:
@@ -80,7 +84,8 @@ def support_weights(encode: Encode, ways: int, *, hidden: int = 16, logits: str 
     in `params.fast` already: {"weights": {"image": 0.0, "audio": 0.0}}. It is trained through the query loss.
 
     Raises:
-        ValueError: in `init`, fast weights that do not have that entry; on adaptation, a rule that was not initialised.
+        ValueError: in `init`, fast weights that do not have that entry; on adaptation, a rule that was not initialised
+            or lacks a modality, or a support set that is no `Modalities`.
     """
     number = 2 * len(STATISTICS)
 
@@ -97,8 +102,8 @@ def support_weights(encode: Encode, ways: int, *, hidden: int = 16, logits: str 
         rule = params.rule
         if not isinstance(rule, dict) or "bias" not in rule:
             raise ValueError("support_weights has no rule yet; call params = adaptation.init(params, key) first.")
-        features = encode(params, support.x, key, reference=references(support))
-        classes_NxW = weights(support)[:, None] * jax.nn.one_hot(support.y, ways, dtype=jnp.float32)
+        features, classes_NxW = read_support(encode, params, support, ways, key)
+        check_names(features, rule["bias"], "The rule of support_weights")
         names = list(features)
         own_MxS = jnp.stack(
             [support_statistics(features[name], support.x.present[name], classes_NxW) for name in names]
@@ -120,9 +125,10 @@ def leave_one_out_loss(encode: Encode, ways: int, *, logits: str = "weights") ->
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        features = encode(params, batch.x, key, reference=references(batch))
-        classes_NxW = weights(batch)[:, None] * jax.nn.one_hot(batch.y, ways, dtype=jnp.float32)
-        total_NxW = jnp.zeros(())
+        features, classes_NxW = read_support(encode, params, batch, ways, key)
+        check_names(features, params.fast.get(logits, {}), f"params.fast[{logits!r}]")
+        prior_W = jnp.where(classes_NxW.sum(axis=0) > 0, 0.0, ABSENT)
+        total_NxW = prior_W.astype(jnp.result_type(*features.values()))[None]
         for name, features_NxD in features.items():
             here_Nx1 = batch.x.present[name][:, None]
             safe_NxD = jnp.where(here_Nx1, features_NxD, jnp.zeros_like(features_NxD))

@@ -123,11 +123,12 @@ class ProductOfExperts(nnx.Module):
         names, f_MxNxD, here_MxN = stack(features, present, self.means)
         pairs = list(zip(names, f_MxNxD, strict=True))
         mean_MxNxD = jnp.stack([f @ self.means[name][...] for name, f in pairs])
-        log_t = jnp.stack([self.precisions[name](f) for name, f in pairs])
-        t_MxNxD = jnp.where(here_MxN[:, :, None], jnp.exp(log_t), 0)
-        shares = _softmax(log_t, here_MxN[:, :, None]).mean(axis=2)
-        y = (t_MxNxD * mean_MxNxD).sum(axis=0) / (1 + t_MxNxD.sum(axis=0))
-        return Fused(y, dict(zip(names, shares, strict=True)))
+        log_t_MxNxD = jnp.stack([self.precisions[name](f) for name, f in pairs])
+        # Shares of the precision, that of the prior first: a softmax does not overflow where an exponential would.
+        log_t = jnp.concatenate([jnp.zeros_like(log_t_MxNxD[:1]), log_t_MxNxD])
+        share_MxNxD = _softmax(log_t, jnp.concatenate([here_MxN[:1] | True, here_MxN])[:, :, None])[1:]
+        weights_MxN = _softmax(log_t_MxNxD, here_MxN[:, :, None]).mean(axis=2)
+        return Fused((share_MxNxD * mean_MxNxD).sum(axis=0), dict(zip(names, weights_MxN, strict=True)))
 
 
 class MixtureOfExperts(nnx.Module):
