@@ -1,9 +1,8 @@
 """All 2^M subsets of M = 6 modalities in one compiled call, against a loop in Python over the subsets.
 
-A net of six encoders (MLPs) and a fusion classifies examples of random features; what is measured is the probability
-of the right class with each of the 64 subsets, from which the Shapley values of the modalities follow. The loop calls
-one compiled function for each subset, or compiles nothing, as code without this call would. Runs are interleaved;
-medians.
+A net of six encoders (MLPs), which run once, and a fusion classifies examples of random features; what is measured is
+the probability of the right class with each of the 64 subsets, from which the Shapley values of the modalities follow.
+The loop calls one compiled function for each subset, or compiles nothing. Runs are interleaved; medians.
 
     python benchmarks/subsets.py --out benchmarks/results
 """
@@ -25,10 +24,9 @@ import metajax as mj
 from metajax import modalities
 
 NAMES, WAYS, INPUTS = ("audio", "depth", "image", "pose", "table", "text"), 10, 64
+SIZES = ((100, 32), (1000, 64))  # examples, and width of encoders and fusion
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--rows", type=int, default=1000, help="examples")
-parser.add_argument("--width", type=int, default=64, help="of encoders and fusion")
 parser.add_argument("--rounds", type=int, default=5, help="runs of each")
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results", help="folder")
 
@@ -45,42 +43,49 @@ def make(width, rows):
     embed = functools.partial(apply, method="embed")
     params = mj.prototypes(embed, WAYS).adapt(params, mj.Batch(x, y), jax.random.key(0))
     right = jax.nn.one_hot(y, WAYS)
-    return lambda x: (jax.nn.softmax(apply(params, x)) * right).sum(axis=1).mean(), x
+    features = mj.data.modalities(jax.jit(functools.partial(apply, method="encode"))(params, x))
+    answer = functools.partial(apply, params, method="decide")
+    return lambda x: (jax.nn.softmax(answer(x)) * right).sum(axis=1).mean(), features
 
 
-def main(options):
-    judge, x = make(options.width, options.rows)
+def measure(rows, width, rounds):
+    """A row for each implementation."""
+    judge, x = make(width, rows)
     masks = np.asarray(modalities.subsets(NAMES))
-    of = lambda mask: modalities.restrict(x, [name for name, kept in zip(NAMES, mask, strict=True) if kept])
+    chosen = [[name for name, kept in zip(NAMES, mask, strict=True) if kept] for mask in masks]
+    restricted = jax.block_until_ready([modalities.restrict(x, names) for names in chosen])
     compiled, together = jax.jit(judge), jax.jit(functools.partial(modalities.all_subsets, judge))
     runs = {
         "one compiled call": lambda: together(x),
-        "loop, one compiled function": lambda: jnp.stack([compiled(of(mask)) for mask in masks]),
-        "loop, not compiled": lambda: jnp.stack([judge(of(mask)) for mask in masks]),
+        "loop, one compiled function": lambda: jnp.stack([compiled(one) for one in restricted]),
+        "loop, not compiled": lambda: jnp.stack([judge(one) for one in restricted]),
     }
-    seconds, values, first = {name: [] for name in runs}, {}, {}
-    for turn in range(options.rounds + 1):
+    seconds, values = {name: [] for name in runs}, {}
+    for turn in range(rounds + 1):
         for name, run in runs.items():
             started = time.perf_counter()
             values[name] = np.asarray(run())
-            took = time.perf_counter() - started
-            first.setdefault(name, took) if turn == 0 else seconds[name].append(took)
-    reference = values["loop, not compiled"]
+            if turn:  # the first one compiles
+                seconds[name].append(time.perf_counter() - started)
     median = {name: float(np.median(taken)) for name, taken in seconds.items()}
-    rows = [
+    return [
         {
             "implementation": name,
+            "examples": rows,
+            "width": width,
             "seconds": median[name],
-            "first_call_seconds": first[name],
             "times_slower": median[name] / median["one compiled call"],
-            "difference": float(np.abs(values[name] - reference).max()),
+            "difference": float(np.abs(values[name] - values["loop, not compiled"]).max()),
+            "shapley": dict(zip(NAMES, modalities.shapley(jnp.asarray(values[name])).tolist(), strict=True)),
         }
         for name in runs
     ]
+
+
+def main(options):
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    header = {"commit": commit, "jax": jax.__version__, "threads": os.cpu_count(), "rows_of_data": options.rows}
-    worth = dict(zip(NAMES, modalities.shapley(jnp.asarray(reference)).tolist(), strict=True))
-    report = {**header, "width": options.width, "rounds": options.rounds, "shapley": worth, "rows": rows}
+    header = {"commit": commit, "jax": jax.__version__, "threads": os.cpu_count(), "rounds": options.rounds}
+    report = {**header, "rows": [row for size in SIZES for row in measure(*size, options.rounds)]}
     print(json.dumps(report, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "subsets.json").write_text(json.dumps(report, indent=1) + "\n")

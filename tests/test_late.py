@@ -307,6 +307,9 @@ def test_a_net_of_several_modalities():
         apply, params = mj.nets.functional(mj.nets.Multimodal(encoders, fuse, 4, WAYS, rngs=nnx.Rngs(3)))
         run = jax.jit(jax.value_and_grad(lambda params, x: jnp.sin(apply(params, x)).sum()))  # noqa: B023
         assert_close(run(params, x._replace(value=spoiled)), run(params, x), 0)
+        if fuse is mj.nets.fusion.mean:
+            encoded = mj.Modalities(apply(params, x, method="encode"), x.present)
+            assert_close(apply(params, encoded, method="decide"), apply(params, x), 1e-6)
         gradient = run(params, x)[1].fast["encoders"]
         assert np.any(gradient["stroke"]["head"]["kernel"]) and np.any(gradient["audio"]["head"]["kernel"])
 

@@ -102,8 +102,8 @@ def all_subsets(judge: Callable[[Modalities], PyTree], x: Modalities) -> PyTree:
     """Judges what is left of x with each of the 2^M subsets of its modalities, in one `vmap` over masks.
 
     Masks are data, so that nothing is compiled twice. `nets.Multimodal` reads presence before it encodes: encode first
-    and judge from features, so that encoders run once and not 2^M times. The judge sees examples without any modality,
-    too.
+    and judge from features (its method "decide"), so that encoders run once and not 2^M times. The judge sees examples
+    without any modality, too.
 
     Args:
         judge: Modalities -> pytree of arrays, such as the accuracy or the loss of each example.

@@ -66,6 +66,11 @@ class Multimodal(nnx.Module):
         """How much each modality counted, {name: [n]}; empty for a fusion that computes no weights."""
         return self._fuse(x, reference).weights
 
+    def decide(self, features: Modalities) -> Array:
+        """[n, outputs] from what `encode` made, for a fusion of vectors: encoders run once for many subsets."""
+        y = self.fusion(features.value, features.present).features
+        return y if self.head is None else self.head(y)
+
     def __call__(self, x: Modalities, reference: Array | None = None) -> Array:
         """[n, outputs]."""
         y = self.embed(x, reference)
