@@ -24,7 +24,7 @@ from flax import nnx
 
 import metajax as mj
 from metajax.data.languages import SOURCE, TARGET, pairs, phrases, split_languages, text, translation, translations
-from metajax.nets.translation import Translator, remember, sequence_cross_entropy, translate, with_memory
+from metajax.nets.translation import Translator, remember, translate, with_memory
 
 SHOTS, QUERIES, TASKS, DRAWS, PIECE = 5, 8, 4, 4, 32  # DRAWS tasks of each test class, judged PIECE at a time
 ROWS = 64  # of a joint step, which then takes as long as one of TASKS * (SHOTS + QUERIES) sequences that look up
@@ -100,7 +100,7 @@ def judge(task_loss):
 
 # Joint pretraining: all languages at once, each with a vector of its own; a new one starts from their mean.
 apply, params = make_net(languages=split.train.classes)
-loss = sequence_cross_entropy(apply)
+loss = mj.losses.sequence_cross_entropy(apply)
 
 
 def joint_rows(dataset, key):
@@ -129,7 +129,7 @@ _, descent, judge_tuned, tuned = tried[chosen]
 
 # Meta-training: the pairs are written into a memory, and the net learns to look things up in it.
 apply, params = make_net()
-meta_loss = mj.episode(remember(apply), sequence_cross_entropy(with_memory(apply)))
+meta_loss = mj.episode(remember(apply), mj.losses.sequence_cross_entropy(with_memory(apply)))
 sample = mj.data.meta_batch(translations(SHOTS, QUERIES), TASKS)
 meta, meta_seconds = train("Meta-training", meta_loss, params, sample)
 judge_meta = judge(meta_loss)

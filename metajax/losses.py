@@ -52,6 +52,36 @@ def squared_error(apply: Apply) -> Loss:
     return loss
 
 
+def sequence_cross_entropy(apply: Apply) -> Loss:
+    """-Σ wᵢ log p(yᵢₜ) / Σ wᵢ over the characters of all targets; metrics "accuracy" (whole targets) and "characters".
+
+    A target counts as right where every character is the likeliest one after the true ones before it. By induction this
+    is where greedy translation says exactly the target: no decoding is needed to judge.
+
+    Args:
+        apply: (params, x, key) -> log-probabilities [n, t, characters]; y is int[n, t], 0 for padding.
+
+    Raises:
+        ValueError: when traced, if y is not int[n, t].
+    """
+
+    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        likely, y = apply(params, batch.x, key), batch.y
+        if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != likely.shape[:-1]:
+            got = f"{jnp.result_type(y)}{list(jnp.shape(y))}"
+            raise ValueError(f"Targets must be integers of shape {list(likely.shape[:-1])}, got {got}.")
+        row = weights(batch).astype(likely.dtype)
+        counts = row[:, None] * (y > 0)
+        right = likely.argmax(axis=-1) == y
+        log_p = jnp.take_along_axis(likely, y[..., None], axis=-1)[..., 0]
+        total, rows = (jnp.where(value > 0, value, 1) for value in (counts.sum(), row.sum()))
+        whole = (right | (y == 0)).all(axis=1)
+        metrics = {"accuracy": (row * whole).sum() / rows, "characters": (counts * right).sum() / total}
+        return -(counts * log_p).sum() / total, metrics
+
+    return loss
+
+
 def _wide(values: Array) -> jnp.dtype:
     """At least float32, so that a mean over half-precision outputs is not lost."""
     return jnp.promote_types(values.dtype, jnp.float32)

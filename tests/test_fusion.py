@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from problems import assert_close
 
-from metajax.nets import fusion, fusion_products, fusion_tokens
+from metajax.nets import fusion, fusion_products, fusion_sequences, fusion_tokens
 
 NAMES, ROWS, WIDTH, TIME = ("audio", "image", "text"), 9, 4, 3
 BLOCK = 12 * WIDTH**2 + 9 * WIDTH
@@ -28,8 +28,8 @@ FUSIONS = {
     "deep": (lambda rngs: fusion.Deep(NAMES, D, layers=2, rngs=rngs), (M + 2) * D**2 + 3 * D, False),
     "gated": (lambda rngs: fusion.Gated(NAMES, D, rngs=rngs), M * D**2 + M**2 * D**2 + M * D, True),
     "film": (lambda rngs: fusion.FiLM(NAMES, D, main="image", rngs=rngs), 2 * (M - 1) * D**2, False),
-    "convolution": (lambda rngs: fusion.StackedConvolution(NAMES, D, rngs=rngs), 3 * D**2 + D, False),
-    "recurrent": (lambda rngs: fusion.Recurrent(NAMES, D, rngs=rngs), 6 * D**2 + 3 * D, False),
+    "convolution": (lambda rngs: fusion_sequences.StackedConvolution(NAMES, D, rngs=rngs), 3 * D**2 + D, False),
+    "recurrent": (lambda rngs: fusion_sequences.Recurrent(NAMES, D, rngs=rngs), 6 * D**2 + 3 * D, False),
     "tensor": (lambda rngs: fusion_products.Tensor(NAMES, D, rngs=rngs), (D + 1) ** M * D + D, False),
     "low_rank": (
         lambda rngs: fusion_products.LowRankTensor(NAMES, D, rank=2, rngs=rngs), M * 2 * (D + 1) * D + D, False,
@@ -208,8 +208,8 @@ def test_bottlenecks_go_from_early_to_late():
         (lambda: fusion.Weighted({"a": 0.0, "b": 1.0}, learned=True), "above zero"),
         (lambda: fusion.FiLM(("a", "b"), 4, main="c", rngs=nnx.Rngs(0)), "main='c'"),
         (lambda: fusion.Concatenation(("a", "a"), 4, rngs=nnx.Rngs(0)), "names that differ"),
-        (lambda: fusion.Recurrent(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
-        (lambda: fusion.StackedConvolution(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
+        (lambda: fusion_sequences.Recurrent(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
+        (lambda: fusion_sequences.StackedConvolution(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
         (lambda: fusion_products.LowRankTensor(("a", "b"), 4, rank=0, rngs=nnx.Rngs(0)), "rank=0"),
         (lambda: fusion_tokens.CrossAttention(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
         (lambda: fusion_tokens.Bottleneck(("a",), 4, layers=1, fusion_layer=2, rngs=nnx.Rngs(0)), "fusion_layer=2"),

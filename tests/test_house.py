@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "plots": {"matplotlib"},
     "data": {"matplotlib", "PIL", "tokenizers", "babel", "num2words"},
 }
-FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_tokens)
+FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_sequences, mj.nets.fusion_tokens)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
 

@@ -35,3 +35,10 @@ def test_curves_have_bands(axes):
     assert [line.get_label() for line in axes.lines] == ["one", "other"]
     assert len(axes.collections) == 1
     assert axes.get_ylabel() == "accuracy, %"
+
+
+def test_a_ruler_has_every_row_of_every_setting(axes):
+    rows = {"image": (0.5, 0.1), "learned": (0.75, 0.05)}
+    mj.plots.ruler(axes, {"1 shot": rows, "5 shots": rows}, title="worth")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["image", "learned"]
+    assert [container[0].get_xdata().tolist() for container in axes.containers] == [[50, 75], [50, 75]]

@@ -10,7 +10,7 @@ from flax import nnx
 from problems import assert_close
 
 import metajax as mj
-from metajax.nets.translation import Translator, matched, remember, sequence_cross_entropy, translate, with_memory
+from metajax.nets.translation import Translator, matched, remember, translate, with_memory
 
 CHARACTERS, SOURCE, TARGET, PAIRS = 7, 3, 5, 3
 
@@ -79,7 +79,7 @@ def test_padding_of_a_source_is_inert_and_languages_differ(net):
 
 def test_all_weights_learn_and_what_is_absent_does_not_matter(net):
     apply, params = net
-    task_loss = mj.episode(remember(apply), sequence_cross_entropy(with_memory(apply)))
+    task_loss = mj.episode(remember(apply), mj.losses.sequence_cross_entropy(with_memory(apply)))
     support = mj.take(draw(0), jnp.array([0, 1, 2, 0]))._replace(weight=jnp.array([1.0, 1.0, 1.0, 0.0]))
     query = draw(1)._replace(weight=jnp.ones(PAIRS))
     grad = jax.jit(jax.grad(lambda params, task: task_loss(params, task, jax.random.key(0))[0]))
@@ -106,7 +106,7 @@ def test_matches_are_counted_along_both_strings():
 def test_cross_entropy_counts_characters_by_weight_and_refuses_other_targets():
     likely = jnp.log(jnp.array([[[0.1, 0.7, 0.2], [0.2, 0.2, 0.6]], [[0.1, 0.5, 0.4], [1.0, 1e-9, 1e-9]]]))
     batch = mj.Batch(x=likely, y=jnp.array([[1, 1], [2, 0]]))
-    loss = sequence_cross_entropy(lambda params, x, key: x)
+    loss = mj.losses.sequence_cross_entropy(lambda params, x, key: x)
     value, metrics = loss((), batch, None)
     np.testing.assert_allclose(value, -np.log([0.7, 0.2, 0.4]).mean())
     assert_close(metrics, {"accuracy": jnp.array(0.0), "characters": jnp.array(1 / 3)})
@@ -122,7 +122,7 @@ def test_whole_targets_are_right_where_greedy_translation_says_them(net):
     apply, params = net
     query = draw(1, pairs=64)
     said = jax.jit(functools.partial(translate, apply, length=TARGET))(params, query.x["source"])
-    judge = jax.jit(sequence_cross_entropy(apply))
+    judge = jax.jit(mj.losses.sequence_cross_entropy(apply))
     ends = (said == 1).argmax(axis=1)
     assert all(
         (row[:end] != 1).all() and (row[end + 1 :] == 0).all() for row, end in zip(said, ends, strict=True) if 1 in row

@@ -2,6 +2,7 @@
 
 from metajax.nets import fusion as fusion
 from metajax.nets import fusion_products as fusion_products
+from metajax.nets import fusion_sequences as fusion_sequences
 from metajax.nets import fusion_tokens as fusion_tokens
 from metajax.nets.attention import Attention as Attention
 from metajax.nets.attention import Transformer as Transformer

@@ -11,7 +11,7 @@ from flax import nnx
 from metajax._adaptation import Adaptation
 from metajax._closed_form import Apply
 from metajax._tree import weights
-from metajax._types import Array, Batch, Loss, Metrics, Params
+from metajax._types import Array, Batch, Params
 
 START = 1  # stands before the first character: the id that ends a target
 RECENT = 3  # characters that a place sees at once, before any attention
@@ -243,40 +243,10 @@ def with_memory(apply: Apply) -> Apply:
     return recalled
 
 
-def sequence_cross_entropy(apply: Apply) -> Loss:
-    """-Σ wᵢ log p(yᵢₜ) / Σ wᵢ over the characters of all targets; metrics "accuracy" (whole targets) and "characters".
-
-    A target counts as right where every character is the likeliest one after the true ones before it. By induction this
-    is where greedy translation says exactly the target: no decoding is needed to judge.
-
-    Args:
-        apply: (params, x, key) -> log-probabilities [n, t, characters]; y is int[n, t], 0 for padding.
-
-    Raises:
-        ValueError: when traced, if y is not int[n, t].
-    """
-
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        likely, y = apply(params, batch.x, key), batch.y
-        if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != likely.shape[:-1]:
-            got = f"{jnp.result_type(y)}{list(jnp.shape(y))}"
-            raise ValueError(f"Targets must be integers of shape {list(likely.shape[:-1])}, got {got}.")
-        row = weights(batch).astype(likely.dtype)
-        counts = row[:, None] * (y > 0)
-        right = likely.argmax(axis=-1) == y
-        log_p = jnp.take_along_axis(likely, y[..., None], axis=-1)[..., 0]
-        total, rows = (jnp.where(value > 0, value, 1) for value in (counts.sum(), row.sum()))
-        whole = (right | (y == 0)).all(axis=1)
-        metrics = {"accuracy": (row * whole).sum() / rows, "characters": (counts * right).sum() / total}
-        return -(counts * log_p).sum() / total, metrics
-
-    return loss
-
-
 def translate(apply: Apply, params: Params, source: Array, *, length: int) -> Array:
     """Says the likeliest character, one after the other, up to the end: int[n, s] -> int[n, length].
 
-    The whole net runs once for each character: for looking at answers. To judge them, `sequence_cross_entropy` does.
+    The whole net runs once for each character: for looking at answers. `losses.sequence_cross_entropy` judges them.
     """
 
     def step(target: Array, place: Array) -> tuple[Array, None]:
