@@ -71,7 +71,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
                 x = turn(x, jnp.repeat(turns, rows.shape[1]))
             return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
 
-        info = jax.tree.map(lambda leaf: leaf[chosen] / 255 if leaf.dtype == jnp.uint8 else leaf[chosen], dataset.info)
+        info = jax.tree.map(lambda leaf: _real(leaf[chosen]) if leaf.dtype == jnp.uint8 else leaf[chosen], dataset.info)
         return Task(support=batch(rows[:, :shots])._replace(info=info), query=batch(rows[:, shots:]))
 
     return sample
