@@ -161,6 +161,7 @@ def report(name, runs, shots):
     tasks["best single"] = over([np.asarray(one.accuracy[one.best_single].per_task) for one in every])
     against = lambda row, other: summary(np.subtract(tasks[row], tasks[other]))
     mean = {row: float(np.mean(values)) for row, values in tasks.items()}
+    hindsight = max(every[0].learned, key=mean.get)  # the single modality that is best on the test itself
     gain = mean["oracle"] - mean["best single"]
     curve = {k: float(np.mean([one.curve[k].mean for one in every])) for k in every[0].curve}
     reached = mj.modalities.first_crossing(curve, mean["learned"])
@@ -171,6 +172,7 @@ def report(name, runs, shots):
         "accuracy": {row: summary(values) for row, values in tasks.items()},
         "learned minus best single": against("learned", "best single"),
         "learned minus static": against("learned", "static"),
+        "learned minus hindsight": against("learned", hindsight),
         "gap closed": (mean["learned"] - mean["best single"]) / gain,
         "shots equivalent": float(reached) if np.isfinite(reached) else None,
         "most shots": max(curve),
