@@ -31,6 +31,11 @@ from metajax._estimators import evolution as evolution
 from metajax._estimators import forward as forward
 
 # Floor 2: ways to write fast weights.
+from metajax._amortize import FiLM as FiLM
+from metajax._amortize import amortize as amortize
+from metajax._amortize import film as film
+from metajax._amortize import modulate as modulate
+from metajax._amortize import modulated as modulated
 from metajax._closed_form import linear_head as linear_head
 from metajax._closed_form import prototypes as prototypes
 from metajax._closed_form import ridge as ridge

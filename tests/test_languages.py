@@ -106,6 +106,16 @@ def test_split_has_no_language_twice_and_no_strange_character(corpus):
     assert split_languages(corpus, seed=1).train.names != split.train.names
 
 
+def test_folds_test_every_language_once(corpus):
+    folds = [split_languages(corpus, fold=fold) for fold in range(4)]
+    languages = lambda names: {name.partition("/")[0] for name in names}
+    tested = [name for split in folds for name in languages(split.test.names)]
+    assert len(tested) == len(set(tested))
+    assert set(tested) | languages(name for split in folds for name in split.dropped) == languages(corpus.data.names)
+    with pytest.raises(ValueError, match="fold=4 must be 0, 1, 2 or 3"):
+        split_languages(corpus, fold=4)
+
+
 def test_a_task_asks_for_what_its_pairs_name(corpus):
     draw = jax.jit(mj.data.meta_batch(translations(5, 6), 40))
     tasks = draw(corpus.data, jax.random.key(0))

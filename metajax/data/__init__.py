@@ -24,6 +24,8 @@ from metajax.data.intents import clinc150_texts as clinc150_texts
 from metajax.data.languages import phrases as phrases
 from metajax.data.languages import split_languages as split_languages
 from metajax.data.languages import translations as translations
+from metajax.data.modes import regressions as regressions
+from metajax.data.modes import task_modes as task_modes
 from metajax.data.outlines import glyph_modalities as glyph_modalities
 from metajax.data.outlines import glyph_words as glyph_words
 from metajax.data.packs import groceries as groceries
@@ -34,5 +36,6 @@ from metajax.data.splits import split_classes as split_classes
 from metajax.data.strokes import draw as draw
 from metajax.data.strokes import resample as resample
 from metajax.data.synthetic import sinusoids as sinusoids
+from metajax.data.text import sentence_tokens as sentence_tokens
 from metajax.data.text import tokenize as tokenize
 from metajax.data.text import train_tokenizer as train_tokenizer

