@@ -26,12 +26,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import scipy.stats
 from flax import nnx
 
 import metajax as mj
-from metajax.modalities import drop_modalities, restrict
-from metajax.modalities.smil import completed, completion, modality_priors
+from metajax.modalities import completed, completion, drop_modalities, modality_priors, restrict
 
 CLASSES, ROWS, HELD, PAIRS = 10, 105, 21, 45  # examples of each class: to learn from, of these to choose on; test pairs
 WIDTH, HIDDEN, BATCH, PRIORS = 32, 96, 64, 10
@@ -209,10 +207,8 @@ def make_judge(learner, apply):
 
 
 def summary(values):
-    """Mean and half the width of the 95 % interval by Student's t, in percent."""
-    values = 100 * np.asarray(values, np.float64)
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return [float(values.mean()), float(half)]
+    """Mean and half the width of the 95 % interval, in percent."""
+    return [100 * float(number) for number in mj.summarize(jnp.asarray(values))[:2]]
 
 
 def measure(name, data, pictures, pairs, steps):

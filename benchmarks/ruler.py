@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import scipy.stats
 from flax import nnx
 
 import metajax as mj
@@ -146,10 +145,8 @@ def measure(parts, encode, params, tasks, seed):
 
 
 def summary(values):
-    """Mean and half the width of the 95 % interval by Student's t, in percent."""
-    values = 100 * np.asarray(values)
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return [float(values.mean()), float(half)]
+    """Mean and half the width of the 95 % interval, in percent."""
+    return [100 * float(number) for number in mj.summarize(jnp.asarray(values))[:2]]
 
 
 def report(name, runs, shots):

@@ -5,7 +5,9 @@ But it is real, in 161 languages (Unicode's CLDR in `babel`, and `num2words`); t
 nor used to choose anything. One net from sequence to sequence is trained in two ways that take the same time: jointly,
 and then fine-tuned on the pairs of the new language; or meta-trained to look things up in the pairs.
 
-    python examples/translation.py --steps 1500 --out .
+One run tests a quarter of the languages; the four folds test each of them once.
+
+    python examples/translation.py --fold 0 --out .
 """
 
 import argparse
@@ -26,22 +28,30 @@ import metajax as mj
 from metajax.data.languages import SOURCE, TARGET, pairs, phrases, split_languages, text, translation, translations
 from metajax.nets.translation import Translator, remember, translate, with_memory
 
-SHOTS, QUERIES, TASKS, DRAWS, PIECE = 5, 8, 4, 4, 32  # DRAWS tasks of each test class, judged PIECE at a time
+SHOTS, QUERIES, TASKS, DRAWS, PIECE = 5, 8, 4, 2, 32  # DRAWS tasks of each test class, judged PIECE at a time
 ROWS = 64  # of a joint step, which then takes as long as one of TASKS * (SHOTS + QUERIES) sequences that look up
-KINDS, CURVE, RATES = ("date", "unit", "number"), (0, 1, 2, 3, 5), jnp.array([3e-4, 1e-3, 3e-3])  # of fine-tuning:
-SETTINGS = ((10, "all"), (30, "all"), (60, "all"), (30, "upper"))
+KINDS, CURVE = ("date", "unit", "number"), (1, 3, 5)
+SETTINGS = {  # of fine-tuning: {(steps, layers): rates}
+    (60, "all"): (3e-4, 1e-3),
+    (120, "all"): (1e-4, 3e-4, 1e-3),
+    (240, "all"): (1e-4, 3e-4),
+    (60, "upper"): (3e-3,),
+}
 UPPER = ("language", "after", "norm", "choose", "bias")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--steps", type=int, default=1500, help="outer steps of each training")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of translation.json and .png")
+parser.add_argument(
+    "--fold", type=int, default=0, help="0 to 3: which languages are the test; and the seed of the nets"
+)
+parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of translation-FOLD.json and .png")
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
-key, started = jax.random.key(0), time.perf_counter()
+key, started = jax.random.key(options.fold), time.perf_counter()
 
 # Data: three sets of languages, and for each class of a kind of phrase in a language, tasks that all methods share.
 corpus = phrases()
-split = split_languages(corpus)
+split = split_languages(corpus, fold=options.fold)
 languages = [sorted({name.partition("/")[0] for name in part.names}) for part in split[:3]]
 print("Languages: {} to train, {} to validate, {} to test".format(*map(len, languages)))
 
@@ -62,17 +72,22 @@ validation = tasks_of(split.validation, SHOTS, 1, 1)
 test = {shots: tasks_of(split.test, shots, DRAWS if shots == SHOTS else 1, 2 + shots) for shots in CURVE}
 
 
-def over_languages(per_task, shots=SHOTS, kind=""):
-    """Mean of each language (and kind), and over languages its mean with a 95 % interval: the language is the unit."""
+def by_language(per_task, shots=SHOTS, kind=""):
+    """{language: percent}, the mean of its tasks (of one kind): the language is the unit of every interval."""
     names = [split.test.names[label] for label in test[shots].context]
     of = np.array([name.partition("/")[0] if name.endswith(kind) else "" for name in names])
-    summary = mj.summarize(100 * jnp.array([np.asarray(per_task)[of == name].mean() for name in set(of) - {""}]))
-    return [summary.mean.item(), summary.interval.item()]
+    return {name: 100 * float(np.asarray(per_task)[of == name].mean()) for name in sorted(set(of) - {""})}
+
+
+def interval(values):
+    """Mean and half the width of the 95 % interval over languages."""
+    summary = mj.summarize(jnp.array(list(values.values())))
+    return summary.mean.item(), summary.interval.item()
 
 
 def make_net(languages=1):
     characters = len(corpus.characters) + 2
-    return mj.nets.functional(Translator(characters, SOURCE, TARGET, languages=languages, rngs=nnx.Rngs(0)))
+    return mj.nets.functional(Translator(characters, SOURCE, TARGET, languages=languages, rngs=nnx.Rngs(options.fold)))
 
 
 def train(name, task_loss, params, sample):
@@ -113,17 +128,17 @@ joint, joint_seconds = train("Joint pretraining", mj.supervised(loss), params, j
 joint = joint.fast | {"language": joint.fast["language"].mean(axis=0, keepdims=True)}
 
 # Fine-tuning: Adam on the pairs; the rate is a parameter, so that one compiled function serves all.
-adam, tried = mj.Rule(init=lambda params, key: RATES[0], optimizer=optax.adam), {}
-print("\nFine-tuning: exact match in % on the validation languages, for rates", RATES)
-for steps, layers in SETTINGS:
+adam, tried = mj.Rule(init=lambda params, key: jnp.asarray(1e-3), optimizer=optax.adam), {}
+print("\nFine-tuning: exact match in % on the validation languages")
+for (steps, layers), rates in SETTINGS.items():
     descent = mj.inner_loop(loss, adam, steps=steps, differentiate=mj.first_order())
     fast = {name: leaf for name, leaf in joint.items() if layers == "all" or name in UPPER}
     start = mj.Params(fast, {name: leaf for name, leaf in joint.items() if name not in fast})
     judged = judge(mj.episode(descent, loss))
-    for rate in RATES:
-        accuracy = 100 * judged(start._replace(rule=rate), validation).mean().item()
-        tried[steps, layers, rate.item()] = accuracy, descent, judged, start._replace(rule=rate)
-    print(f"  {steps:2} steps, {layers:<5} layers ", [f"{row[0]:.1f}" for row in list(tried.values())[-len(RATES) :]])
+    for rate in rates:
+        ready = start._replace(rule=jnp.asarray(rate))
+        tried[steps, layers, rate] = 100 * judged(ready, validation).mean().item(), descent, judged, ready
+        print(f"  {steps:3} steps, {layers:<5} layers, rate {rate:.0e}: {tried[steps, layers, rate][0]:.1f}")
 chosen = max(tried, key=lambda setting: tried[setting][0])
 _, descent, judge_tuned, tuned = tried[chosen]
 
@@ -161,21 +176,24 @@ scores = {
 print(f"\nExact match in % on {len(languages[2])} unseen languages; intervals are over languages")
 rows = []
 for method, by_shots in scores.items():
-    row = {f"{shots} pairs": over_languages(values, shots) for shots, values in by_shots.items()}
-    row |= {kind: over_languages(by_shots[SHOTS], kind=kind) for kind in KINDS}
-    row["minus fine-tuned"] = over_languages(by_shots[SHOTS] - scores["Fine-tuned"][SHOTS])
-    print(f"  {method:<35}" + "  ".join(f"{name} {mean:.1f} ± {half:.1f}" for name, (mean, half) in row.items()))
+    row = {f"{shots} pairs": by_language(values, shots) for shots, values in by_shots.items()}
+    row |= {kind: by_language(by_shots[SHOTS], kind=kind) for kind in KINDS}
+    row["minus fine-tuned"] = by_language(by_shots[SHOTS] - scores["Fine-tuned"][SHOTS])
+    cells = (f"{name} " + "{:.1f} ± {:.1f}".format(*interval(row[name])) for name in row)
+    print(f"  {method:<35}" + "  ".join(cells))
     rows.append({"method": method, **row})
 took = time.perf_counter() - started
 print(f"{took:.0f} s in all; processor seconds: joint {joint_seconds:.0f}, meta {meta_seconds:.0f}. Chosen: {chosen}")
 device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
-header = {"jax": jax.__version__, "device": device, "seconds": took, "steps": options.steps, "seed": 0}
+header = {"jax": jax.__version__, "device": device, "seconds": took, "steps": options.steps, "fold": options.fold}
 header["training_processor_seconds"] = {"joint": joint_seconds, "meta": meta_seconds}
 header["languages"] = dict(zip(("train", "validation", "test"), map(len, languages), strict=True))
 header["test_classes"] = {kind: sum(name.endswith(kind) for name in split.test.names) for kind in KINDS}
-header |= {"test_tasks": len(tasks), "test_languages": languages[2], "dropped": split.dropped}
+header |= {"test_tasks": len(tasks), "dropped": split.dropped}
 header["fine_tuning"] = {"chosen": chosen, "validation": {str(setting): row[0] for setting, row in tried.items()}}
-(options.out / "translation.json").write_text(json.dumps(header | {"rows": rows}, indent=1, ensure_ascii=False) + "\n")
+(options.out / f"translation-{options.fold}.json").write_text(
+    json.dumps(header | {"rows": rows}, indent=1, ensure_ascii=False) + "\n"
+)
 
 
 # The picture: what the two methods say to one query of some tasks, and accuracy against pairs.
@@ -208,8 +226,8 @@ axes[0].set(xlim=(0, 112), ylim=(len(shown), -2), title="Unseen languages, from 
 axes[0].axis("off")
 lines = {}
 for row in rows:
-    points = [(shots, *row[f"{shots} pairs"]) for shots in CURVE if f"{shots} pairs" in row]
+    points = [(shots, *interval(row[f"{shots} pairs"])) for shots in CURVE if f"{shots} pairs" in row]
     lines[row["method"]] = tuple(zip(*points, strict=True))
 mj.plots.curves(axes[1], lines, xlabel="pairs of the unseen language", ylabel="exact match, %, 95 % intervals")
-figure.savefig(options.out / "translation.png", dpi=110)
-print(f"Picture and table are in {options.out / 'translation.png'} and translation.json.")
+figure.savefig(options.out / f"translation-{options.fold}.png", dpi=110)
+print(f"See translation-{options.fold}.png and .json in {options.out}.")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import scipy.special
 
 from metajax._outer_loop import count_tasks, split_tasks
 from metajax._types import Array, Metrics, Params, PyTree, TaskLoss
@@ -16,7 +17,8 @@ class Summary(NamedTuple):
 
     Attributes:
         mean: mean over tasks.
-        interval: half the width of its 95 % confidence interval, 1.96 s / √tasks.
+        interval: half the width of its 95 % confidence interval, t s / √tasks; t is Student's for tasks - 1 degrees of
+            freedom, 1.96 for many tasks.
         per_task: [tasks, ...], for paired comparisons.
     """
 
@@ -53,8 +55,12 @@ def evaluate(
 def summarize(per_task: Array) -> Summary:
     """Mean and interval over the leading axis; the difference of two `per_task` gives a paired comparison.
 
+    Where test classes are few, give it one mean for each split of the classes, and not tasks.
+
     >>> summarize(jnp.array([0.0, 1.0, 1.0, 0.0])).mean.item()
     0.5
     """
-    deviation = per_task.std(axis=0, ddof=1) if len(per_task) > 1 else jnp.full(per_task.shape[1:], jnp.nan)
-    return Summary(per_task.mean(axis=0), 1.96 * deviation / len(per_task) ** 0.5, per_task)
+    number = len(per_task)
+    deviation = per_task.std(axis=0, ddof=1) if number > 1 else jnp.full(per_task.shape[1:], jnp.nan)
+    quantile = float(scipy.special.stdtrit(number - 1, 0.975))
+    return Summary(per_task.mean(axis=0), quantile * deviation / number**0.5, per_task)

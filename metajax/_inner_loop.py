@@ -133,7 +133,9 @@ def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> 
         gradients = jax.tree.map(lambda leaf: jnp.array([0.0, 1.0], jnp.result_type(leaf)), fast)
         state = optimizer.init(gradients)
         _, tangents = jax.jvp(lambda g: optimizer.update(g, state, gradients)[0], (gradients,), (gradients,))
-        finite = all(bool(jnp.isfinite(tangent).all()) for tangent in jax.tree.leaves(tangents))
+        # A step size that is traced, as under a vmap over rates, leaves nothing to look at.
+        concrete = [tangent for tangent in jax.tree.leaves(tangents) if not isinstance(tangent, jax.core.Tracer)]
+        finite = all(bool(jnp.isfinite(tangent).all()) for tangent in concrete)
     if not finite:
         raise ValueError(
             "The optimizer's update has no finite derivative where a gradient is zero, so meta-gradients would be NaN; "

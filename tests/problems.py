@@ -42,6 +42,7 @@ class Row(NamedTuple):
     optimizer: optax.GradientTransformation = optax.adam(1e-2, eps_root=1e-8)
     writes: tuple = ()  # entries of fast that are replaced
     labels: bool = True  # whether the adaptation reads labels
+    start: object = lambda apply, params: (apply, params)  # what is made of the net before
 
 
 def _embed(apply):
@@ -60,6 +61,19 @@ def _imaml(apply, ways):
     """The solve is dense, so that properties hold to rounding."""
     exact = mj.implicit(mj.dense(), tolerance=float("inf"))
     return mj.inner_loop(mj.losses.cross_entropy(apply), optax.sgd(0.3), steps=10, proximity=0.3, differentiate=exact)
+
+
+def _mmaml(apply, ways):
+    """A set encoder reads the features, and modulates the body before descent."""
+    read, start = mj.nets.functional(mj.nets.DeepSets(8, 16, width=4, rngs=nnx.Rngs(1)))
+    features = lambda params, support, key: apply(params, support.x, method="embed")
+    modulate = mj.modulate(read, start, items=features)
+    return mj.chain(modulate, _descend(optax.sgd(0.2))(apply, ways))
+
+
+def _modulated(apply, params):
+    modulation = mj.film({"layers": params.fast["layers"]})
+    return mj.modulated(apply), params._replace(fast={**params.fast, "modulation": modulation})
 
 
 HEAD = nnx.PathContains("head")
@@ -81,6 +95,7 @@ ALGORITHMS = {
     "prototypes": Row(HEAD, lambda apply, ways: mj.prototypes(_embed(apply), ways), writes=("head",)),
     "ridge": Row(HEAD, lambda apply, ways: mj.ridge(_embed(apply), ways), writes=("head",)),
     "proto_maml": Row(nnx.Param, _proto_maml, writes=("head",)),
+    "mmaml": Row(nnx.Param, _mmaml, start=_modulated),
     "identity": Row(nnx.Param, lambda apply, ways: mj.identity(), labels=False),
 }
 
@@ -107,7 +122,7 @@ class Problem(NamedTuple):
 @functools.cache
 def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
     row = ALGORITHMS[name]
-    apply, params = make_net(row.fast, dtype, ways=WAYS)
+    apply, params = row.start(*make_net(row.fast, dtype, ways=WAYS))
     loss = mj.losses.cross_entropy(apply)
     adaptation = row.make(apply, ways)
     params = adaptation.init(params, jax.random.key(1))

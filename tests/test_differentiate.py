@@ -128,6 +128,19 @@ def test_adam_without_eps_root_is_refused_unless_it_is_not_differentiated():
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_step_size_may_be_traced():
+    """As under a vmap over rates; one step on |x|²/2 from 1 gives 1 - rate, and its derivative by the rate is there."""
+    loss = lambda params, batch, key: ((params.fast**2).sum() / 2, {})
+
+    def end(rate):
+        start, support = mj.Params(jnp.ones(1), ()), mj.Batch(jnp.zeros((1, 1)), jnp.zeros(1))
+        return mj.inner_loop(loss, optax.sgd(rate), steps=1).adapt(start, support, jax.random.key(0)).fast[0]
+
+    rates = jnp.array([0.1, 0.5])
+    np.testing.assert_allclose(jax.vmap(end)(rates), 1 - rates)
+    np.testing.assert_allclose(jax.jit(jax.grad(end))(0.1), -1.0)
+
+
 def test_dead_units_do_not_make_adam_nan():
     loss, params = smooth_loss()
     support = first(make_tasks()).support
