@@ -1,24 +1,15 @@
-"""Writes the tables of the README from the files in benchmarks/results/; with --check it only compares.
+"""Writes the tables of the README and docs/applications.md from benchmarks/results/; with --check it only compares.
 
 python benchmarks/readme.py [--check]
 """
 
-import json
-import pathlib
 import re
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
+import applications
+from tables import ROOT, read, table
+
 README = ROOT / "README.md"
-
-
-def read(name):
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def quickstart():
@@ -127,13 +118,14 @@ def ruler():
     report = read("ruler")
     columns = ("best single", "equal", "static", "learned", "oracle")
     header = ["5-way, shots", "single, by hindsight", "single, chosen", *columns[1:]]
-    header += ["learned - chosen", "learned - static", "gap closed", "worth, shots"]
+    header += ["learned - hindsight", "learned - chosen", "learned - static", "gap closed", "worth, shots"]
     rows = []
     for row in report["rows"]:
         singles = [row["accuracy"][name] for name in row["learned weights"]]
         cells = [f"{RULER[row['data']]}, {row['shots']}", "{:.1f} ± {:.1f}".format(*max(singles))]
         cells += ["{:.1f} ± {:.1f}".format(*row["accuracy"][name]) for name in columns]
-        cells += ["{:+.1f} ± {:.1f}".format(*row[f"learned minus {name}"]) for name in ("best single", "static")]
+        other = ("hindsight", "best single", "static")
+        cells += ["{:+.1f} ± {:.1f}".format(*row[f"learned minus {name}"]) for name in other]
         worth = row["shots equivalent"]
         cells += [f"{row['gap closed']:.2f}", f"> {row['most shots']}" if worth is None else f"{worth:.1f}"]
         rows.append(cells)
@@ -185,31 +177,6 @@ def subsets():
     return f"{table(header, rows)}\n\n{report['threads']} CPU cores, jax {report['jax']}."
 
 
-def characters():
-    report = read("characters")
-    rows = [[name, "{:.1f} ± {:.1f}".format(*accuracy)] for name, accuracy in report["rows"].items()]
-    text = table([f"zero-shot, {report['ways']}-way, %", "accuracy"], rows)
-    about = (
-        f"{report['tasks']} tasks of {report['test']} characters, {report['train']} others to train, 95 % intervals, "
-        f"one seed; {report['seconds']:.0f} s, jax {report['jax']}."
-    )
-    return f"{text}\n\n{about}"
-
-
-def translation():
-    report = read("translation")
-    columns = [name for name in report["rows"][0] if name != "method"]
-    cell = lambda row, name: "{:.1f} ± {:.1f}".format(*row[name]) if name in row else ""
-    rows = [[row["method"], *(cell(row, name) for name in columns)] for row in report["rows"]]
-    languages = report["languages"]
-    about = (
-        f"Exact match in % on {languages['test']} unseen languages ({languages['train']} to train, "
-        f"{languages['validation']} to choose), intervals over languages, the last column paired; columns of a kind of "
-        f"phrase are at 5 pairs. {report['seconds']:.0f} s, jax {report['jax']}, one seed."
-    )
-    return f"{table(['method', *columns], rows)}\n\n{about}"
-
-
 def costs(part, columns):
     """Rows of one part of differentiate.json, each against the first."""
     report = read("differentiate")
@@ -239,21 +206,25 @@ def digits():
 
 
 MADE = (
-    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv,
-    ruler, modalities, subsets, characters, translation,
+    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv, ruler, modalities, subsets,
+    applications.overview,
 )  # fmt: skip
 
 
 def main():
-    text = README.read_text()
-    for make in MADE:
-        pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
-        assert re.search(pattern, text, flags=re.DOTALL), f"The README has no place for {make.__name__}."
-        text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023
-    if "--check" not in sys.argv:
-        README.write_text(text)
-    elif text != README.read_text():
-        sys.exit("The tables of the README are not those of benchmarks/results; run python benchmarks/readme.py.")
+    stale = []
+    for page, made in {README: MADE, ROOT / "docs" / "applications.md": applications.MADE}.items():
+        text = page.read_text()
+        for make in made:
+            pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
+            assert re.search(pattern, text, flags=re.DOTALL), f"{page.name} has no place for {make.__name__}."
+            text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023
+        if "--check" not in sys.argv:
+            page.write_text(text)
+        elif text != page.read_text():
+            stale.append(page.name)
+    if stale:
+        sys.exit(f"Tables of {stale} are not those of benchmarks/results; run python benchmarks/readme.py.")
 
 
 if __name__ == "__main__":
