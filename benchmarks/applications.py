@@ -68,7 +68,7 @@ def task_modes():
         + [number(row[family]) for family in families]
         for row in report["rows"]
     ]
-    text = table(["squared error", "numbers learned", "all", "minus MAML", *families], rows)
+    text = table(["squared error", "numbers held", "all", "minus MAML", *families], rows)
     return (
         f"{text}\n\n{report['shots']} shots, noise {report['noise']}, five inner steps; {report['tasks']} test tasks, "
         f"95 % intervals over tasks, one training seed of {report['outer_steps']} outer steps. {about(report)}"
@@ -236,11 +236,12 @@ def video():
 def overview():
     """One line of each, for the README."""
     graph, intent, heard = read("characters")["rows"], read("intents")["rows"]["1"], read("speech")["paired"]
-    shop, film, stroke = read("groceries")["rows"]["1"], read("video")["paired"]["1"], read("alignment")["rows"]
+    shop, film, stroke = read("groceries")["rows"]["1"], read("video")["rows"]["1"], read("alignment")["rows"]
     error = {row["method"]: row["after"][0] for row in read("task_modes")["rows"]}
     drawn, (_, line) = read("annotations")["rows"][0], languages()
     lost = [row["minus"]["image only"] for row in read("missing")["rows"] if row["learner"] == "SMIL"]
     exact = {method: line(method, "5 pairs") for method in ("Meta-trained", "Fine-tuned")}
+    croma = {row: by["1"]["difference"] for row, by in stroke["CroMA"].items()}
     points = lambda value: f"{difference(value)} points"
     found = {
         (
@@ -257,8 +258,8 @@ def overview():
         ("out of scope", "intents", "area under the ROC curve, 1 shot, pretrained sentences"): (
             f"{cell(intent['pretrained']['nearest'])} %, counted words {cell(intent['counted words']['nearest'])} %"
         ),
-        ("speech recognition", "speech", "new words, 1 shot, meta-trained minus untrained log-mel"): (
-            points(heard["meta-trained minus log-mel"]["1"])
+        ("speech recognition", "speech", "new words, 1 shot, meta-trained minus pretrained; minus log-mel"): (
+            "; ".join(points(heard[f"meta-trained minus {other}"]["1"]) for other in ("pretrained", "log-mel"))
         ),
         ("image + speech", "speech", "digits, 1 shot, written and spoken minus spoken"): (
             points(heard["both minus spoken"]["1"])
@@ -266,12 +267,14 @@ def overview():
         ("image + text", "groceries", "two products of a kind, 1 shot, with description minus picture only"): (
             points(shop["description, given"]["minus picture only"])
         ),
-        ("image + video", "video", "drawings, 1 shot, both minus the single one that validation chooses"): (
-            points(film["equal minus best single"])
+        ("image + video", "video", "drawings, 1 shot, picture alone, video alone, both"): (
+            ", ".join(cell(film[row]) for row in ("image", "video", "equal")) + " %"
         ),
-        ("from image to stroke", "alignment", "strokes named from images, 1 shot, CroMA minus joint alignment"): (
-            points(stroke["CroMA"]["joint alignment"]["1"]["difference"])
-        ),
+        (
+            "from image to stroke",
+            "alignment",
+            "strokes named from images, 1 shot, CroMA minus joint alignment; that adapted",
+        ): (f"{difference(croma['joint alignment'])}; {points(croma['joint, then adapted'])}"),
         ("annotations", "annotations", "predicted while learning, 1 shot, minus without"): (
             points(drawn["annotated minus without"])
         ),

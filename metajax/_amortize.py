@@ -114,8 +114,9 @@ def modulate(
         flat, unravel = ravel_pytree(params.fast[entry])
         counts = weights(support) > 0
         first = jnp.argsort(~counts)  # rows that count, in their order, then the others
-        value = pairs(params, take(support, first), key)
-        said = read(params.rule, Series(value[None], counts.sum(dtype=jnp.int32)[None]), key)
+        items_key, read_key = jax.random.split(key)
+        value = pairs(params, take(support, first), items_key)
+        said = read(params.rule, Series(value[None], counts.sum(dtype=jnp.int32)[None]), read_key)
         if jnp.shape(said) != (1, flat.size):
             raise ValueError(
                 f"To move {entry!r}, read must give shape (1, {flat.size}), a number for each of "

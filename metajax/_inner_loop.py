@@ -128,6 +128,8 @@ def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> 
     """Fails where the update has no finite derivative at a gradient of zero, as Adam's square root has not.
 
     A dead unit has a gradient of exactly zero, and one NaN there would make the whole meta-gradient NaN (optax#882).
+    What is undefined only where all gradients are zero is not found, such as clipping by their norm: a support set in
+    which nothing counts then has a NaN meta-gradient.
     """
     with jax.ensure_compile_time_eval():
         gradients = jax.tree.map(lambda leaf: jnp.array([0.0, 1.0], jnp.result_type(leaf)), fast)

@@ -159,3 +159,8 @@ def test_errors_name_the_modalities():
         pair_loss(encode, "image", "strokes")(params, batch, KEY)
     with pytest.raises(ValueError, match="x is a Modalities, got"):
         pair_loss(encode, "image", "stroke")(params, batch._replace(x=jnp.ones((4, 2))), KEY)
+
+
+def test_a_pair_is_of_two():
+    with pytest.raises(ValueError, match="two modalities, got 'image' twice"):
+        pair_loss(lambda params, x, key=None, *, reference=None: x.value, "image", "image")

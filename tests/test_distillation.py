@@ -267,3 +267,8 @@ def test_errors_say_what_to_do():
         distill_features(jnp.ones(4), jnp.ones(4))
     with pytest.raises(ValueError, match=r"\(4, 2\), \(4, 2\), \(3,\)"):
         distill_features(jnp.ones((4, 2)), jnp.ones((4, 2)), weight=jnp.ones(3))
+
+
+def test_logits_of_sequences_are_refused():
+    with pytest.raises(ValueError, match=r"Logits must be \[n, ways\]"):
+        distill_logits(jnp.ones((4, 4, 3)), jnp.ones((4, 4, 3)))

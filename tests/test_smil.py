@@ -231,7 +231,7 @@ def test_errors_say_what_to_do():
         apply(params._replace(slow=()), x)
     with pytest.raises(ValueError, match="hidden=0 must be 1"):
         completion({"a": jnp.ones((2, 3))}, KEY, hidden=0)
-    with pytest.raises(ValueError, match=r"every prior \[K, d\], got {'a': \(3,\)}"):
+    with pytest.raises(ValueError, match=r"every prior real numbers \[K, d\], got {'a': \(3,\)}"):
         completion({"a": jnp.ones(3)}, KEY)
     features = features_of()
     renamed = mj.Modalities(*({"sound" if n == "audio" else n: tree[n] for n in NAMES} for tree in features))
@@ -240,3 +240,17 @@ def test_errors_say_what_to_do():
     narrow = features._replace(value={**features.value, "text": features.value["text"][:, :1]})
     with pytest.raises(ValueError, match=r"'text': \(4, 4\).*'text': \(8, 1\)"):
         complete(weights, narrow)
+
+
+def test_an_encoder_need_not_know_of_absence():
+    """NaN where a modality is absent reaches no gradient, not even through an encoder that looks at every row."""
+    value = {"a": jnp.ones((3, 2)), "b": jnp.ones((3, 2)).at[1].set(jnp.nan)}
+    x = mj.Modalities(value, {"a": jnp.ones(3, bool), "b": jnp.array([True, False, True])})
+    encode = lambda params, x, key=None, *, reference=None: {n: x.value[n] * params.fast[n][None] for n in x.value}
+    net = completed(encode, lambda params, features, key=None: sum(features.value.values()))
+    slow = {"completion": completion({"a": jnp.ones((2, 2)), "b": jnp.eye(2)}, jax.random.key(0))}
+    batch, fast = mj.Batch(x, jnp.array([0, 1, 0])), {"a": jnp.ones(2), "b": jnp.ones(2)}
+    slope = jax.grad(lambda fast: mj.losses.cross_entropy(net)(mj.Params(fast, slow), batch, None)[0])(fast)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    with pytest.raises(ValueError, match="Need a Modalities"):
+        net(mj.Params(fast, slow), value["a"])

@@ -57,3 +57,10 @@ def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match=r"pip install 'metajax\[examples\]'"):
         train_tokenizer(TEXTS, size=9)
+
+
+def test_a_vocabulary_holds_all_characters():
+    with pytest.raises(ValueError, match="size=4 must be 12 or more: the texts have 10 different characters"):
+        train_tokenizer(["abcdefghij"], size=4)
+    with pytest.raises(ValueError, match="are empty"):
+        train_tokenizer(["a", None], size=9)

@@ -24,7 +24,7 @@ def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
         size: of the vocabulary, 2 or more; it is smaller if the texts have no more pieces.
 
     Raises:
-        ValueError: no texts, an empty one, or `size` below 2.
+        ValueError: no texts, an empty one, or a `size` below 2 or too small for their characters.
         ImportError: tokenizers is missing.
 
     Source: Sennrich, Haddow and Birch 2016, arXiv 1508.07909.
@@ -43,6 +43,8 @@ def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, special_tokens=_SPECIAL, show_progress=False)
     )
+    if (got := tokenizer.get_vocab_size()) > size:
+        raise ValueError(f"{size=} must be {got} or more: the texts have {got - len(_SPECIAL)} different characters.")
     return tokenizer
 
 
@@ -127,5 +129,5 @@ def _sentence_tokenizer() -> Any:
 def _check_not_empty(texts: Sequence[str]) -> None:
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"Need a sequence of texts, one or more, got {texts!r}.")
-    if empty := [row for row, text in enumerate(texts) if not str(text).strip()]:
+    if empty := [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]:
         raise ValueError(f"Texts {empty[:10]} are empty; leave them out, or mark them absent in `Modalities.present`.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 from metajax._tree import blank, references, weights
 from metajax._types import Array, Batch, Loss, Metrics, Modalities, Params
@@ -36,7 +36,7 @@ def pair_loss(encode: Encode, first: str, second: str, measure: Measure = info_n
         measure: (first, second, weight=[examples]) -> scalar. `functools.partial(recall, k=1)` judges retrieval.
 
     Raises:
-        ValueError: when called, an unknown modality, or a batch whose x is no `Modalities`.
+        ValueError: one modality twice; when called, an unknown one, or a batch whose x is no `Modalities`.
 
     Source: Liang et al. 2020, arXiv 2012.02813.
 
@@ -46,6 +46,8 @@ def pair_loss(encode: Encode, first: str, second: str, measure: Measure = info_n
     >>> round(loss(Params({}, {}), Batch(x, y=-jnp.ones(3, int)), None)[0].item(), 4)
     0.0
     """
+    if first == second:
+        raise ValueError(f"A pair is of two modalities, got {first!r} twice.")
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         features = encode_present(encode, params, batch, key)
@@ -59,7 +61,9 @@ def encode_present(encode: Encode, params: Params, batch: Batch, key: Array) -> 
     """The features of every modality, of inputs in which what is absent is zero."""
     if not isinstance(batch.x, Modalities):
         raise ValueError(f"Need a batch whose x is a Modalities, got {type(batch.x).__name__}.")
-    return encode(params, blank(batch.x), key, reference=references(batch))
+    features = encode(params, blank(batch.x), key, reference=references(batch))
+    check_known(features, batch.x.value)
+    return features
 
 
 def both_present(batch: Batch, first: str, second: str) -> Array:
@@ -68,7 +72,7 @@ def both_present(batch: Batch, first: str, second: str) -> Array:
     return count_N * (batch.x.present[first] & batch.x.present[second]).astype(count_N.dtype)
 
 
-def check_known(names: Iterable[str], features: dict[str, Array]) -> None:
+def check_known(names: Iterable[str], features: Mapping[str, Any]) -> None:
     """Fails on names that are not those of modalities."""
     if unknown := sorted(set(names) - set(features)):
         raise ValueError(f"{unknown} are not among the modalities, which are {sorted(features)}.")

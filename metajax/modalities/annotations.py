@@ -16,10 +16,11 @@ def annotated(loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping
     """A loss with auxiliary ones: L + Σₐ λₐ Lₐ, where head a predicts annotation a from what the learner may read.
 
     An annotation (a coarse label, an alphabet, a number of strokes) stands in `batch.x` like any other modality, with
-    its presence. Integers int[n] are classes, Lₐ = -log softmax(headₐ(x))[a]; real numbers [n] or [n, k] are regressed,
-    Lₐ = |headₐ(x) - a|² / k. The mean is over the rows in which the annotation is present, by `batch.weight`, and 0 if
-    there are none; what stands elsewhere changes nothing. Neither `loss` nor a head gets to see an annotation, and an
-    adaptation must not either: `remove_modalities` takes it out of what `embed` reads.
+    its presence. Integers int[n], or bool[n], are classes, Lₐ = -log softmax(headₐ(x))[a]; real numbers [n] or [n, k]
+    are regressed, Lₐ = |headₐ(x) - a|² / k. The mean is over the rows in which the annotation is present, by
+    `batch.weight`, and 0 if there are none; what stands elsewhere changes nothing. Neither `loss` nor a head gets to
+    see an annotation, and an adaptation must not either: `remove_modalities` takes it out of what `embed` reads. Give
+    all of them in one call, for what another call adds is not known to it.
 
     It is a loss like any other, for `inner_loop` or for `episode`; without annotations at test time it is `loss`.
 
@@ -88,6 +89,7 @@ def remove_modalities(x: Modalities, names: Iterable[str]) -> Modalities:
 
 def _judge(name: str, says: Array, target: Array, weight_N: Array) -> tuple[Array, Array | None]:
     """Mean loss, and of classes the accuracy; what is not to count is made harmless before anything is computed."""
+    target = target.astype(jnp.int32) if target.dtype == bool else target
     classes = jnp.issubdtype(target.dtype, jnp.integer)
     fits = target.ndim == 1 and says.ndim == 2 if classes else says.shape in (target.shape, (*target.shape, 1))
     if not fits or len(says) != len(target):

@@ -42,6 +42,8 @@ def distill_logits(
     >>> distill_logits(answers, answers).item(), round(distill_logits(answers, -answers, temperature=1.0).item(), 4)
     (0.0, 0.4621)
     """
+    if jnp.ndim(student) != 2:
+        raise ValueError(f"Logits must be [n, ways], got shape {jnp.shape(student)}.")
     rows = _rows(student, teacher, weight)
     return _soft_answers(*rows, jnp.asarray(temperature, rows[0].dtype))
 

@@ -22,7 +22,7 @@ _ONE = math.log(math.e - 1)  # where softplus is 1
 def modality_priors(features: Modalities, number: int, *, seed: int = 0) -> dict[str, Array]:
     """What the features of each modality typically are: the centres of k-means, {name: [number, d]}.
 
-    Of the examples in which the modality is present. Not for compiled code: it stops when the clusters do not change.
+    Of the examples in which the modality is present. Not for compiled code: it is scipy's, 100 rounds.
 
     Args:
         features: {name: [n, d]} of training examples, such as `nets.Multimodal` makes with its method "encode".
@@ -67,8 +67,9 @@ def completion(priors: Mapping[str, Array], key: Array, *, hidden: int = 32) -> 
         ValueError: priors that are not [K, d], or hidden below 1.
     """
     shapes = {name: jnp.shape(prior) for name, prior in priors.items()}
-    if hidden < 1 or not shapes or any(len(shape) != 2 for shape in shapes.values()):
-        raise ValueError(f"{hidden=} must be 1 or more and every prior [K, d], got {shapes}.")
+    real = all(jnp.issubdtype(jnp.result_type(prior), jnp.inexact) for prior in priors.values())
+    if hidden < 1 or not shapes or not real or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"{hidden=} must be 1 or more and every prior real numbers [K, d], got {shapes}.")
     dtype, names = jnp.result_type(*priors.values()), sorted(priors)
     keys = iter(jax.random.split(key, 2 * len(names) ** 2))
 
@@ -104,14 +105,13 @@ def complete(weights: Mapping[str, PyTree], features: Modalities, key: Array | N
         The same, all of them present.
 
     Raises:
-        ValueError: features of other modalities or another width than the priors.
+        ValueError: features of other modalities or another width than the priors, or a presence that does not fit.
 
     Source: Ma et al. 2021, arXiv 2103.05677; the softmax and the mean of the noise, which is held, are ours.
     """
+    counts = prior_weights(weights, features)  # which checks the features, too
     value, names = blank(features).value, sorted(features.value)
-    mixed = {
-        name: weight_NxK @ weights["priors"][name] for name, weight_NxK in prior_weights(weights, features).items()
-    }
+    mixed = {name: weight_NxK @ weights["priors"][name] for name, weight_NxK in counts.items()}
     filled = {n: jnp.where(features.present[n][:, None], value[n], mixed[n].astype(value[n].dtype)) for n in names}
     if key is not None:
         for name, k in zip(names, jax.random.split(key, len(names)), strict=True):
@@ -125,7 +125,11 @@ def complete(weights: Mapping[str, PyTree], features: Modalities, key: Array | N
 def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[str, Array]:
     """How much each prior counts for what `complete` puts where a modality is missing: ω, {name: [n, K]}."""
     shapes = {name: jnp.shape(prior) for name, prior in weights["priors"].items()}
-    got, value = {name: jnp.shape(f) for name, f in features.value.items()}, blank(features).value
+    got = {name: jnp.shape(f) for name, f in features.value.items()}
+    rows = {shape[:1] for shape in got.values()} | {jnp.shape(here) for here in features.present.values()}
+    if len(rows) != 1 or features.present.keys() != got.keys():
+        raise ValueError(f"Every modality needs a presence for each of the same examples, got features of {got}.")
+    value = blank(features).value
     if {name: shape[1:] for name, shape in got.items()} != {name: shape[1:] for name, shape in shapes.items()}:
         raise ValueError(f"These weights complete modalities with priors of shapes {shapes}, got features of {got}.")
     counts = {}
@@ -158,9 +162,11 @@ def completed(encode: Encode, decide: Apply, *, entry: str = "completion") -> Ap
         if not isinstance(params.slow, dict) or entry not in params.slow:
             got = sorted(params.slow) if isinstance(params.slow, dict) else type(params.slow).__name__
             raise ValueError(f"params.slow needs an entry {entry!r}, made by completion(priors, key); got {got}.")
+        if not isinstance(x, Modalities):
+            raise ValueError(f"Need a Modalities to complete, got {type(x).__name__}.")
         net = params._replace(slow={name: leaf for name, leaf in params.slow.items() if name != entry})
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-        features = Modalities(encode(net, x, keys[0], reference=reference), x.present)
+        features = Modalities(encode(net, blank(x), keys[0], reference=reference), x.present)
         return decide(net, complete(params.slow[entry], features, keys[1]), keys[2])
 
     return apply

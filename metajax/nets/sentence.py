@@ -54,7 +54,7 @@ class SentenceEncoder(TokenEncoder):
     do not use, and the embedding of the first segment is added to that of the places.
 
     Args:
-        vocabulary: number of token ids, with 0, the padding at the end of a text. An id out of range gives NaN.
+        vocabulary: number of token ids, with 0, the padding at the end of a text. An id too large gives NaN.
         outputs: width of the head.
         width: of the tokens and of a sentence.
         layers: number of blocks.
@@ -108,7 +108,8 @@ class SentenceEncoder(TokenEncoder):
     def embed(self, x: Array, reference: Array | None = None) -> Array:
         """int[n, t] -> [n, width], of length 1; zero for a text without tokens."""
         mean = pool(*self.features(x))
-        return mean * jax.lax.rsqrt(jnp.maximum((mean**2).sum(axis=1, keepdims=True), 1e-12))
+        wide = mean.astype(jnp.promote_types(mean.dtype, jnp.float32))  # float16 knows no 1e-12
+        return (wide * jax.lax.rsqrt(jnp.maximum((wide**2).sum(axis=1, keepdims=True), 1e-12))).astype(mean.dtype)
 
 
 def pretrained_sentences(outputs: int = 1, *, rngs: nnx.Rngs) -> SentenceEncoder:
