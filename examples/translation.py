@@ -5,9 +5,11 @@ But it is real, in 161 languages (Unicode's CLDR in `babel`, and `num2words`); t
 nor used to choose anything. One net from sequence to sequence is trained in two ways that take the same time: jointly,
 and then fine-tuned on the pairs of the new language; or meta-trained to look things up in the pairs.
 
-One run tests a quarter of the languages; the four folds test each of them once.
+One run tests a quarter of the languages; the four folds test each of them once. `--thorough` tries more settings of
+fine-tuning; the table of docs/applications.md has it, and takes three times as long.
 
     python examples/translation.py --fold 0 --out .
+    python examples/translation.py --fold 0 --steps 1500 --thorough --out .    # as in the table
 """
 
 import argparse
@@ -31,19 +33,16 @@ from metajax.nets.translation import Translator, remember, translate, with_memor
 SHOTS, QUERIES, TASKS, DRAWS, PIECE = 5, 8, 4, 2, 32  # DRAWS tasks of each test class, judged PIECE at a time
 ROWS = 64  # of a joint step, which then takes as long as one of TASKS * (SHOTS + QUERIES) sequences that look up
 KINDS, CURVE = ("date", "unit", "number"), (1, 3, 5)
-SETTINGS = {  # of fine-tuning: {(steps, layers): rates}
-    (60, "all"): (3e-4, 1e-3),
-    (120, "all"): (1e-4, 3e-4, 1e-3),
-    (240, "all"): (1e-4, 3e-4),
-    (60, "upper"): (3e-3,),
-}
+SETTINGS = {(60, "all"): (3e-4, 1e-3)}  # of fine-tuning: {(steps, layers): rates}
+THOROUGH = SETTINGS | {(120, "all"): (1e-4, 3e-4, 1e-3), (240, "all"): (1e-4, 3e-4), (60, "upper"): (3e-3,)}
 UPPER = ("language", "after", "norm", "choose", "bias")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--steps", type=int, default=1500, help="outer steps of each training")
+parser.add_argument("--steps", type=int, default=1200, help="outer steps of each training")
 parser.add_argument(
     "--fold", type=int, default=0, help="0 to 3: which languages are the test; and the seed of the nets"
 )
+parser.add_argument("--thorough", action="store_true", help="more settings of fine-tuning, for up to 240 steps")
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of translation-FOLD.json and .png")
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def train(name, task_loss, params, sample):
 
 def judge(task_loss):
     """(params, tasks) -> exact-match accuracy of each task, in pieces of one size, compiled once."""
-    run = jax.jit(lambda params, tasks: mj.evaluate(task_loss, params, tasks, key, tasks_at_once=2)["accuracy"])
+    run = jax.jit(lambda params, tasks: mj.evaluate(task_loss, params, tasks, key, tasks_at_once=8)["accuracy"])
 
     def accuracy(params, tasks):
         number = len(tasks.query.y)
@@ -130,7 +129,7 @@ joint = joint.fast | {"language": joint.fast["language"].mean(axis=0, keepdims=T
 # Fine-tuning: Adam on the pairs; the rate is a parameter, so that one compiled function serves all.
 adam, tried = mj.Rule(init=lambda params, key: jnp.asarray(1e-3), optimizer=optax.adam), {}
 print("\nFine-tuning: exact match in % on the validation languages")
-for (steps, layers), rates in SETTINGS.items():
+for (steps, layers), rates in (THOROUGH if options.thorough else SETTINGS).items():
     descent = mj.inner_loop(loss, adam, steps=steps, differentiate=mj.first_order())
     fast = {name: leaf for name, leaf in joint.items() if layers == "all" or name in UPPER}
     start = mj.Params(fast, {name: leaf for name, leaf in joint.items() if name not in fast})

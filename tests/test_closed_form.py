@@ -75,7 +75,7 @@ def test_gradients_equal_finite_differences(write, shots):
         return task_loss(EMPTY._replace(rule=rule), mj.Task(support, query), KEY)[0]
 
     rule = adaptation.init(EMPTY, KEY).rule
-    check_grads(value, (rule, task.support.x, task.query.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    check_grads(jax.jit(value), (rule, task.support.x, task.query.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
 
 
 def test_other_entries_of_fast_stay():

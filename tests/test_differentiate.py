@@ -77,7 +77,7 @@ def test_meta_gradients_equal_finite_differences_in_both_modes(optimizer):
         support = task.support._replace(x=support_x)
         return task_loss(params._replace(fast=fast), task._replace(support=support), KEY)[0]
 
-    check_grads(value, (params.fast, task.support.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    check_grads(jax.jit(value), (params.fast, task.support.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
 
 
 def test_learned_step_sizes_have_exact_gradients():
@@ -86,7 +86,7 @@ def test_learned_step_sizes_have_exact_gradients():
     params = adaptation.init(params, KEY)
     task_loss = mj.episode(adaptation, loss)
     value = lambda rule: task_loss(params._replace(rule=rule), first(make_tasks()), KEY)[0]
-    check_grads(value, (params.rule,), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    check_grads(jax.jit(value), (params.rule,), order=1, modes=("fwd", "rev"), rtol=1e-5)
 
 
 def test_equal_learned_step_sizes_are_plain_descent():
@@ -112,7 +112,7 @@ def test_three_levels_nest():
             state, _ = outer.step(state, tasks, jax.random.fold_in(KEY, number))
         return mj.evaluate(mj.episode(adaptation, loss), state.params, tasks, KEY)["loss"].mean
 
-    check_grads(reached, (params.fast, 0.3), order=1, modes=("rev",), rtol=1e-4)
+    check_grads(jax.jit(reached), (params.fast, 0.3), order=1, modes=("rev",), rtol=1e-4)
 
 
 def test_adam_without_eps_root_is_refused_unless_it_is_not_differentiated():
