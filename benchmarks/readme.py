@@ -75,7 +75,27 @@ def conv():
         for row in report["rows"]
     ]
     header = ["convolution", "seconds a step", "speed", "temporaries, MB", "tracing + compiling, s", "gradient error"]
-    return f"{table(header, rows)}\n\n{report['workload']}; {report['threads']} CPU cores, jax {report['jax']}."
+    about = f"{report['threads']} CPU cores, jax {report['jax']}, commit {report['commit']}"
+    return f"{table(header, rows)}\n\n{report['workload']}; {about}."
+
+
+def peers():
+    report = read("peers")
+    rows = []
+    for row in report["rows"]:
+        seconds = "{:.4g} ({:.4g} to {:.4g})".format(*(1e3 * value for value in (row["seconds"], *row["interval"])))
+        memory = f"{row['temporary_bytes'] / 1e6:.3g}" if "temporary_bytes" in row else ""
+        first = f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
+        name = row["implementation"] + (f" ({row['variant']})" if row["variant"] else "")
+        cells = [row["workload"], name, seconds, f"{row['ratio']:.2f}x", memory, first, f"{row['gradient_error']:.0e}"]
+        rows.append(cells)
+    header = ["workload", "implementation", "ms a step", "speed", "temporaries, MB", "compilation, s", "difference"]
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
+    about = (
+        "Medians with 95 % intervals; speed against the fastest peer, gradients against metajax in float32. "
+        f"{report['threads']} CPU cores ({report['processor']}), {versions}; commit {report['commit']}."
+    )
+    return f"{table(header, rows)}\n\n{about}"
 
 
 def bilevel():
@@ -206,8 +226,8 @@ def digits():
 
 
 MADE = (
-    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv, ruler, modalities, subsets,
-    applications.overview,
+    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv, peers, ruler, modalities,
+    subsets, applications.overview,
 )  # fmt: skip
 
 

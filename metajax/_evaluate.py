@@ -37,7 +37,7 @@ def evaluate(
         params: what the outer loop learned.
         tasks: tasks along the leading axis of every leaf.
         key: a task's key is `fold_in(key, index)`.
-        tasks_at_once: tasks in one vmap; it must divide their number. None takes all.
+        tasks_at_once: tasks in one vmap; it must divide their number. None is as in `outer_loop`.
 
     Returns:
         {"loss": Summary, and one for each metric}. A task that is not finite makes its mean NaN.
@@ -48,7 +48,7 @@ def evaluate(
         return {"loss": losses, **metrics}
 
     number = count_tasks(tasks)
-    per_chunk = jax.lax.map(chunk, split_tasks(tasks, key, tasks_at_once))
+    per_chunk = jax.lax.map(chunk, split_tasks(params, tasks, key, tasks_at_once))
     return jax.tree.map(lambda leaf: summarize(leaf.reshape(number, *leaf.shape[2:])), per_chunk)
 
 

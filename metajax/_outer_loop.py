@@ -11,6 +11,9 @@ import optax
 
 from metajax._types import Array, Metrics, Params, PyTree, TaskLoss
 
+CACHE_BYTES = 2**18
+"""Of params and one task's data together, times the tasks at once: what a core of a CPU works on best, as measured."""
+
 
 class State(NamedTuple):
     """What the outer loop carries from step to step.
@@ -74,8 +77,9 @@ def outer_loop(
         optimizer: an optax transformation that needs gradients and params only.
         value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`; `forward`,
             `evolution(...)`. It gets a function of (params, tasks, keys) with aux.
-        tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory and on a CPU is
-            often faster. None takes all. It must divide the number of tasks (of one device).
+        tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory. It must divide the
+            number of tasks (of one device). None takes all; on a CPU, where more than fit into its cache are slower, as
+            many as have their weights and data in 256 kB together, and 2 at the least if they divide the number.
         axis_name: axis of the enclosing `jax.shard_map` to average over; every device holds its own tasks.
 
     Raises:
@@ -113,7 +117,7 @@ def outer_loop(
             new, values, kept = chunk(params, *tasks_and_keys)
             return jax.tree.map(lambda total, leaf: total + leaf.astype(total.dtype), gradient, new), (values, kept)
 
-        chunks = split_tasks(tasks, key, tasks_at_once, first)
+        chunks = split_tasks(params, tasks, key, tasks_at_once, first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), params)
         gradient, per_chunk = jax.lax.scan(accumulate, zeros, chunks)
         values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
@@ -141,11 +145,24 @@ def count_tasks(tasks: PyTree) -> int:
     return numbers.pop()[0]
 
 
-def split_tasks(tasks: PyTree, key: Array, tasks_at_once: int | None, first: int | Array = 0) -> tuple[PyTree, Array]:
+def split_tasks(
+    params: Params, tasks: PyTree, key: Array, tasks_at_once: int | None, first: int | Array = 0
+) -> tuple[PyTree, Array]:
     """Tasks and their keys as [chunks, tasks_at_once, ...]; the first task has the global index `first`."""
     number = count_tasks(tasks)
-    size = number if tasks_at_once is None else tasks_at_once
+    size = _fitting(number, params, tasks) if tasks_at_once is None else tasks_at_once
     if size < 1 or number % size:
         raise ValueError(f"{tasks_at_once=} must divide the number of tasks, which is {number}.")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(number))
     return jax.tree.map(lambda leaf: leaf.reshape(number // size, size, *leaf.shape[1:]), (tasks, keys))
+
+
+def _fitting(number: int, params: Params, tasks: PyTree) -> int:
+    """Tasks at once where nobody says: all, but on a CPU only as many as its cache has room for."""
+    if jax.default_backend() != "cpu":
+        return number
+    of_params, of_tasks = (
+        sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) for tree in (params, tasks)
+    )
+    most = max(2, CACHE_BYTES // (of_params + of_tasks // number))
+    return max(size for size in range(1, min(most, number) + 1) if number % size == 0)

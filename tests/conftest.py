@@ -2,12 +2,21 @@
 
 import os
 import pathlib
+import tempfile
 
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the suite's time is compilation. The workers of one run share what they compile; the next run starts afresh.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="metajax-tests-")
+    os.environ["METAJAX_TEST_PROGRAMS"] = _compiled.name
+jax.config.update("jax_compilation_cache_dir", os.environ["METAJAX_TEST_PROGRAMS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 _PACKS = pathlib.Path(__file__).parents[2] / "shared" / "data"
 if _PACKS.is_dir():

@@ -11,6 +11,7 @@ import pytest
 from problems import assert_close, first, make_net, make_problem, make_tasks
 
 import metajax as mj
+from metajax._outer_loop import split_tasks
 
 KEY = jax.random.key(0)
 
@@ -168,3 +169,14 @@ def test_errors_say_what_to_do():
     apply, params = make_net()
     with pytest.raises(ValueError, match="Targets have shape"):
         mj.losses.squared_error(apply)(params, wrong.query, KEY)
+
+
+@pytest.mark.parametrize(
+    ("backend", "numbers", "tasks", "expected"),
+    [("cpu", 10, 6, 6), ("cpu", 2**15, 6, 2), ("cpu", 2**15, 5, 1), ("cpu", 12_000, 12, 4), ("gpu", 2**15, 6, 6)],
+)
+def test_tasks_at_once_by_default_are_what_fits_into_the_cache_of_a_cpu(monkeypatch, backend, numbers, tasks, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    params = mj.Params(jnp.zeros(numbers, jnp.float32), ())
+    _, keys = split_tasks(params, jnp.zeros((tasks, 3), jnp.float32), jax.random.key(0), None)
+    assert keys.shape == (tasks // expected, expected)

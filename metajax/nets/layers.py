@@ -15,10 +15,12 @@ Norm: TypeAlias = Callable[..., nnx.Module]
 
 
 class Conv(nnx.Module):
-    """3x3 convolution without a bias, zero-padded ("SAME"), as patches times a matrix.
+    """3x3 convolution without a bias, zero-padded ("SAME"), as shifts and a product of matrices.
 
     Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped convolution, which XLA lowers
-    badly on a CPU; nine shifted slices and one product do not care (`benchmarks/conv.py` has the figures).
+    badly on a CPU; shifted copies and one product do not care. What is left is memory traffic, so there are two ways:
+    `patches` of all nine neighbours times the kernel, or three shifts before the product and three after it, which
+    write 3 (inputs + outputs) numbers a place in the place of 9 inputs. docs/performance.md has the figures.
 
     Args:
         inputs: channels of the input.
@@ -34,9 +36,24 @@ class Conv(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """[n, height, width, inputs] -> [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs]."""
         kernel = self.kernel[...]
+        inputs, outputs = kernel.shape[2:]
+        if self.stride == 1 and outputs < 2 * inputs:
+            return _in_two_passes(x, kernel)
         neighbours = patches(x, self.stride)
-        rows = neighbours.reshape(-1, neighbours.shape[-1])
-        return (rows @ kernel.reshape(-1, kernel.shape[-1])).reshape(*neighbours.shape[:3], -1)
+        rows = neighbours.reshape(-1, 9 * inputs)
+        return (rows @ kernel.reshape(-1, outputs)).reshape(*neighbours.shape[:3], -1)
+
+
+def _in_two_passes(x: Array, kernel: Array) -> Array:
+    """Neighbours across, times all rows of the kernel, and then the sum of what comes from above, here and below."""
+    n, height, width, inputs = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+    across = jnp.concatenate([x[:, :, column : column + width] for column in range(3)], axis=-1)
+    product = across.reshape(-1, 3 * inputs) @ kernel.transpose(1, 2, 0, 3).reshape(3 * inputs, -1)
+    rows = product.reshape(n, height, width, 3, -1)
+    above = jnp.pad(rows[:, :-1, :, 0], ((0, 0), (1, 0), (0, 0), (0, 0)))
+    below = jnp.pad(rows[:, 1:, :, 2], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    return above + rows[:, :, :, 1] + below
 
 
 def patches(x: Array, stride: int = 1) -> Array:

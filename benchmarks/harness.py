@@ -1,0 +1,93 @@
+"""What the benchmarks of speed share: the machine, timing in turn, and one form of result file."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+
+import jax
+import optax
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def header(packages=(), **more):
+    """What a reader needs to know of a run; `packages` beside those of the core, where they are installed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    processor = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    return {
+        "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in (*PACKAGES, *packages)},
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "processor": processor.partition(":")[2].strip() or platform.machine(),
+        "threads": len(os.sched_getaffinity(0)),
+        **more,
+    }
+
+
+def version(package):
+    """Its version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def compile_timed(function, *arguments):
+    """The compiled program, and what it took: seconds of tracing and of compiling, temporary bytes."""
+    start = time.perf_counter()
+    lowered = jax.jit(function).lower(*arguments)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    cost = {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
+    return program, cost | {"temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+
+
+def seconds(run):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def in_turn(runs, repeats):
+    """{name: seconds of each run}; all are run once to warm up, and then one after the other, again and again."""
+    for run in runs.values():
+        jax.block_until_ready(run())
+    times = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    return times
+
+
+def median(times):
+    """Median with a 95 % interval from the order of the times alone (of few, from the least to the largest)."""
+    ordered, number = sorted(times), len(times)
+    below = max(0, int(number / 2 - 0.98 * number**0.5))
+    return {
+        "seconds": statistics.median(times),
+        "interval": [ordered[below], ordered[number - 1 - below]],
+        "repeats": number,
+    }
+
+
+def difference(tree, reference):
+    """|a - b| / |b| over all leaves."""
+    norm = optax.tree.norm
+    return float(norm(jax.tree.map(lambda a, b: a - b, tree, reference)) / norm(reference))
+
+
+def save(folder, name, report):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _lines(path):
+    path = pathlib.Path(path)
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,150 @@
+"""MAML in metajax, plain JAX, torch.func, higher and torchopt: seconds of a step of training, at the same gradient.
+
+All start from the same weights and see the same tasks (`workloads.py` says which). Each runs in a process of its own;
+their meta-gradients are compared before anything is timed, and the runs are interleaved. A peer counts at its best:
+each of its variants (`torch_peers.py`) is tried first, and the fastest is kept. Peers that are not installed are named
+and left out: `pip install 'metajax[peers]'` has them. Writes benchmarks/results/peers.json.
+
+    python benchmarks/peers.py
+    python benchmarks/peers.py --workloads W1 --peers torch.func
+    python benchmarks/peers.py --tiny --out /tmp/results    # to see that it runs
+"""
+
+import argparse
+import importlib.util
+import math
+import multiprocessing
+import pathlib
+import statistics
+
+import harness
+import workloads
+
+TRIALS = 3  # runs of each variant of a peer, to find its best
+PACKAGE = {"torch.func": "torch", "higher": "higher", "torchopt": "torchopt"}  # that a peer needs
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W2, 32 tasks"])
+parser.add_argument("--peers", nargs="*", default=list(PACKAGE))
+parser.add_argument("--plain", action="store_true", help="plain JAX too, a step of which takes a minute in W2")
+parser.add_argument("--tiny", action="store_true")
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
+
+
+def serve(connection, implementation, workload, variant):
+    """In a process of its own: builds it, sends the gradient and what the building took, then runs when told."""
+    if implementation in PACKAGE:
+        import torch_peers
+
+        step, gradient = torch_peers.PEERS[implementation](workload, **variant)
+        cost = {}
+    else:
+        import jax_maml
+
+        step, gradient, cost = jax_maml.build(workload, **variant)
+    connection.send((gradient(), cost))
+    while connection.recv():
+        connection.send(harness.seconds(step))
+
+
+class Run:
+    """An implementation in a process of its own. `limit` is in seconds; what takes longer is killed and counts as ∞."""
+
+    def __init__(self, implementation, workload, variant, limit=None):
+        self.name, self.variant = implementation, variant
+        self.connection, other = multiprocessing.Pipe()
+        arguments = (other, implementation, workload, variant)
+        self.process = multiprocessing.Process(target=serve, args=arguments, daemon=True)
+        self.process.start()
+        other.close()
+        self.gradient, self.cost = self.receive(limit) or (None, None)
+
+    def receive(self, limit):
+        if not self.connection.poll(limit):
+            self.process.kill()
+            return None
+        return self.connection.recv()
+
+    def seconds(self, limit=None):
+        if not self.process.is_alive():
+            return math.inf
+        self.connection.send(True)
+        return self.receive(limit) or math.inf
+
+    def close(self):
+        if self.process.is_alive():
+            self.connection.send(False)
+        self.process.join()
+
+
+def best(peer, workload, tiny):
+    """The fastest variant of a peer, still running. What takes more than ten times the fastest so far is given up."""
+    import torch_peers
+
+    kept, least = None, math.inf
+    for variant in torch_peers.VARIANTS[peer][: 2 if tiny else None]:
+        limit = None if kept is None else 30 + 10 * least
+        run = Run(peer, workload, variant, limit)
+        took = statistics.median(run.seconds(limit) for _ in range(1 + TRIALS))
+        print(f"  {peer}, {say(variant)}: {took:.4g} s", flush=True)
+        loser, kept, least = (kept, run, took) if took < least else (run, kept, least)
+        if loser is not None:
+            loser.close()
+    return kept
+
+
+def say(variant):
+    return ", ".join(f"{name}={value}" for name, value in variant.items())
+
+
+def compare(name, workload, peers, plain, tiny):
+    """Rows of one workload: ours first."""
+    import jax_maml
+
+    print(name, flush=True)
+    ours = {own: variant for own, variant in jax_maml.VARIANTS.items() if plain or own != "plain JAX"}
+    runs = [Run(own, workload, variant) for own, variant in ours.items()]
+    runs += [best(peer, workload, tiny) for peer in peers]
+    for run in runs:
+        run.seconds()
+    times = {run.name: [] for run in runs}
+    for repeat in range(workload.repeats):
+        for run in runs:
+            if run.name != "plain JAX" or repeat < 3:
+                times[run.name].append(run.seconds())
+    fastest = min((statistics.median(times[peer]) for peer in peers), default=None)
+    rows = []
+    for run in runs:
+        row = {"workload": name, "implementation": run.name, "variant": say(run.variant) if run.name in peers else ""}
+        row |= harness.median(times[run.name]) | run.cost
+        row["gradient_error"] = harness.difference(run.gradient, runs[0].gradient)
+        row["ratio"] = fastest and fastest / row["seconds"]
+        speed = "" if fastest is None else f", {row['ratio']:.2f} times the speed of the fastest peer"
+        print(
+            f"  {run.name}: {row['seconds']:.4g} s, gradient differs by {row['gradient_error']:.0e}{speed}", flush=True
+        )
+        rows.append(row)
+        run.close()
+    return rows
+
+
+def main(options):
+    sizes = workloads.TINY if options.tiny else workloads.WORKLOADS
+    for name in sorted({*options.workloads} - {*sizes}):
+        print(f"There is no workload {name!r}; there are {', '.join(sizes)}.")
+    for peer in sorted({*options.peers} - {*PACKAGE}):
+        print(f"There is no peer {peer!r}; there are {', '.join(PACKAGE)}.")
+    there = [peer for peer in PACKAGE if peer in options.peers and importlib.util.find_spec(PACKAGE[peer])]
+    for peer in PACKAGE:
+        if peer in options.peers and peer not in there:
+            print(f"{peer} is left out, for {PACKAGE[peer]} is not installed: pip install 'metajax[peers]'.")
+    rows = []
+    for name in options.workloads:
+        if name in sizes:
+            rows += compare(name, sizes[name](), there, options.plain, options.tiny)
+    harness.save(options.out, "peers", harness.header(("torch", "higher", "torchopt"), seed=0, rows=rows))
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    main(parser.parse_args())

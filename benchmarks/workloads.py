@@ -1,0 +1,75 @@
+"""The workloads of meta-learning that metajax and its peers are timed on, as arrays: no framework is imported here.
+
+- W1: sinusoids. A net of 40 and 40 hidden units, 25 tasks of 10 shots and 10 queries, 5 steps of SGD.
+- W2: images. Conv4-64 of 28x28 images with max-pool and batch statistics, 5-way 1-shot, 15 queries a class, 8 tasks (or
+  32), 5 steps of SGD.
+
+Both are MAML, differentiated to second order, with a step of Adam outside. Kernels are [in, out] and [height, width,
+in, out], images [height, width, channels].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Workload(NamedTuple):
+    tasks: int
+    weights: dict  # {name: array}
+    data: dict  # {"support" or "query": (x [tasks, rows, ...], y [tasks, rows, ...])}
+    steps: int
+    inner_rate: float
+    outer_rate: float
+    repeats: int  # as many as are needed for a median that stands
+
+
+def sinusoids(tasks=25, width=40):
+    rng = np.random.default_rng(0)
+    sizes = {"layers/0": (1, width), "layers/1": (width, width), "head": (width, 1)}
+    weights = {f"{name}/kernel": rng.normal(size=shape) / shape[0] ** 0.5 for name, shape in sizes.items()}
+    weights |= {f"{name}/bias": 0.1 * rng.normal(size=shape[1]) for name, shape in sizes.items()}
+    x = rng.uniform(-5, 5, (2, tasks, 10, 1))
+    amplitude, phase = rng.uniform(0.1, 5, (1, tasks, 1, 1)), rng.uniform(0, np.pi, (1, tasks, 1, 1))
+    y = amplitude * np.sin(x - phase)
+    data = {"support": (x[0], y[0]), "query": (x[1], y[1])}
+    return Workload(tasks, single(weights), single(data), 5, 0.01, 1e-3, 200)
+
+
+def images(tasks=8, width=64, size=28, ways=5, queries=15):
+    rng = np.random.default_rng(0)
+    weights = {}
+    for i, channels in enumerate((1, width, width, width)):
+        weights[f"convolutions/{i}/kernel"] = rng.normal(size=(3, 3, channels, width)) * (2 / (9 * channels)) ** 0.5
+        weights[f"norms/{i}/scale"] = 1 + 0.1 * rng.normal(size=width)
+        weights[f"norms/{i}/shift"] = 0.1 * rng.normal(size=width)
+    features = width * (size // 16) ** 2
+    weights |= {"head/kernel": rng.normal(size=(features, ways)) / features**0.5, "head/bias": np.zeros(ways)}
+    # Every class is a picture of its own under noise, so that there is something to learn.
+    classes = rng.uniform(size=(tasks, ways, 1, size, size, 1))
+
+    def draw(rows):
+        x = 0.7 * classes + 0.3 * rng.uniform(size=(tasks, ways, rows, size, size, 1))
+        return x.reshape(tasks, -1, size, size, 1), np.tile(np.repeat(np.arange(ways), rows), (tasks, 1))
+
+    return Workload(tasks, single(weights), single({"support": draw(1), "query": draw(queries)}), 5, 0.1, 1e-3, 20)
+
+
+def single(tree):
+    """Floats as float32, labels as int32."""
+    if isinstance(tree, dict):
+        return {name: single(leaf) for name, leaf in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(single(leaf) for leaf in tree)
+    return tree.astype(np.float32 if tree.dtype == np.float64 else np.int32)
+
+
+WORKLOADS = {
+    "W1": sinusoids,
+    "W2": images,
+    "W2, 32 tasks": lambda: images(tasks=32)._replace(repeats=8),
+}
+TINY = {
+    "W1": lambda: sinusoids(tasks=2, width=4)._replace(repeats=2),
+    "W2": lambda: images(tasks=2, width=4, size=16, queries=2)._replace(repeats=2),
+    "W2, 32 tasks": lambda: images(tasks=4, width=4, size=16, queries=2)._replace(repeats=2),
+}

@@ -1,0 +1,48 @@
+"""Benchmarks run, at a tiny size, and what they time has the right gradient; no second is looked at."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import harness  # noqa: E402
+import jax_maml  # noqa: E402
+import workloads  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["W1", "W2"])
+def test_what_is_timed_has_the_gradient_of_plain_jax(name):
+    workload = workloads.TINY[name]()
+    step, gradient, cost = jax_maml.build(workload)
+    assert step()[0].step == 1
+    assert cost.keys() == {"trace_seconds", "compile_seconds", "temporary_bytes"}
+    expected = jax_maml.build(workload, native=True)[1]()
+    assert {name: leaf.shape for name, leaf in expected.items()} == {n: w.shape for n, w in workload.weights.items()}
+    assert harness.difference(gradient(), expected) < 1e-4
+    assert all(np.abs(leaf).max() > 0 for leaf in expected.values())
+
+
+def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
+    command = [sys.executable, "peers.py", "--tiny", "--workloads", "W1", "W9", "--peers", "l2l", "--out", tmp_path]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "There is no workload 'W9'" in done.stdout
+    assert "There is no peer 'l2l'" in done.stdout
+    report = json.loads((tmp_path / "peers.json").read_text())
+    assert report.keys() >= {"commit", "versions", "device", "threads", "seed", "rows"}
+    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`"]
+    assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-4 for row in report["rows"])
+    assert all(row["ratio"] is None for row in report["rows"])  # there is no peer
+
+
+def test_a_median_has_an_interval():
+    row = harness.median(np.arange(101.0).tolist())
+    assert row["seconds"] == 50
+    assert row["interval"][0] < 50 < row["interval"][1]
+    assert harness.median([3.0, 1.0, 2.0]) == {"seconds": 2.0, "interval": [1.0, 3.0], "repeats": 3}
