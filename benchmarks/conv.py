@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax_maml import NativeConv
 
 import metajax as mj
 
@@ -31,17 +32,6 @@ parser.add_argument("--repeats", type=int, default=20)
 parser.add_argument("--native-repeats", type=int, default=3, help="fewer, for a step of lax.conv takes long")
 parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
 options = parser.parse_args()
-
-
-class NativeConv(nnx.Module):
-    """The same layer through `lax.conv_general_dilated`."""
-
-    def __init__(self, kernel):
-        self.kernel = nnx.Param(kernel)
-
-    def __call__(self, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, self.kernel[...], (1, 1), "SAME", dimension_numbers=dimensions)
 
 
 def make_step(native, tasks_at_once):

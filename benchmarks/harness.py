@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: the machine, timing in turn, and one form of result file."""
+"""What the benchmarks of speed share: the machine, what is timed, and one form of result file."""
 
 import importlib.metadata
 import json
@@ -53,17 +53,6 @@ def seconds(run):
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
-
-
-def in_turn(runs, repeats):
-    """{name: seconds of each run}; all are run once to warm up, and then one after the other, again and again."""
-    for run in runs.values():
-        jax.block_until_ready(run())
-    times = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run))
-    return times
 
 
 def median(times):

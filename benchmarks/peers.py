@@ -48,7 +48,7 @@ def serve(connection, implementation, workload, variant):
 
 
 class Run:
-    """An implementation in a process of its own. `limit` is in seconds; what takes longer is killed and counts as ∞."""
+    """An implementation in a process of its own. What fails, or takes longer than `limit` seconds, counts as ∞."""
 
     def __init__(self, implementation, workload, variant, limit=None):
         self.name, self.variant = implementation, variant
@@ -60,10 +60,14 @@ class Run:
         self.gradient, self.cost = self.receive(limit) or (None, None)
 
     def receive(self, limit):
-        if not self.connection.poll(limit):
-            self.process.kill()
-            return None
-        return self.connection.recv()
+        try:
+            if self.connection.poll(limit):
+                return self.connection.recv()
+        except EOFError:
+            pass  # it has failed, and its error is above
+        self.process.kill()
+        self.process.join()
+        return None
 
     def seconds(self, limit=None):
         if not self.process.is_alive():
@@ -78,14 +82,18 @@ class Run:
 
 
 def best(peer, workload, tiny):
-    """The fastest variant of a peer, still running. What takes more than ten times the fastest so far is given up."""
+    """The fastest variant of a peer, still running, or None if all fail.
+
+    What takes more than ten times the fastest so far is given up.
+    """
     import torch_peers
 
     kept, least = None, math.inf
-    for variant in torch_peers.VARIANTS[peer][: 2 if tiny else None]:
+    for variant in torch_peers.variants(peer, workload)[: 2 if tiny else None]:
         limit = None if kept is None else 30 + 10 * least
         run = Run(peer, workload, variant, limit)
-        took = statistics.median(run.seconds(limit) for _ in range(1 + TRIALS))
+        run.seconds(limit)  # warms up
+        took = statistics.median(run.seconds(limit) for _ in range(TRIALS))
         print(f"  {peer}, {say(variant)}: {took:.4g} s", flush=True)
         loser, kept, least = (kept, run, took) if took < least else (run, kept, least)
         if loser is not None:
@@ -102,9 +110,14 @@ def compare(name, workload, peers, plain, tiny):
     import jax_maml
 
     print(name, flush=True)
+    plain = plain and workload.data["query"][0].ndim == 5  # in a net without convolutions there is nothing to replace
     ours = {own: variant for own, variant in jax_maml.VARIANTS.items() if plain or own != "plain JAX"}
     runs = [Run(own, workload, variant) for own, variant in ours.items()]
-    runs += [best(peer, workload, tiny) for peer in peers]
+    fit = {peer: best(peer, workload, tiny) for peer in peers}
+    for peer in (peer for peer, run in fit.items() if run is None):
+        print(f"  {peer} is left out, for all of its variants failed; their errors are above.")
+    peers = [peer for peer, run in fit.items() if run is not None]
+    runs += [fit[peer] for peer in peers]
     for run in runs:
         run.seconds()
     times = {run.name: [] for run in runs}

@@ -1,7 +1,7 @@
 """MAML in torch.func, higher and torchopt, each as its own documentation writes it: what metajax is timed against.
 
 A peer is a function (workload, **variant) -> (step, gradient): a step of training with Adam, and the meta-gradient as
-{name: array} at the start. `VARIANTS` are the ways to run each of which the fastest counts.
+{name: array} at the start. `variants` are the ways to run it, of which the fastest counts.
 """
 
 import math
@@ -9,13 +9,6 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional
-
-WAYS = [{"threads": threads, "channels_last": last} for threads in (2, 1) for last in (False, True)]
-VARIANTS = {
-    "torch.func": [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in WAYS],
-    "higher": WAYS,
-    "torchopt": WAYS,
-}
 
 
 class Block(nn.Module):
@@ -43,15 +36,12 @@ def make_net(weights):
         for i, block in enumerate(blocks):
             parts |= {f"convolutions/{i}": block.convolution, f"norms/{i}": block.norm}
     leaves = {"kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias"}
+    own = {name: getattr(parts[part], leaves[leaf]) for name in weights for part, _, leaf in [name.rpartition("/")]}
     with torch.no_grad():
         for name, value in weights.items():
-            part, leaf = name.rsplit("/", 1)
-            getattr(parts[part], leaves[leaf]).copy_(to_torch(name, value, shapes))
-    names = {id(p): name for name, p in net.named_parameters()}
-    order = {
-        name: names[id(getattr(parts[name.rsplit("/", 1)[0]], leaves[name.rsplit("/", 1)[1]]))] for name in weights
-    }
-    return net, order
+            own[name].copy_(to_torch(name, value, shapes))
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    return net, {name: names[id(parameter)] for name, parameter in own.items()}
 
 
 def to_torch(name, value, shapes):
@@ -172,6 +162,13 @@ def torchopt(workload, *, threads, channels_last):
             package.recover_state_dict(optimizer, optimizer_state)
 
     return finish(workload, net, order, meta_backward)
+
+
+def variants(peer, workload):
+    """The ways to run a peer: layouts where there are images, and for torch.func both ways to go over the tasks."""
+    layouts = (False, True) if workload.data["query"][0].ndim == 5 else (False,)
+    ways = [{"threads": threads, "channels_last": last} for threads in (2, 1) for last in layouts]
+    return [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in ways] if peer == "torch.func" else ways
 
 
 PEERS = {"torch.func": torch_func, "higher": higher, "torchopt": torchopt}

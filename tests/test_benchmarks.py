@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,13 +17,33 @@ import jax_maml  # noqa: E402
 import workloads  # noqa: E402
 
 
+def sinusoid_gradient(workload):
+    """W1 written out without the library: a loop over tasks and one over steps."""
+
+    def loss(weights, x, y):
+        for layer in ("layers/0", "layers/1"):
+            x = jax.nn.relu(x @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"][None])
+        return ((x @ weights["head/kernel"] + weights["head/bias"][None] - y) ** 2).mean()
+
+    def after(weights, task):
+        adapted = weights
+        for _ in range(workload.steps):
+            slopes = jax.grad(loss)(adapted, *(part[task] for part in workload.data["support"]))
+            adapted = jax.tree.map(lambda leaf, slope: leaf - workload.inner_rate * slope, adapted, slopes)
+        return loss(adapted, *(part[task] for part in workload.data["query"]))
+
+    return jax.jit(jax.grad(lambda w: sum(after(w, task) for task in range(workload.tasks)) / workload.tasks))(
+        workload.weights
+    )
+
+
 @pytest.mark.parametrize("name", ["W1", "W2"])
 def test_what_is_timed_has_the_gradient_of_plain_jax(name):
     workload = workloads.TINY[name]()
     step, gradient, cost = jax_maml.build(workload)
     assert step()[0].step == 1
     assert cost.keys() == {"trace_seconds", "compile_seconds", "temporary_bytes"}
-    expected = jax_maml.build(workload, native=True)[1]()
+    expected = sinusoid_gradient(workload) if name == "W1" else jax_maml.build(workload, native=True)[1]()
     assert {name: leaf.shape for name, leaf in expected.items()} == {n: w.shape for n, w in workload.weights.items()}
     assert harness.difference(gradient(), expected) < 1e-4
     assert all(np.abs(leaf).max() > 0 for leaf in expected.values())

@@ -20,7 +20,7 @@ class Conv(nnx.Module):
     Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped convolution, which XLA lowers
     badly on a CPU; shifted copies and one product do not care. What is left is memory traffic, so there are two ways:
     `patches` of all nine neighbours times the kernel, or three shifts before the product and three after it, which
-    write 3 (inputs + outputs) numbers a place in the place of 9 inputs. docs/performance.md has the figures.
+    write 3 (inputs + outputs) numbers a place instead of 9 inputs. The README has figures (`benchmarks/peers.py`).
 
     Args:
         inputs: channels of the input.
