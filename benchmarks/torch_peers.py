@@ -35,6 +35,7 @@ def make_net(weights):
         parts = {"head": net[-1]}
         for i, block in enumerate(blocks):
             parts |= {f"convolutions/{i}": block.convolution, f"norms/{i}": block.norm}
+    net.to(torch.tensor(weights["head/bias"]).dtype)
     leaves = {"kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias"}
     own = {name: getattr(parts[part], leaves[leaf]) for name in weights for part, _, leaf in [name.rpartition("/")]}
     with torch.no_grad():

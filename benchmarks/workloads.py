@@ -32,7 +32,7 @@ def sinusoids(tasks=25, width=40):
     amplitude, phase = rng.uniform(0.1, 5, (1, tasks, 1, 1)), rng.uniform(0, np.pi, (1, tasks, 1, 1))
     y = amplitude * np.sin(x - phase)
     data = {"support": (x[0], y[0]), "query": (x[1], y[1])}
-    return Workload(tasks, single(weights), single(data), 5, 0.01, 1e-3, 200)
+    return make(tasks, weights, data, 5, 0.01, 1e-3, 200)
 
 
 def images(tasks=8, width=64, size=28, ways=5, queries=15):
@@ -51,16 +51,29 @@ def images(tasks=8, width=64, size=28, ways=5, queries=15):
         x = 0.7 * classes + 0.3 * rng.uniform(size=(tasks, ways, rows, size, size, 1))
         return x.reshape(tasks, -1, size, size, 1), np.tile(np.repeat(np.arange(ways), rows), (tasks, 1))
 
-    return Workload(tasks, single(weights), single({"support": draw(1), "query": draw(queries)}), 5, 0.1, 1e-3, 20)
+    return make(tasks, weights, {"support": draw(1), "query": draw(queries)}, 5, 0.1, 1e-3, 20)
 
 
-def single(tree):
-    """Floats as float32, labels as int32."""
+def as_floats(tree, dtype):
+    """Arrays of floats in this dtype, labels as int32."""
     if isinstance(tree, dict):
-        return {name: single(leaf) for name, leaf in tree.items()}
+        return {name: as_floats(leaf, dtype) for name, leaf in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(single(leaf) for leaf in tree)
-    return tree.astype(np.float32 if tree.dtype == np.float64 else np.int32)
+        return tuple(as_floats(leaf, dtype) for leaf in tree)
+    return tree.astype(dtype if tree.dtype.kind == "f" else np.int32)
+
+
+def make(tasks, weights, data, *settings):
+    """In float32."""
+    return Workload(tasks, as_floats(weights, np.float32), as_floats(data, np.float32), *settings)
+
+
+def double(workload):
+    """The same numbers in float64, in which implementations can be told to have the same gradient: in float32 some of
+    the millions of arguments of ReLU and max-pool lie so near a kink that rounding decides their side."""
+    return workload._replace(
+        weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64)
+    )
 
 
 WORKLOADS = {

@@ -11,7 +11,7 @@ import optax
 
 from metajax._types import Array, Metrics, Params, PyTree, TaskLoss
 
-CACHE_BYTES = 2**18
+CACHE_BYTES = 2**17
 """Of params and one task's data together, times the tasks at once: what a core of a CPU works on best, as measured."""
 
 
@@ -79,7 +79,7 @@ def outer_loop(
             `evolution(...)`. It gets a function of (params, tasks, keys) with aux.
         tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory. It must divide the
             number of tasks (of one device). None takes all; on a CPU, where more than fit into its cache are slower, as
-            many as have their weights and data in 256 kB together, and 2 at the least if they divide the number.
+            many as have their weights and data in 128 kB together, and 2 at the least if they divide the number.
         axis_name: axis of the enclosing `jax.shard_map` to average over; every device holds its own tasks.
 
     Raises:

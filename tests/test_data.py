@@ -103,6 +103,13 @@ def test_rotations_are_new_classes():
     assert sorted(matches) == [(label, turns) for label in range(2) for turns in range(4)]
 
 
+def test_values_stay_as_they_are_stored_without_scale():
+    sizes = {"ways": 2, "shots": 1, "queries": 2, "rotations": True}
+    stored, scaled = (data.episodes(**sizes, scale=scale)(images(), KEY) for scale in (False, True))
+    assert stored.query.x.dtype == jnp.uint8
+    np.testing.assert_array_equal(stored.query.x.astype(jnp.float32) / 255, scaled.query.x)
+
+
 def test_batches_have_global_labels():
     source = images(classes=3)
     batch = jax.jit(data.batches(64, rotations=True))(source, KEY)

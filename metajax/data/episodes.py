@@ -18,7 +18,7 @@ Sample: TypeAlias = Callable[[Dataset, Array], Drawn]
 """(dataset, key) -> what is drawn. The dataset is an argument, so that compiled code does not hold a copy of it."""
 
 
-def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) -> Sample[Task]:
+def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False, scale: bool = True) -> Sample[Task]:
     """Classification tasks: `ways` classes, and of each `shots` support and `queries` query examples.
 
     Classes and examples are drawn without replacement, uniformly; the classes are numbered 0 to ways - 1 in the order
@@ -31,6 +31,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
         queries: query examples of each class.
         rotations: whether images [height, width, channels] turned by 90, 180 and 270 degrees count as classes of their
             own, which makes four times as many, as is usual for Omniglot.
+        scale: False leaves uint8 and int16 values as they are stored, for a net that scales them itself: tasks of
+            images then take a quarter of the memory.
 
     Returns:
         (dataset, key) -> Task with x [ways * shots, ...] and y int32[ways * shots] in the support set, and the same
@@ -66,9 +68,10 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False) ->
         rows = dataset.start[chosen][:, None] + rows
 
         def batch(rows: Array) -> Batch:
-            x = rows_of(dataset, rows.reshape(-1))
+            x = jax.tree.map(lambda leaf: leaf[rows.reshape(-1)], dataset.x)
             if rotations:
                 x = turn(x, jnp.repeat(turns, rows.shape[1]))
+            x = jax.tree.map(_real, x) if scale else x
             return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
 
         info = jax.tree.map(lambda leaf: _real(leaf[chosen]) if leaf.dtype == jnp.uint8 else leaf[chosen], dataset.info)

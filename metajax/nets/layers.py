@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -20,7 +21,8 @@ class Conv(nnx.Module):
     Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped convolution, which XLA lowers
     badly on a CPU; shifted copies and one product do not care. What is left is memory traffic, so there are two ways:
     `patches` of all nine neighbours times the kernel, or three shifts before the product and three after it, which
-    write 3 (inputs + outputs) numbers a place instead of 9 inputs. The README has figures (`benchmarks/peers.py`).
+    write 3 (inputs + outputs) numbers a place instead of 9 inputs. The latter is taken where it was measured to be
+    faster, on a CPU where it writes less; every other backend gets patches. docs/performance.md has the figures.
 
     Args:
         inputs: channels of the input.
@@ -37,7 +39,7 @@ class Conv(nnx.Module):
         """[n, height, width, inputs] -> [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs]."""
         kernel = self.kernel[...]
         inputs, outputs = kernel.shape[2:]
-        if self.stride == 1 and outputs < 2 * inputs:
+        if jax.default_backend() == "cpu" and self.stride == 1 and outputs < 2 * inputs:
             return _in_two_passes(x, kernel)
         neighbours = patches(x, self.stride)
         rows = neighbours.reshape(-1, 9 * inputs)
@@ -49,11 +51,13 @@ def _in_two_passes(x: Array, kernel: Array) -> Array:
     n, height, width, inputs = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     across = jnp.concatenate([x[:, :, column : column + width] for column in range(3)], axis=-1)
-    product = across.reshape(-1, 3 * inputs) @ kernel.transpose(1, 2, 0, 3).reshape(3 * inputs, -1)
+    kernel = kernel.transpose(1, 2, 0, 3).reshape(3 * inputs, -1)
+    wide = jnp.promote_types(jnp.promote_types(x.dtype, kernel.dtype), jnp.float32)  # for the sum of three
+    product = jnp.matmul(across.reshape(-1, 3 * inputs), kernel, preferred_element_type=wide)
     rows = product.reshape(n, height, width, 3, -1)
     above = jnp.pad(rows[:, :-1, :, 0], ((0, 0), (1, 0), (0, 0), (0, 0)))
     below = jnp.pad(rows[:, 1:, :, 2], ((0, 0), (0, 1), (0, 0), (0, 0)))
-    return above + rows[:, :, :, 1] + below
+    return (above + rows[:, :, :, 1] + below).astype(x.dtype)
 
 
 def patches(x: Array, stride: int = 1) -> Array:
