@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import math
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -53,6 +55,69 @@ def seconds(run):
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
+
+
+def in_turn(runs, repeats):
+    """{name: seconds of each repeat} of {name: function}, after one call each that warms up."""
+    for run in runs.values():
+        jax.block_until_ready(run())
+    times = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    return times
+
+
+class Process:
+    """`build(*arguments) -> (step, facts)` in a process of its own, whose steps are timed there when told.
+
+    What fails, or takes longer than `limit` seconds, has no facts and takes ∞.
+    """
+
+    def __init__(self, build, *arguments):
+        self.connection, other = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=_serve, args=(other, build, *arguments), daemon=True)
+        self.process.start()
+        other.close()
+
+    def facts(self, limit=None):
+        """Waits for them; to be called once, first."""
+        return self._receive(limit)
+
+    def tell(self):
+        if self.process.is_alive():
+            self.connection.send(True)
+
+    def seconds(self, limit=None):
+        """Of the step that it was told to take."""
+        return (self._receive(limit) if self.process.is_alive() else None) or math.inf
+
+    def _receive(self, limit):
+        try:
+            if self.connection.poll(limit):
+                return self.connection.recv()
+        except EOFError:
+            pass  # it has failed, and its error is above
+        self.process.kill()
+        self.process.join()
+        return None
+
+
+def close(*processes):
+    """Ends them together, for those of one distributed computation wait for each other."""
+    for one in processes:
+        if one.process.is_alive():
+            one.connection.send(False)
+    for one in processes:
+        one.process.join()
+
+
+def _serve(connection, build, *arguments):
+    step, facts = build(*arguments)
+    connection.send(facts)
+    while connection.recv():
+        connection.send(seconds(step))
 
 
 def median(times):

@@ -1,32 +1,39 @@
 """The workloads of `workloads.py` in metajax, and what plain JAX makes of them: `vmap` over tasks of `lax.conv`."""
 
+import re
+
 import harness
 import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 import metajax as mj
+from metajax.nets.layers import in_one_pass, in_two_passes
 
 VARIANTS = {
     "metajax": {},
     "metajax, `mixed_mode()`": {"mixed_mode": True},
-    "plain JAX": {"native": True},
+    "plain JAX": {"lower": "native"},
 }
 
 
-class NativeConv(nnx.Module):
-    """The same layer through `lax.conv_general_dilated`."""
+def native(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    def __init__(self, kernel):
-        self.kernel = nnx.Param(kernel)
+
+class Convolution(nnx.Module):
+    """The layer, lowered as `lower(x, kernel)`."""
+
+    def __init__(self, kernel, lower):
+        self.kernel, self.lower = nnx.Param(kernel), lower
 
     def __call__(self, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, self.kernel[...], (1, 1), "SAME", dimension_numbers=dimensions)
+        return self.lower(x, self.kernel[...])
 
 
-def make_net(weights, native=False):
+def make_net(weights, lower=None):
     """(apply, params) of the net that has these weights."""
     outputs = len(weights["head/bias"])
     if "layers/0/kernel" in weights:
@@ -36,8 +43,9 @@ def make_net(weights, native=False):
         width = weights["norms/0/scale"].size
         size = 16 * round((len(weights["head/kernel"]) / width) ** 0.5)
         net = mj.nets.Conv4(outputs, width=width, pool=True, size=size, rngs=nnx.Rngs(0))
-        if native:
-            net.convolutions = nnx.List([NativeConv(layer.kernel[...]) for layer in net.convolutions])
+        if lower is not None:
+            layers = [Convolution(layer.kernel[...], LOWERINGS[lower]) for layer in net.convolutions]
+            net.convolutions = nnx.List(layers)
     apply, params = mj.nets.functional(net)
     leaves = [weights[name] for name in by_name(params.fast)]
     return apply, params._replace(fast=jax.tree.unflatten(jax.tree.structure(params.fast), leaves))
@@ -49,22 +57,61 @@ def by_name(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def build(workload, *, native=False, mixed_mode=False):
-    """(step, gradient, cost): a step of training on the workload's tasks, compiled, and the meta-gradient by name."""
-    apply, params = make_net(workload.weights, native)
+LOWERINGS = {"native": native, "patches": in_one_pass, "two passes": in_two_passes}
+
+
+def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices=None):
+    """(step, gradient, cost): a step of training on the workload's tasks, compiled, and the meta-gradient by name.
+
+    `lower` names one of LOWERINGS for the convolutions; with `devices`, each computes its own tasks, and the cost tells
+    how many these are in the compiled program.
+    """
+    apply, params = make_net(workload.weights, lower)
     regression = workload.data["query"][1].dtype.kind == "f"
     loss = (mj.losses.squared_error if regression else mj.losses.cross_entropy)(apply)
     strategy = mj.mixed_mode() if mixed_mode else mj.unroll()
     descent = mj.inner_loop(loss, optax.sgd(workload.inner_rate), steps=workload.steps, differentiate=strategy)
-    tasks = jax.tree.map(jax.numpy.asarray, mj.Task(*(mj.Batch(*workload.data[part]) for part in ("support", "query"))))
-    at_once = {"tasks_at_once": workload.tasks} if native else {}
-    outer = mj.outer_loop(mj.episode(descent, loss), optax.adam(workload.outer_rate), **at_once)
-    state, key = outer.init(params), jax.random.key(0)
-    program, cost = harness.compile_timed(outer.step, state, tasks, key)
+    tasks = jax.tree.map(jax.numpy.asarray, mj.Task(*(mj.Batch(*workload.data[p]) for p in ("support", "query"))))
+    if lower == "native":
+        tasks_at_once = workload.tasks
+    axis_name = None if devices is None else "devices"
+    optimizer = optax.adam(workload.outer_rate)
+    outer = mj.outer_loop(mj.episode(descent, loss), optimizer, tasks_at_once=tasks_at_once, axis_name=axis_name)
+    arguments = outer.init(params), tasks, jax.random.key(0)
+    step = outer.step
+    if devices is not None:
+        step, arguments = spread(step, arguments, devices)
+    program, cost = harness.compile_timed(step, *arguments)
+    if devices is not None:
+        cost |= {"tasks_on_a_device": local_tasks(program, workload)}
 
     def gradient():
         """Adam's first moment after its first step is a tenth of the meta-gradient."""
-        moment = program(state, tasks, key)[0].optimizer[0].mu.fast
-        return {name: np.asarray(leaf) / 0.1 for name, leaf in by_name(moment).items()}
+        moment = program(*arguments)[0].optimizer[0].mu.fast
+        return {name: np.asarray(leaf.addressable_data(0)) / 0.1 for name, leaf in by_name(moment).items()}
 
-    return lambda: program(state, tasks, key), gradient, cost
+    return lambda: program(*arguments), gradient, cost
+
+
+def spread(step, arguments, devices):
+    """The step under `shard_map` over this many devices, of all processes, with its arguments where they belong."""
+    mesh = jax.make_mesh((devices,), ("devices",))
+    everywhere, by_task = P(), P("devices")
+    with_key = lambda state, tasks, key_data: step(state, tasks, jax.random.wrap_key_data(key_data))
+
+    def place(tree, spec):
+        sharding = jax.NamedSharding(mesh, spec)
+        put = lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+        return jax.tree.map(lambda leaf: put(np.asarray(leaf)), tree)
+
+    state, tasks, key = arguments
+    arguments = place(state, everywhere), place(tasks, by_task), place(jax.random.key_data(key), everywhere)
+    specs = everywhere, by_task, everywhere
+    return jax.shard_map(with_key, mesh=mesh, in_specs=specs, out_specs=everywhere), arguments
+
+
+def local_tasks(program, workload):
+    """Tasks of one device, from the shape that the query set has among the compiled program's parameters."""
+    rows = workload.data["query"][0].shape[1:]
+    found = re.search(rf"f32\[(\d+),{','.join(map(str, rows))}\]", program.as_text().split("\n", 1)[0])
+    return int(found[1])

@@ -14,7 +14,6 @@ and left out: `pip install 'metajax[peers]'` has them. Writes benchmarks/results
 import argparse
 import importlib.util
 import math
-import multiprocessing
 import pathlib
 import statistics
 
@@ -33,56 +32,36 @@ parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
-def serve(connection, implementation, workload, variant):
-    """In a process of its own: sends both gradients and what the building took, then runs when told."""
+def build(implementation, workload, variant):
+    """The step, and the gradient and what the building took."""
     if implementation in PACKAGE:
         import torch_peers
 
-        build = lambda workload: (*torch_peers.PEERS[implementation](workload, **variant), {})
-    else:
-        import jax_maml
+        step, gradient = torch_peers.PEERS[implementation](workload, **variant)
+        return step, (gradient(), {})
+    import jax_maml
 
-        build = lambda workload: jax_maml.build(workload, **variant)
-    with jax.enable_x64(True):
-        exact = build(workloads.double(workload))[1]()
-    step, gradient, cost = build(workload)
-    connection.send((exact, gradient(), cost))
-    while connection.recv():
-        connection.send(harness.seconds(step))
+    jax.config.update("jax_enable_x64", workload.weights["head/bias"].dtype == "float64")
+    step, gradient, cost = jax_maml.build(workload, **variant)
+    return step, (gradient(), cost)
 
 
-class Run:
-    """An implementation in a process of its own. What fails, or takes longer than `limit` seconds, counts as ∞."""
-
+class Run(harness.Process):
     def __init__(self, implementation, workload, variant, limit=None):
+        super().__init__(build, implementation, workload, variant)
         self.name, self.variant = implementation, variant
-        self.connection, other = multiprocessing.Pipe()
-        arguments = (other, implementation, workload, variant)
-        self.process = multiprocessing.Process(target=serve, args=arguments, daemon=True)
-        self.process.start()
-        other.close()
-        self.exact, self.gradient, self.cost = self.receive(limit) or (None, None, None)
-
-    def receive(self, limit):
-        try:
-            if self.connection.poll(limit):
-                return self.connection.recv()
-        except EOFError:
-            pass  # it has failed, and its error is above
-        self.process.kill()
-        self.process.join()
-        return None
+        self.gradient, self.cost = self.facts(limit) or (None, None)
 
     def seconds(self, limit=None):
-        if not self.process.is_alive():
-            return math.inf
-        self.connection.send(True)
-        return self.receive(limit) or math.inf
+        self.tell()
+        return super().seconds(limit)
 
-    def close(self):
-        if self.process.is_alive():
-            self.connection.send(False)
-        self.process.join()
+
+def exact_gradient(run, workload):
+    """That of the same implementation in float64."""
+    other = Run(run.name, workloads.double(workload), run.variant)
+    harness.close(other)
+    return other.gradient
 
 
 def best(peer, workload, tiny):
@@ -101,7 +80,7 @@ def best(peer, workload, tiny):
         print(f"  {peer}, {say(variant)}: {took:.4g} s", flush=True)
         loser, kept, least = (kept, run, took) if took < least else (run, kept, least)
         if loser is not None:
-            loser.close()
+            harness.close(loser)
     return kept
 
 
@@ -122,6 +101,7 @@ def compare(name, workload, peers, plain, tiny):
         print(f"  {peer} is left out, for all of its variants failed; their errors are above.")
     peers = [peer for peer, run in fit.items() if run is not None]
     runs += [fit[peer] for peer in peers]
+    exact = {run.name: exact_gradient(run, workload) for run in runs}
     for run in runs:
         run.seconds()
     times = {run.name: [] for run in runs}
@@ -134,15 +114,15 @@ def compare(name, workload, peers, plain, tiny):
     for run in runs:
         row = {"workload": name, "implementation": run.name, "variant": say(run.variant) if run.name in peers else ""}
         row |= harness.median(times[run.name]) | run.cost
-        row["gradient_error"] = harness.difference(run.exact, runs[0].exact)
-        row["rounding"] = harness.difference(run.gradient, run.exact)
+        row["gradient_error"] = harness.difference(exact[run.name], exact[runs[0].name])
+        row["rounding"] = harness.difference(run.gradient, exact[run.name])
         row["ratio"] = fastest and fastest / row["seconds"]
         speed = "" if fastest is None else f", {row['ratio']:.2f} times the speed of the fastest peer"
         print(
             f"  {run.name}: {row['seconds']:.4g} s, gradient differs by {row['gradient_error']:.0e}{speed}", flush=True
         )
         rows.append(row)
-        run.close()
+        harness.close(run)
     return rows
 
 
@@ -164,5 +144,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    multiprocessing.set_start_method("spawn")
     main(parser.parse_args())

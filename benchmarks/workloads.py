@@ -35,7 +35,7 @@ def sinusoids(tasks=25, width=40):
     return make(tasks, weights, data, 5, 0.01, 1e-3, 200)
 
 
-def images(tasks=8, width=64, size=28, ways=5, queries=15):
+def images(tasks=8, width=64, size=28, ways=5, shots=1, queries=15):
     rng = np.random.default_rng(0)
     weights = {}
     for i, channels in enumerate((1, width, width, width)):
@@ -51,7 +51,7 @@ def images(tasks=8, width=64, size=28, ways=5, queries=15):
         x = 0.7 * classes + 0.3 * rng.uniform(size=(tasks, ways, rows, size, size, 1))
         return x.reshape(tasks, -1, size, size, 1), np.tile(np.repeat(np.arange(ways), rows), (tasks, 1))
 
-    return make(tasks, weights, {"support": draw(1), "query": draw(queries)}, 5, 0.1, 1e-3, 20)
+    return make(tasks, weights, {"support": draw(shots), "query": draw(queries)}, 5, 0.1, 1e-3, 20)
 
 
 def as_floats(tree, dtype):
@@ -71,9 +71,7 @@ def make(tasks, weights, data, *settings):
 def double(workload):
     """The same numbers in float64, in which implementations can be told to have the same gradient: in float32 some of
     the millions of arguments of ReLU and max-pool lie so near a kink that rounding decides their side."""
-    return workload._replace(
-        weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64)
-    )
+    return workload._replace(weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64))
 
 
 WORKLOADS = {

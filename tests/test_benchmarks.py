@@ -43,7 +43,7 @@ def test_what_is_timed_has_the_gradient_of_plain_jax(name):
     step, gradient, cost = jax_maml.build(workload)
     assert step()[0].step == 1
     assert cost.keys() == {"trace_seconds", "compile_seconds", "temporary_bytes"}
-    expected = sinusoid_gradient(workload) if name == "W1" else jax_maml.build(workload, native=True)[1]()
+    expected = sinusoid_gradient(workload) if name == "W1" else jax_maml.build(workload, lower="native")[1]()
     assert {name: leaf.shape for name, leaf in expected.items()} == {n: w.shape for n, w in workload.weights.items()}
     assert harness.difference(gradient(), expected) < 1e-4
     assert all(np.abs(leaf).max() > 0 for leaf in expected.values())

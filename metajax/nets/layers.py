@@ -40,13 +40,18 @@ class Conv(nnx.Module):
         kernel = self.kernel[...]
         inputs, outputs = kernel.shape[2:]
         if jax.default_backend() == "cpu" and self.stride == 1 and outputs < 2 * inputs:
-            return _in_two_passes(x, kernel)
-        neighbours = patches(x, self.stride)
-        rows = neighbours.reshape(-1, 9 * inputs)
-        return (rows @ kernel.reshape(-1, outputs)).reshape(*neighbours.shape[:3], -1)
+            return in_two_passes(x, kernel)
+        return in_one_pass(x, kernel, self.stride)
 
 
-def _in_two_passes(x: Array, kernel: Array) -> Array:
+def in_one_pass(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """All nine neighbours times the kernel."""
+    neighbours = patches(x, stride)
+    inputs, outputs = kernel.shape[2:]
+    return (neighbours.reshape(-1, 9 * inputs) @ kernel.reshape(-1, outputs)).reshape(*neighbours.shape[:3], -1)
+
+
+def in_two_passes(x: Array, kernel: Array) -> Array:
     """Neighbours across, times all rows of the kernel, and then the sum of what comes from above, here and below."""
     n, height, width, inputs = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))

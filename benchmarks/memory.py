@@ -1,0 +1,142 @@
+"""Workload W3: memory and time of one meta-gradient through Adam on a transformer, by strategy of differentiation.
+
+6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; the meta-parameters are weights of the examples. "Block
+remat" computes each layer again in its backward pass (`jax.checkpoint` in the net). Gradients are compared before
+anything is timed, and the runs are interleaved. Writes benchmarks/results/memory.json and .png.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see that it runs
+"""
+
+import argparse
+import math
+import pathlib
+from typing import NamedTuple
+
+import harness
+import jax
+import jax.numpy as jnp
+import optax
+
+import metajax as mj
+
+KEY = jax.random.key(0)
+
+
+class Sizes(NamedTuple):
+    layers: int = 6
+    width: int = 128
+    length: int = 256
+    batch: int = 4
+    heads: int = 4
+    tokens: int = 64
+    steps: int = 8
+
+
+TINY = Sizes(layers=2, width=16, length=16, heads=2, tokens=8, steps=3)
+STRATEGIES = {  # and whether the layers are computed again
+    "`unroll()`": (mj.unroll(), False),
+    "`unroll(remat=1)`": (mj.unroll(remat=1), False),
+    "`unroll(remat=1)`, block remat": (mj.unroll(remat=1), True),
+    "`mixed_mode()`": (mj.mixed_mode(), False),
+    "`mixed_mode(save_gradients=False)`, block remat": (mj.mixed_mode(save_gradients=False), True),
+    "`mixed_mode()`, block remat": (mj.mixed_mode(), True),
+}
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--tiny", action="store_true")
+parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
+
+
+def start(sizes):
+    def normal(number, *shape):
+        return jax.random.normal(jax.random.fold_in(KEY, number), shape) / math.sqrt(shape[-2])
+
+    width = sizes.width
+    shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    blocks = {name: normal(number, sizes.layers, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    return {"embed": normal(9, sizes.tokens, width), "blocks": blocks}
+
+
+def block(w, x_BxTxD, heads):
+    batch, length, width = x_BxTxD.shape
+    q, k, v = (
+        part.reshape(batch, length, heads, -1).swapaxes(1, 2)
+        for part in jnp.split(jax.nn.standardize(x_BxTxD) @ w["qkv"], 3, axis=-1)
+    )
+    scores_BxHxTxT = q @ k.swapaxes(2, 3) / math.sqrt(width // heads)
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    mixed = jax.nn.softmax(jnp.where(causal, scores_BxHxTxT, -1e9)) @ v
+    x_BxTxD += mixed.swapaxes(1, 2).reshape(x_BxTxD.shape) @ w["out"]
+    return x_BxTxD + jax.nn.gelu(jax.nn.standardize(x_BxTxD) @ w["up"]) @ w["down"]
+
+
+def next_token_loss(sizes, block_remat, weighted):
+    layer = lambda x, w: (block(w, x, sizes.heads), None)
+    layer = jax.checkpoint(layer, prevent_cse=False) if block_remat else layer
+
+    def loss(params, batch, key):
+        embed = params.fast["embed"]
+        x = jax.lax.scan(layer, embed[batch.x], params.fast["blocks"])[0]
+        per_token = optax.softmax_cross_entropy_with_integer_labels(x @ embed.T, batch.y)
+        per_example = per_token.mean(axis=1)
+        return (per_example * jax.nn.sigmoid(params.slow) if weighted else per_example).mean(), {}
+
+    return loss
+
+
+def meta_gradient(sizes, strategy, block_remat):
+    """(function, its argument): the weights of the examples."""
+    fast = start(sizes)
+    text = jax.random.randint(KEY, (2, sizes.batch, sizes.length + 1), 0, sizes.tokens)
+    task = mj.Task(*(mj.Batch(rows[:, :-1], rows[:, 1:]) for rows in text))
+    inner_loss = next_token_loss(sizes, block_remat, weighted=True)
+    optimizer = optax.adam(1e-3, eps_root=1e-8)
+    adaptation = mj.inner_loop(inner_loss, optimizer, steps=sizes.steps, differentiate=strategy)
+    task_loss = mj.episode(adaptation, next_token_loss(sizes, block_remat, weighted=False))
+    return jax.grad(lambda slow: task_loss(mj.Params(fast, slow), task, KEY)[0]), jnp.zeros(sizes.batch)
+
+
+def measure(sizes, repeats, strategies=STRATEGIES):
+    """A row for each strategy; ratios are to the first."""
+    runs, costs, gradients = {}, {}, {}
+    for name, choice in strategies.items():
+        gradient, weights = meta_gradient(sizes, *choice)
+        program, costs[name] = harness.compile_timed(gradient, weights)
+        runs[name] = lambda program=program, weights=weights: program(weights)
+        gradients[name] = runs[name]()
+        print(f"{name}: {costs[name]['temporary_bytes'] / 1e6:.4g} MB", flush=True)
+    first = next(iter(runs))
+    rows = []
+    for name, times in harness.in_turn(runs, repeats).items():
+        row = {"workload": "W3", "implementation": name} | harness.median(times) | costs[name]
+        row["gradient_error"] = harness.difference(gradients[name], gradients[first])
+        row["ratio"] = (rows or [row])[0]["seconds"] / row["seconds"]
+        print(f"{name}: {row['seconds']:.4g} s, {row['ratio']:.2f} times the speed of the first", flush=True)
+        rows.append(row)
+    return rows
+
+
+def draw(rows, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for row in rows:
+        axes.scatter(row["temporary_bytes"] / 1e6, row["seconds"], s=50, label=row["implementation"].replace("`", ""))
+    axes.set(xlabel="temporaries, MB", ylabel="seconds", title="Transformer, 8 Adam steps (W3): the same gradient")
+    ticks = [200, 500, 1000, 2000, 5000]
+    axes.set(xscale="log", ylim=(0, None), xticks=ticks, xticklabels=ticks)
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    options = parser.parse_args()
+    rows = measure(TINY if options.tiny else Sizes(), options.repeats)
+    harness.save(options.out, "memory", harness.header(seed=0, rows=rows))
+    draw(rows, options.out / "memory.png")
