@@ -1,7 +1,7 @@
 """How a step of training grows with tasks, shots, inner steps, width and length of a sequence: seconds and memory.
 
 The first four are MAML with a Conv4 of 32 channels on 28x28 images, 5-way 1-shot with 5 queries a class, 8 tasks and 3
-inner steps, of which one number changes at a time; the length is that of the texts of W3's transformer (`memory.py`), 2
+inner steps, of which one number changes at a time; the length is that of the texts of the transformer of `memory.py`, 2
 layers of 64, under `mixed_mode()`. Each is fitted: seconds = a + b n where the work is linear, a slope of the logarithms
 for width and length, where products and attention grow with the square. Writes benchmarks/results/growth.json and .png.
 
@@ -68,7 +68,7 @@ def measure(axis, numbers, tiny, repeats):
 
 
 def fit(axis, rows):
-    """seconds = a + b n or a nᵇ, by least squares of what is measured relative to the fit, and the largest residual."""
+    """That is, a + b n or a nᵇ, by least squares of what is measured relative to the fit, and the largest residual."""
     n, seconds = (np.array([row[name] for row in rows], float) for name in ("number", "seconds"))
     if axis in POWER:
         b, a = np.polyfit(np.log(n), np.log(seconds), 1)

@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec as P
 import metajax as mj
 from metajax.nets.layers import in_one_pass, in_two_passes
 
-VARIANTS = {
-    "metajax": {},
-    "metajax, `mixed_mode()`": {"mixed_mode": True},
-    "plain JAX": {"lower": "native"},
-}
+
+def variants(workload, plain):
+    """What is compared with the peers, and plain JAX where there are convolutions to lower plainly."""
+    ours = {"metajax": {}, "metajax, `mixed_mode()`": {"mixed_mode": True}}
+    return ours | ({"plain JAX": {"lower": "native", "tasks_at_once": workload.tasks}} if plain else {})
 
 
 def native(x, kernel):
@@ -72,8 +72,6 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
     strategy = mj.mixed_mode() if mixed_mode else mj.unroll()
     descent = mj.inner_loop(loss, optax.sgd(workload.inner_rate), steps=workload.steps, differentiate=strategy)
     tasks = jax.tree.map(jax.numpy.asarray, mj.Task(*(mj.Batch(*workload.data[p]) for p in ("support", "query"))))
-    if lower == "native":
-        tasks_at_once = workload.tasks
     axis_name = None if devices is None else "devices"
     optimizer = optax.adam(workload.outer_rate)
     outer = mj.outer_loop(mj.episode(descent, loss), optimizer, tasks_at_once=tasks_at_once, axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""Writes the tables of the README and docs/applications.md from benchmarks/results/; with --check it only compares.
+"""Writes the tables of the README and of docs/ from benchmarks/results/; with --check it only compares.
 
 python benchmarks/readme.py [--check]
 """
@@ -7,9 +7,8 @@ import re
 import sys
 
 import applications
+import performance
 from tables import ROOT, read, table
-
-README = ROOT / "README.md"
 
 
 def quickstart():
@@ -59,43 +58,6 @@ def sinusoid():
         rows.append([method, *(cell(mine[n]["seeds"]) for n in steps)])
     header = ["5 shots, squared error", *(f"{n} steps" for n in steps)]
     return table(header, rows)
-
-
-def conv():
-    report = read("conv")
-    rows = [
-        [
-            row["implementation"],
-            f"{row['seconds']:.2f}",
-            f"{row['speedup']:.1f}x",
-            f"{row['temporary_megabytes']:.0f}",
-            f"{row['trace_seconds']:.1f} + {row['compile_seconds']:.1f}",
-            f"{row['gradient_error']:.0e}",
-        ]
-        for row in report["rows"]
-    ]
-    header = ["convolution", "seconds a step", "speed", "temporaries, MB", "tracing + compiling, s", "gradient error"]
-    about = f"{report['threads']} CPU cores, jax {report['jax']}, commit {report['commit']}"
-    return f"{table(header, rows)}\n\n{report['workload']}; {about}."
-
-
-def peers():
-    report = read("peers")
-    rows = []
-    for row in report["rows"]:
-        seconds = "{:.4g} ({:.4g} to {:.4g})".format(*(1e3 * value for value in (row["seconds"], *row["interval"])))
-        memory = f"{row['temporary_bytes'] / 1e6:.3g}" if "temporary_bytes" in row else ""
-        first = f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
-        name = row["implementation"] + (f" ({row['variant']})" if row["variant"] else "")
-        cells = [row["workload"], name, seconds, f"{row['ratio']:.2f}x", memory, first, f"{row['gradient_error']:.0e}"]
-        rows.append(cells)
-    header = ["workload", "implementation", "ms a step", "speed", "temporaries, MB", "compilation, s", "difference"]
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
-    about = (
-        "Medians with 95 % intervals; speed against the fastest peer, gradients against metajax in float32. "
-        f"{report['threads']} CPU cores ({report['processor']}), {versions}; commit {report['commit']}."
-    )
-    return f"{table(header, rows)}\n\n{about}"
 
 
 def bilevel():
@@ -197,43 +159,25 @@ def subsets():
     return f"{table(header, rows)}\n\n{report['threads']} CPU cores, jax {report['jax']}."
 
 
-def costs(part, columns):
-    """Rows of one part of differentiate.json, each against the first."""
-    report = read("differentiate")
-    rows, first = [], report[part][0]
-    for row in report[part]:
-        cells = {
-            "memory, MB": f"{row['temporary_bytes'] / 1e6:.3g}",
-            "less memory": f"{first['temporary_bytes'] / row['temporary_bytes']:.1f}x",
-            "GFLOP": f"{row['flops'] / 1e9:.3g}",
-            "seconds": f"{row['run_seconds']:.2g}",
-            "faster": f"{first['run_seconds'] / row['run_seconds']:.1f}x",
-            "compilation, s": f"{row['compile_seconds']:.1f}",
-            "difference": f"{row['bias']:.0e}" if row["bias"] < 1e-3 else f"{row['bias']:.3f}",
-        }
-        rows.append([row["implementation"], *(cells[name] for name in columns)])
-    return table(["strategy", *columns], rows), report
-
-
-def transformer():
-    columns = ("memory, MB", "less memory", "seconds", "faster", "compilation, s", "difference")
-    text, report = costs("transformer", columns)
-    return f"{text}\n\n{report['threads']} CPU cores, jax {report['jax']}, commit {report['commit']}, float32."
-
-
 def digits():
-    return costs("digits", ("memory, MB", "GFLOP", "seconds", "difference"))[0]
+    rows = []
+    for row in read("differentiate")["digits"]:
+        bias = f"{row['bias']:.0e}" if row["bias"] < 1e-3 else f"{row['bias']:.3f}"
+        numbers = f"{row['temporary_bytes'] / 1e6:.3g}", f"{row['flops'] / 1e9:.3g}", f"{row['run_seconds']:.2g}", bias
+        rows.append([row["implementation"], *numbers])
+    return table(["strategy", "memory, MB", "GFLOP", "seconds", "difference"], rows)
 
 
 MADE = (
-    quickstart, omniglot, sinusoid, transformer, digits, bilevel, learned_optimizer, conv, peers, ruler, modalities,
-    subsets, applications.overview,
+    quickstart, omniglot, sinusoid, performance.transformer, digits, bilevel, learned_optimizer, performance.peers, ruler,
+    modalities, subsets, applications.overview,
 )  # fmt: skip
 
 
 def main():
     stale = []
-    for page, made in {README: MADE, ROOT / "docs" / "applications.md": applications.MADE}.items():
+    pages = {"README.md": MADE, "docs/applications.md": applications.MADE, "docs/performance.md": performance.MADE}
+    for page, made in ((ROOT / name, made) for name, made in pages.items()):
         text = page.read_text()
         for make in made:
             pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"

@@ -69,8 +69,10 @@ def make(tasks, weights, data, *settings):
 
 
 def double(workload):
-    """The same numbers in float64, in which implementations can be told to have the same gradient: in float32 some of
-    the millions of arguments of ReLU and max-pool lie so near a kink that rounding decides their side."""
+    """The same numbers in float64, where gradients can be compared.
+
+    In float32 some of the millions of arguments of ReLU and max-pool lie so near a kink that rounding decides the side.
+    """
     return workload._replace(weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64))
 
 

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
 from metajax._closed_form import Apply
 from metajax._tree import references, weights
-from metajax._types import Array, Batch, Loss, Metrics, Params
+from metajax._types import Array, Batch, Loss, Metrics, Params, PyTree
+
+
+def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
+    """The same network with weights and data in `dtype` inside; weights, their steps and the loss keep their own.
+
+    Fast weights that were bfloat16 themselves would lose every step smaller than 1/256 of a weight. Here they stay
+    float32 through the inner loop, and only the network computes in 16 bits.
+
+    Args:
+        apply: (params, x, key, **options) -> outputs, what the other functions here take.
+        dtype: of all floating-point weights and data inside. Outputs are float32 or wider.
+
+    >>> from metajax._types import Params
+    >>> apply = computed_in(lambda params, x, key: params.fast * x)
+    >>> apply(Params(jnp.float32(1 / 3), ()), jnp.float32(1), None)
+    Array(0.33398438, dtype=float32)
+    """
+
+    def cast(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+    def narrow(params: Params, x: PyTree, key: Array | None = None, **options: Any) -> PyTree:
+        params, x = jax.tree.map(cast, (params, x))
+        return jax.tree.map(lambda leaf: leaf.astype(_wide(leaf)), apply(params, x, key, **options))
+
+    return narrow
 
 
 def cross_entropy(apply: Apply) -> Loss:

@@ -12,6 +12,7 @@ import pytest
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import workloads  # noqa: E402
@@ -60,6 +61,58 @@ def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
     assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`"]
     assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-4 for row in report["rows"])
     assert all(row["ratio"] is None for row in report["rows"])  # there is no peer
+
+
+def run(script, folder, *options, report=None):
+    command = [sys.executable, f"{script}.py", "--tiny", "--out", folder, *options]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / f"{report or script}.json").read_text())
+    assert report.keys() >= {"commit", "versions", "device", "threads", "seed"}
+    return report
+
+
+def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
+    rows = run("devices", tmp_path, "--devices", "1", "2", "--processes", "2")["rows"]
+    assert [row["tasks_on_a_device"] for row in rows] == 2 * [8, 4, 4]
+    assert [row["processes"] for row in rows] == 2 * [1, 1, 2]
+    assert all(row["gradient_error"] < 1e-5 for row in rows)
+
+
+def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path):
+    rows = {row["implementation"]: row for row in run("memory", tmp_path, "--repeats", "1")["rows"]}
+    assert all(row["gradient_error"] < 1e-5 for row in rows.values())
+    assert 3 * rows["`mixed_mode()`"]["temporary_bytes"] < rows["`unroll()`"]["temporary_bytes"]
+    assert (tmp_path / "memory.png").exists()
+
+
+def test_growth_and_episodes_are_measured_and_drawn(tmp_path):
+    report = run("growth", tmp_path, "--repeats", "1")
+    assert set(report["fits"]) == {row["workload"] for row in report["rows"]}
+    assert (tmp_path / "growth.png").exists()
+    report = run("episodes", tmp_path, "--repeats", "1")
+    assert {"`np.take`", "`episodes(scale=False)`"} <= {row["implementation"] for row in report["rows"]}
+
+
+def test_the_run_for_a_gpu_runs_here(tmp_path):
+    rows = run("gpu", tmp_path, "--repeats", "1", report="device-cpu")["rows"]
+    assert {row["workload"] for row in rows} == {"W1", "W2, 32 tasks", "W3, large"}
+    assert all(row["gradient_error"] < 1e-4 for row in rows)
+    assert len(rows) == 13
+
+
+def test_a_line_is_fitted_to_what_grows_as_a_line():
+    rows = [{"number": n, "seconds": 2 + 3 * n} for n in (1, 2, 4)]
+    assert growth.fit("tasks", rows) == pytest.approx({"a": 2, "b": 3, "residual": 0}, abs=1e-9)
+    rows = [{"number": n, "seconds": 5 * n**2} for n in (1, 2, 4)]
+    assert growth.fit("width", rows) == pytest.approx({"a": 5, "b": 2, "residual": 0}, abs=1e-9)
+
+
+@pytest.mark.parametrize("lower", ["native", "patches", "two passes"])
+def test_every_lowering_of_a_convolution_has_the_same_gradient(lower):
+    workload = workloads.TINY["W2"]()
+    ours, other = (jax_maml.build(workload, lower=how)[1]() for how in (None, lower))
+    assert harness.difference(other, ours) < 1e-4
 
 
 def test_a_median_has_an_interval():

@@ -93,6 +93,24 @@ def test_conv4_in_all_policies(norm, pool):
     assert apply(halves, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_a_net_computed_in_bfloat16_keeps_its_weights_and_small_steps():
+    seen = []
+
+    def apply(params, x, key=None, *, reference=None):
+        seen.append((params.fast.dtype, x.dtype))
+        return x * params.fast
+
+    loss = mj.losses.squared_error(mj.losses.computed_in(apply))
+    batch = mj.Batch(jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32))
+    start = mj.Params(jnp.ones((), jnp.float32), ())
+    adapt = mj.inner_loop(loss, optax.sgd(1e-3), steps=10).adapt
+    assert adapt(start, batch, KEY).fast.dtype == jnp.float32
+    np.testing.assert_allclose(adapt(start, batch, KEY).fast, 0.98, atol=1e-3)  # (1 - 2e-3)^10
+    assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start)
+    assert mj.inner_loop(mj.losses.squared_error(apply), optax.sgd(1e-3), steps=10).adapt(narrow, batch, KEY).fast == 1
+
+
 def test_group_norm_is_flax_s():
     x = jnp.asarray(RNG.normal(size=(3, 5, 5, 16)))
     ours, theirs = nets.GroupNorm(16, groups=4), nnx.GroupNorm(16, num_groups=4, epsilon=1e-5, rngs=nnx.Rngs(0))
