@@ -28,7 +28,7 @@ parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
 def in_numpy(x, rng, tasks):
-    """From x [classes, examples, height, width, 1] -> images [tasks, ways, rows, height, width, 1], drawn as ours are."""
+    """From x [classes, examples, height, width, 1] -> images [tasks, ways, rows, height, width, 1]."""
     images = np.empty((tasks, WAYS, ROWS, *x.shape[2:]), x.dtype)
     for task in images:
         for place, drawn in enumerate(rng.choice(4 * len(x), WAYS, replace=False)):

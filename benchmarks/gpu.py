@@ -1,8 +1,8 @@
 """Workload W4: what there is to know on a GPU, in one run that needs no network and no package but the core.
 
-W2 with 32 tasks by lowering of the convolution and by tasks at once, W1, and W3 at width 512 and length 1 024 by strategy;
-each in a process of its own, one after the other, with the peak of the device's memory. It runs on whatever device JAX
-finds, and the result file bears its name. Writes benchmarks/results/device-<name>.json.
+W2 with 32 tasks by lowering of the convolution and by tasks at once, W1, and W3 at width 512 and length 1 024 by
+strategy; each in a process of its own, one after the other, with the peak of the device's memory. It runs on whatever
+device JAX finds, and the result file bears its name. Writes benchmarks/results/device-<name>.json.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --tiny --out /tmp/results    # to see that it runs

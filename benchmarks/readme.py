@@ -169,8 +169,8 @@ def digits():
 
 
 MADE = (
-    quickstart, omniglot, sinusoid, performance.transformer, digits, bilevel, learned_optimizer, performance.peers, ruler,
-    modalities, subsets, applications.overview,
+    quickstart, omniglot, sinusoid, performance.transformer, digits, bilevel, learned_optimizer, performance.peers,
+    ruler, modalities, subsets, applications.overview,
 )  # fmt: skip
 
 
