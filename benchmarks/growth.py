@@ -1,9 +1,10 @@
 """How a step of training grows with tasks, shots, inner steps, width and length of a sequence: seconds and memory.
 
 The first four are MAML with a Conv4 of 32 channels on 28x28 images, 5-way 1-shot with 5 queries a class, 8 tasks and 3
-inner steps, of which one number changes at a time; the length is that of the texts of the transformer of `memory.py`, 2
-layers of 64, under `mixed_mode()`. Where the work is linear, seconds = a + b n is fitted; for width and length, where
 inner steps, of which one number changes at a time; the length is that of the texts of the transformer of `memory.py`,
+2 layers of 64, under `mixed_mode()`. Where the work is linear, seconds = a + b n is fitted; for width and length, where
+products and attention grow with the square, it is a slope of logarithms. Writes benchmarks/results/growth.json and
+growth.png.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --tiny --repeats 2 --out /tmp/results    # to see that it runs
