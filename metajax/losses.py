@@ -16,7 +16,7 @@ from metajax._types import Array, Batch, Loss, Metrics, Params, PyTree
 def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
     """The same network with weights and data in `dtype` inside; weights, their steps and the loss keep their own.
 
-    Fast weights that were bfloat16 themselves would lose every step smaller than 1/256 of a weight. Here they stay
+    Fast weights that were bfloat16 themselves would lose every step smaller than 1/512 of a weight. Here they stay
     float32 through the inner loop, and only the network computes in 16 bits.
 
     Args:

@@ -103,12 +103,12 @@ def test_a_net_computed_in_bfloat16_keeps_its_weights_and_small_steps():
     loss = mj.losses.squared_error(mj.losses.computed_in(apply))
     batch = mj.Batch(jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32))
     start = mj.Params(jnp.ones((), jnp.float32), ())
-    adapt = mj.inner_loop(loss, optax.sgd(1e-3), steps=10).adapt
+    adapt = mj.inner_loop(loss, optax.sgd(1e-4), steps=10).adapt
     assert adapt(start, batch, jax.random.key(0)).fast.dtype == jnp.float32
-    np.testing.assert_allclose(adapt(start, batch, jax.random.key(0)).fast, 0.98, atol=1e-3)  # (1 - 2e-3)^10
+    np.testing.assert_allclose(adapt(start, batch, jax.random.key(0)).fast, 0.998, atol=1e-4)  # (1 - 2e-4)^10
     assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start)
-    lost = mj.inner_loop(mj.losses.squared_error(apply), optax.sgd(1e-3), steps=10).adapt
+    lost = mj.inner_loop(mj.losses.squared_error(apply), optax.sgd(1e-4), steps=10).adapt
     assert lost(narrow, batch, jax.random.key(0)).fast == 1
 
 
