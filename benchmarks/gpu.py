@@ -74,12 +74,13 @@ def main(options):
     convolutions = {
         f"{lower}, {at_once} at once": (maml, images, {"lower": lower, "tasks_at_once": at_once})
         for lower in jax_maml.LOWERINGS
-        for at_once in dict.fromkeys((images.tasks // 4, images.tasks))
+        for at_once in ((images.tasks,) if options.tiny else (images.tasks // 4, images.tasks))
     }
     texts = memory.TINY if options.tiny else LARGE
+    strategies = [*memory.STRATEGIES][:: 5 if options.tiny else 1]
     rows = measure("W1", {"metajax": (maml, sinusoids, {})}, options.repeats)
     rows += measure("W2, 32 tasks", convolutions, options.repeats)
-    rows += measure("W3, large", {name: (transformer, texts, name) for name in memory.STRATEGIES}, options.repeats)
+    rows += measure("W3, large", {name: (transformer, texts, name) for name in strategies}, options.repeats)
     device = re.sub(r"\W+", "-", jax.devices()[0].device_kind.lower()).strip("-")
     harness.save(options.out, f"device-{device}", harness.header(seed=0, rows=rows))
 

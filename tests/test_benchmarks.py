@@ -98,7 +98,7 @@ def test_the_run_for_a_gpu_runs_here(tmp_path):
     rows = run("gpu", tmp_path, "--repeats", "1", report="device-cpu")["rows"]
     assert {row["workload"] for row in rows} == {"W1", "W2, 32 tasks", "W3, large"}
     assert all(row["gradient_error"] < 1e-4 for row in rows)
-    assert len(rows) == 13
+    assert len(rows) == 6
 
 
 def test_a_line_is_fitted_to_what_grows_as_a_line():
