@@ -57,12 +57,13 @@ def in_two_passes(x: Array, kernel: Array) -> Array:
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     across = jnp.concatenate([x[:, :, column : column + width] for column in range(3)], axis=-1)
     kernel = kernel.transpose(1, 2, 0, 3).reshape(3 * inputs, -1)
-    wide = jnp.promote_types(jnp.promote_types(x.dtype, kernel.dtype), jnp.float32)  # for the sum of three
+    narrow = jnp.promote_types(x.dtype, kernel.dtype)
+    wide = jnp.promote_types(narrow, jnp.float32)  # for the sum of three
     product = jnp.matmul(across.reshape(-1, 3 * inputs), kernel, preferred_element_type=wide)
     rows = product.reshape(n, height, width, 3, -1)
     above = jnp.pad(rows[:, :-1, :, 0], ((0, 0), (1, 0), (0, 0), (0, 0)))
     below = jnp.pad(rows[:, 1:, :, 2], ((0, 0), (0, 1), (0, 0), (0, 0)))
-    return (above + rows[:, :, :, 1] + below).astype(x.dtype)
+    return (above + rows[:, :, :, 1] + below).astype(narrow)
 
 
 def patches(x: Array, stride: int = 1) -> Array:
