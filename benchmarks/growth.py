@@ -24,6 +24,7 @@ import metajax as mj
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 AXES = {  # the numbers, and those of the tiny run
     "tasks": ((2, 4, 8, 16, 32), (2, 4)),
@@ -92,7 +93,10 @@ def draw(report, path):
         label = f"grows as n^{b:.2f}" if axis in POWER else f"{1e3 * a:.0f} + {1e3 * b:.3g} n ms"
         axes.plot(n, a * n**b if axis in POWER else a + b * n, "-", color="grey", label=label)
         axes.set(xscale="log", yscale="log", xlabel=axis, title=axis, xticks=numbers, xticklabels=numbers)
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:.2g}")
+        axes.yaxis.minorticks_off()
         axes.legend(fontsize=8)
     panels[0].set(ylabel="seconds a step")
     figure.savefig(path, dpi=100)

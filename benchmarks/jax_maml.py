@@ -1,5 +1,6 @@
 """The workloads of `workloads.py` in metajax, and what plain JAX makes of them: `vmap` over tasks of `lax.conv`."""
 
+import os
 import re
 
 import harness
@@ -14,8 +15,11 @@ from metajax.nets.layers import in_one_pass, in_two_passes
 
 
 def variants(workload, plain):
-    """What is compared with the peers, and plain JAX where there are convolutions to lower plainly."""
+    """What is compared with the peers: with a device for each core too, where that divides the tasks, and plain JAX."""
     ours = {"metajax": {}, "metajax, `mixed_mode()`": {"mixed_mode": True}}
+    cores = len(os.sched_getaffinity(0))
+    if workload.tasks % cores == 0:
+        ours[f"metajax, {cores} devices"] = {"devices": cores}
     return ours | ({"plain JAX": {"lower": "native", "tasks_at_once": workload.tasks}} if plain else {})
 
 
@@ -111,5 +115,5 @@ def spread(step, arguments, devices):
 def local_tasks(program, workload):
     """Tasks of one device, from the shape that the query set has among the compiled program's parameters."""
     rows = workload.data["query"][0].shape[1:]
-    found = re.search(rf"f32\[(\d+),{','.join(map(str, rows))}\]", program.as_text().split("\n", 1)[0])
+    found = re.search(rf"f\d+\[(\d+),{','.join(map(str, rows))}\]", program.as_text().split("\n", 1)[0])
     return int(found[1])

@@ -2,9 +2,9 @@
 
 All start from the same weights and see the same tasks (`workloads.py` says which). Each runs in a process of its own;
 their meta-gradients are compared before anything is timed, in float64 with each other and in float32 each with its own
-in float64, and the runs are interleaved. A peer counts at its best:
-each of its variants (`torch_peers.py`) is tried first, and the fastest is kept. Peers that are not installed are named
-and left out: `pip install 'metajax[peers]'` has them. Writes benchmarks/results/peers.json.
+in float64, and the runs are interleaved. A peer counts at its best: each of its variants (`torch_peers.py`) is tried
+first, and the fastest is kept. Peers that are not installed are named and left out: `pip install 'metajax[peers]'` has
+them. Writes benchmarks/results/peers.json.
 
     python benchmarks/peers.py
     python benchmarks/peers.py --workloads W1 --peers torch.func
@@ -41,7 +41,8 @@ def build(implementation, workload, variant):
         return step, (gradient(), {})
     import jax_maml
 
-    jax.config.update("jax_enable_x64", workload.weights["head/bias"].dtype == "float64")
+    jax.config.update("jax_enable_x64", workloads.is_double(workload))
+    jax.config.update("jax_num_cpu_devices", variant.get("devices", 1))
     step, gradient, cost = jax_maml.build(workload, **variant)
     return step, (gradient(), cost)
 

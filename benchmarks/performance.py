@@ -44,11 +44,12 @@ def devices():
             milliseconds(row),
             f"{row['ratio']:.2f}",
             f"{row['gradient_error']:.0e}",
+            f"{row['rounding']:.0e}",
         ]
         for row in report["rows"]
     ]
-    header = ["workload", "devices", "processes", "tasks on each", "ms a step", "of one device's", "difference"]
-    return f"{table(header, rows)}\n\n{machine(report)}"
+    header = ["workload", "devices", "processes", "tasks on each", "ms a step", "of one device's"]
+    return f"{table([*header, 'difference', 'rounding'], rows)}\n\n{machine(report)}"
 
 
 def episodes():

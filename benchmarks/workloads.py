@@ -76,6 +76,10 @@ def double(workload):
     return workload._replace(weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64))
 
 
+def is_double(workload):
+    return workload.weights["head/bias"].dtype == np.float64
+
+
 WORKLOADS = {
     "W1": sinusoids,
     "W2": images,

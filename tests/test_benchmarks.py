@@ -1,6 +1,7 @@
 """Benchmarks run, at a tiny size, and what they time has the right gradient; no second is looked at."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -58,14 +59,17 @@ def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
     assert "There is no peer 'l2l'" in done.stdout
     report = json.loads((tmp_path / "peers.json").read_text())
     assert report.keys() >= {"commit", "versions", "device", "threads", "seed", "rows"}
-    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`"]
-    assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-4 for row in report["rows"])
+    cores = len(os.sched_getaffinity(0))
+    divided = [f"metajax, {cores} devices"] * (workloads.TINY["W1"]().tasks % cores == 0)
+    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`", *divided]
+    assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-12 for row in report["rows"])
     assert all(row["ratio"] is None for row in report["rows"])  # there is no peer
 
 
 def run(script, folder, *options, report=None):
     command = [sys.executable, f"{script}.py", "--tiny", "--out", folder, *options]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles in half the time
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / f"{report or script}.json").read_text())
     assert report.keys() >= {"commit", "versions", "device", "threads", "seed"}
@@ -73,10 +77,11 @@ def run(script, folder, *options, report=None):
 
 
 def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
-    rows = run("devices", tmp_path, "--devices", "1", "2", "--processes", "2")["rows"]
-    assert [row["tasks_on_a_device"] for row in rows] == 2 * [8, 4, 4]
-    assert [row["processes"] for row in rows] == 2 * [1, 1, 2]
-    assert all(row["gradient_error"] < 1e-5 for row in rows)
+    rows = run("devices", tmp_path, "--workloads", "W1", "W9", "--devices", "1", "2", "--processes", "2")["rows"]
+    assert [row["tasks_on_a_device"] for row in rows] == [8, 4, 4]
+    assert [row["processes"] for row in rows] == [1, 1, 2]
+    assert all(row["gradient_error"] < 1e-12 for row in rows)
+    assert all(row["rounding"] < 1e-3 for row in rows)
 
 
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path):

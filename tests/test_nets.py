@@ -74,7 +74,27 @@ def test_task_norm_normalises_by_the_rows_of_reference():
     np.testing.assert_allclose(norm(moved, reference)[:4], norm(x[:4]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("norm", [nets.TaskNorm, nets.FrozenNorm, nets.GroupNorm, nets.NoNorm])
+NORMS = [nets.TaskNorm, nets.FrozenNorm, nets.GroupNorm, nets.NoNorm]
+
+
+@pytest.mark.parametrize("policy", NORMS)
+def test_a_norm_pools_what_it_gives(policy):
+    """Also where its scale is negative, which makes the largest of the smallest."""
+    norm = policy(16, rngs=nnx.Rngs(0))
+    apply, params = nets.functional(norm)
+    fast = jax.tree.map(lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape)), params.fast)
+    x = jnp.asarray(RNG.normal(size=(3, 4, 5, 16)))
+    reference = jnp.array([True, True, False])
+
+    def loss(fast, x, inside):
+        inner, outer = (nets.max_pool, lambda y: y) if inside else (None, nets.max_pool)
+        return (outer(apply(params._replace(fast=fast), x, reference=reference, pool=inner)) ** 2).sum()
+
+    both = [jax.value_and_grad(loss, (0, 1))(fast, x, inside) for inside in (True, False)]
+    assert_close(*both, 1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("pool", [False, True])
 def test_conv4_in_all_policies(norm, pool):
     net = nets.Conv4(5, width=16, pool=pool, size=16, norm=norm, rngs=nnx.Rngs(0))

@@ -103,6 +103,5 @@ class Conv4(nnx.Module):
     def _blocks(self, x: Array, reference: Array | None) -> Array:
         """[n, size, size, channels] -> [n, rows, columns, width]."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x), reference)
-            x = jax.nn.relu(max_pool(x) if self.pool else x)
+            x = jax.nn.relu(norm(convolution(x), reference, pool=max_pool if self.pool else None))
         return x

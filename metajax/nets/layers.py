@@ -11,8 +11,14 @@ from flax import nnx
 
 from metajax._types import Array
 
+Pool: TypeAlias = Callable[[Array], Array]
+
 Norm: TypeAlias = Callable[..., nnx.Module]
-"""(features, rngs=...) -> module with __call__(x, reference=None): the policies below."""
+"""(features, rngs=...) -> module with __call__(x, reference=None, pool=None): the policies below.
+
+`pool` is a maximum over places, such as `max_pool`, of what the norm gives. It is taken before the last multiplication,
+which then has a quarter of the work: max(x·s + t) = max(x·sign s)·|s| + t.
+"""
 
 
 class Conv(nnx.Module):
@@ -117,8 +123,8 @@ class TaskNorm(nnx.Module):
         self.shift = nnx.Param(jnp.zeros(features))
         self.epsilon = epsilon
 
-    def __call__(self, x: Array, reference: Array | None = None) -> Array:
-        """[n, ..., features] -> the same; statistics over the rows of `reference`, bool[n], or all."""
+    def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
+        """[n, ..., features] -> the same, pooled; statistics over the rows of `reference`, bool[n], or all."""
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         axes = tuple(range(x.ndim - 1))
         if reference is None:
@@ -127,7 +133,7 @@ class TaskNorm(nnx.Module):
             rows = (reference > 0).astype(wide.dtype)
             rows = rows.reshape(-1, *(1,) * (x.ndim - 1)) / jnp.maximum(rows.sum(), 1)
             mean, square = ((value * rows).sum(0).mean(tuple(range(x.ndim - 2))) for value in (wide, wide**2))
-        return _affine(x, mean, jnp.maximum(square - mean**2, 0), self)
+        return _affine(x, mean, jnp.maximum(square - mean**2, 0), self, pool)
 
 
 class FrozenNorm(nnx.Module):
@@ -156,9 +162,9 @@ class FrozenNorm(nnx.Module):
         self.shift = nnx.Param(jnp.zeros(features))
         self.epsilon = epsilon
 
-    def __call__(self, x: Array, reference: Array | None = None) -> Array:
-        """[n, ..., features] -> the same."""
-        return _affine(x, self.mean[...], self.variance[...], self)
+    def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
+        """[n, ..., features] -> the same, pooled."""
+        return _affine(x, self.mean[...], self.variance[...], self, pool)
 
 
 class GroupNorm(nnx.Module):
@@ -180,14 +186,14 @@ class GroupNorm(nnx.Module):
         self.shift = nnx.Param(jnp.zeros(features))
         self.groups, self.epsilon = groups, epsilon
 
-    def __call__(self, x: Array, reference: Array | None = None) -> Array:
-        """[n, ..., features] -> the same."""
+    def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
+        """[n, ..., features] -> the same, pooled."""
         grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
         wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean = wide.mean((1, 3), keepdims=True)
         centred = wide - mean
         scaled = centred / jnp.sqrt((centred**2).mean((1, 3), keepdims=True) + self.epsilon)
-        return _last(scaled.reshape(x.shape).astype(x.dtype), self.scale[...], self.shift[...])
+        return _last(scaled.reshape(x.shape).astype(x.dtype), self.scale[...], self.shift[...], pool)
 
 
 class NoNorm(nnx.Module):
@@ -201,18 +207,21 @@ class NoNorm(nnx.Module):
     def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
         self.shift = nnx.Param(jnp.zeros(features))
 
-    def __call__(self, x: Array, reference: Array | None = None) -> Array:
-        """[n, ..., features] -> the same."""
-        return _last(x, jnp.ones_like(self.shift[...]), self.shift[...])
+    def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
+        """[n, ..., features] -> the same, pooled."""
+        return _last(x, jnp.ones_like(self.shift[...]), self.shift[...], pool)
 
 
-def _affine(x: Array, mean: Array, variance: Array, norm: TaskNorm | FrozenNorm) -> Array:
+def _affine(x: Array, mean: Array, variance: Array, norm: TaskNorm | FrozenNorm, pool: Pool | None) -> Array:
     """Normalises, scales and shifts in one multiplication and one addition."""
     scale = norm.scale[...] / jnp.sqrt(variance + norm.epsilon)
-    return _last(x, scale, norm.shift[...] - mean * scale)
+    return _last(x, scale, norm.shift[...] - mean * scale, pool)
 
 
-def _last(x: Array, scale: Array, shift: Array) -> Array:
-    """x·scale + shift along the last axis, in the dtype of x."""
-    ones = (1,) * (x.ndim - 1)
-    return x * scale.reshape(*ones, -1).astype(x.dtype) + shift.reshape(*ones, -1).astype(x.dtype)
+def _last(x: Array, scale: Array, shift: Array, pool: Pool | None) -> Array:
+    """pool(x·scale + shift), both along the last axis, in the dtype of x."""
+    scale, shift = (vector.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype) for vector in (scale, shift))
+    if pool is not None:
+        sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
+        x, scale = pool(x * sign), scale * sign
+    return x * scale + shift
