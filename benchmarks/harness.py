@@ -85,12 +85,13 @@ class Process:
         """Waits for them; to be called once, first."""
         return self._receive(limit)
 
-    def tell(self):
+    def tell(self, steps=1):
+        """To take so many steps, one after the other."""
         if self.process.is_alive():
-            self.connection.send(True)
+            self.connection.send(steps)
 
     def seconds(self, limit=None):
-        """Of the step that it was told to take."""
+        """Of a step, of those that it was told to take."""
         return (self._receive(limit) if self.process.is_alive() else None) or math.inf
 
     def _receive(self, limit):
@@ -108,7 +109,7 @@ def close(*processes):
     """Ends them together, for those of one distributed computation wait for each other."""
     for one in processes:
         if one.process.is_alive():
-            one.connection.send(False)
+            one.connection.send(0)
     for one in processes:
         one.process.join()
 
@@ -116,8 +117,8 @@ def close(*processes):
 def _serve(connection, build, *arguments):
     step, facts = build(*arguments)
     connection.send(facts)
-    while connection.recv():
-        connection.send(seconds(step))
+    while steps := connection.recv():
+        connection.send(sum(seconds(step) for _ in range(steps)) / steps)
 
 
 def median(times):

@@ -4,7 +4,7 @@ All start from the same weights and see the same tasks (`workloads.py` says whic
 their meta-gradients are compared before anything is timed, in float64 with each other and in float32 each with its own
 in float64, and the runs are interleaved. A peer counts at its best: each of its variants (`torch_peers.py`) is tried
 first, and the fastest is kept. Peers that are not installed are named and left out: `pip install 'metajax[peers]'` has
-them. Writes benchmarks/results/peers.json.
+them. What takes milliseconds is run several times a turn. Writes benchmarks/results/peers-<workload>.json.
 
     python benchmarks/peers.py
     python benchmarks/peers.py --workloads W1 --peers torch.func
@@ -53,8 +53,8 @@ class Run(harness.Process):
         self.name, self.variant = implementation, variant
         self.gradient, self.cost = self.facts(limit) or (None, None)
 
-    def seconds(self, limit=None):
-        self.tell()
+    def seconds(self, limit=None, steps=1):
+        self.tell(steps)
         return super().seconds(limit)
 
 
@@ -108,7 +108,7 @@ def compare(name, workload, peers, plain, tiny):
     for repeat in range(workload.repeats):
         for run in runs:
             if run.name != "plain JAX" or repeat < 3:
-                times[run.name].append(run.seconds())
+                times[run.name].append(run.seconds(steps=workload.steps_a_turn))
     fastest = min((statistics.median(times[peer]) for peer in peers), default=None)
     rows = []
     for run in runs:
@@ -136,11 +136,11 @@ def main(options):
     for peer in PACKAGE:
         if peer in options.peers and peer not in there:
             print(f"{peer} is left out, for {PACKAGE[peer]} is not installed: pip install 'metajax[peers]'.")
-    rows = []
     for name in options.workloads:
         if name in sizes:
-            rows += compare(name, sizes[name](), there, options.plain, options.tiny)
-    harness.save(options.out, "peers", harness.header(("torch", "higher", "torchopt"), seed=0, rows=rows))
+            rows = compare(name, sizes[name](), there, options.plain, options.tiny)
+            header = harness.header(("torch", "higher", "torchopt"), seed=0, rows=rows)
+            harness.save(options.out, f"peers-{name.lower().replace(', ', '-').replace(' ', '-')}", header)
 
 
 if __name__ == "__main__":

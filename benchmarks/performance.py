@@ -2,23 +2,35 @@
 
 from tables import read, table
 
+RUNS = ("w1", "w2", "w2-32-tasks")
+
 
 def peers():
-    report = read("peers")
-    rows = []
-    for row in report["rows"]:
-        memory = f"{row['temporary_bytes'] / 1e6:.3g}" if "temporary_bytes" in row else ""
-        first = f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
-        name = row["implementation"] + (f" ({row['variant']})" if row["variant"] else "")
-        cells = [row["workload"], name, milliseconds(row), f"{row['ratio']:.2f}x", memory, first]
-        rows.append([*cells, f"{row['gradient_error']:.0e}", f"{row['rounding']:.0e}"])
+    rows, machines = [], []
+    for name in RUNS:
+        report = read(f"peers-{name}")
+        rows += [_peer(row) for row in report["rows"]]
+        machines.append(machine(report))
     header = ["workload", "implementation", "ms a step", "speed", "temporaries, MB", "compilation, s"]
+    where = (
+        machines[0]
+        if len({*machines}) == 1
+        else " ".join(f"{n.upper()}: {m}" for n, m in zip(RUNS, machines, strict=True))
+    )
     about = (
         "Medians with 95 % intervals; speed against the fastest peer; compilation includes tracing. The difference of "
         "gradients is from metajax in float64; rounding is the difference of an implementation's gradient in float32 "
-        f"from its own in float64. {machine(report)}"
+        f"from its own in float64. {where}"
     )
     return f"{table([*header, 'difference', 'rounding'], rows)}\n\n{about}"
+
+
+def _peer(row):
+    memory = f"{row['temporary_bytes'] / 1e6:.3g}" if "temporary_bytes" in row else ""
+    first = f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
+    name = row["implementation"] + (f" ({row['variant']})" if row["variant"] else "")
+    cells = [row["workload"], name, milliseconds(row), f"{row['ratio']:.2f}x", memory, first]
+    return [*cells, f"{row['gradient_error']:.0e}", f"{row['rounding']:.0e}"]
 
 
 def transformer():

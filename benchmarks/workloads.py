@@ -20,7 +20,8 @@ class Workload(NamedTuple):
     steps: int
     inner_rate: float
     outer_rate: float
-    repeats: int  # as many as are needed for a median that stands
+    repeats: int  # turns: as many as are needed for a median that stands
+    steps_a_turn: int  # more than one where a step is over before the caches are warm again
 
 
 def sinusoids(tasks=25, width=40):
@@ -32,7 +33,7 @@ def sinusoids(tasks=25, width=40):
     amplitude, phase = rng.uniform(0.1, 5, (1, tasks, 1, 1)), rng.uniform(0, np.pi, (1, tasks, 1, 1))
     y = amplitude * np.sin(x - phase)
     data = {"support": (x[0], y[0]), "query": (x[1], y[1])}
-    return make(tasks, weights, data, 5, 0.01, 1e-3, 200)
+    return make(tasks, weights, data, 5, 0.01, 1e-3, 40, 10)
 
 
 def images(tasks=8, width=64, size=28, ways=5, shots=1, queries=15):
@@ -51,7 +52,7 @@ def images(tasks=8, width=64, size=28, ways=5, shots=1, queries=15):
         x = 0.7 * classes + 0.3 * rng.uniform(size=(tasks, ways, rows, size, size, 1))
         return x.reshape(tasks, -1, size, size, 1), np.tile(np.repeat(np.arange(ways), rows), (tasks, 1))
 
-    return make(tasks, weights, {"support": draw(shots), "query": draw(queries)}, 5, 0.1, 1e-3, 20)
+    return make(tasks, weights, {"support": draw(shots), "query": draw(queries)}, 5, 0.1, 1e-3, 20, 1)
 
 
 def as_floats(tree, dtype):

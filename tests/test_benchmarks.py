@@ -57,7 +57,7 @@ def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "There is no workload 'W9'" in done.stdout
     assert "There is no peer 'l2l'" in done.stdout
-    report = json.loads((tmp_path / "peers.json").read_text())
+    report = json.loads((tmp_path / "peers-w1.json").read_text())
     assert report.keys() >= {"commit", "versions", "device", "threads", "seed", "rows"}
     cores = len(os.sched_getaffinity(0))
     divided = [f"metajax, {cores} devices"] * (workloads.TINY["W1"]().tasks % cores == 0)
