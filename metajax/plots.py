@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
-from metajax._types import Array, Task
+from metajax._tree import shapes
+from metajax._types import Array, Modalities, PyTree, Series, Task
+from metajax.data.arrays import Dataset
+from metajax.data.strokes import draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +55,45 @@ def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> N
     axes.set(xlim=(-0.4, columns), ylim=(ways, 0), aspect="equal", title=title)
     axes.text(shots / 2, ways + 0.1, "support", ha="center", va="top")
     axes.text((columns + shots + 0.5) / 2, ways + 0.1, "query", ha="center", va="top")
+    axes.axis("off")
+
+
+def contact_sheet(axes: Axes, dataset: Dataset, *, classes: int = 6, examples: int = 8, title: str = "") -> None:
+    """A look at a data set: a class a row, spread evenly over the data set, with its first examples.
+
+    Images [height, width, 1 or 3] are shown, of videos the last one, strokes as `data.draw` draws them, and waves and
+    real numbers [time] or [time, at most 8 channels], also as a `Series`, as curves between their least and greatest
+    value. Of anything else type and shape are written. Several modalities stand one below the other, with a dash where
+    one is absent.
+
+    Args:
+        axes: where to draw.
+        dataset: what to look at; `data.describe` says it in numbers.
+        classes: rows at most.
+        examples: of each class at most.
+        title: above the picture.
+
+    Raises:
+        ValueError: `classes` or `examples` below 1.
+    """
+    if min(classes, examples) < 1:
+        raise ValueError(f"{classes=} and {examples=} must be 1 or more.")
+    views = dataset.x.value if isinstance(dataset.x, Modalities) else {"": dataset.x}
+    present = dataset.x.present if isinstance(dataset.x, Modalities) else {}
+    chosen = np.linspace(0, dataset.classes - 1, min(classes, dataset.classes)).round().astype(int).tolist()
+    block = 1 if len(views) == 1 else len(views) + 0.25
+    for place, label in enumerate(chosen):
+        rows = int(dataset.start[label]) + np.arange(min(examples, int(dataset.count[label])))
+        top = place * block
+        axes.text(-0.15, top + 0.5, dataset.names[label], ha="right", va="center", fontsize="small")
+        for line, (name, value) in enumerate(views.items(), start=1):
+            there = np.asarray(present[name])[rows] if name in present else np.ones(len(rows), bool)
+            shown = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), value)  # noqa: B023
+            axes.text(examples + 0.15, top + line - 0.5, name, va="center", color="grey", fontsize="small")
+            for column, here in enumerate(there.tolist()):
+                example = jax.tree.map(lambda leaf: leaf[column], shown) if here else None  # noqa: B023
+                _example(axes, example, column, top + line - 1)
+    axes.set(xlim=(-0.4, examples), ylim=(len(chosen) * block, 0), aspect="equal", title=title)
     axes.axis("off")
 
 
@@ -113,3 +156,30 @@ def _image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) 
     shown = 1 - image[..., 0] if image.shape[-1] == 1 else image
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06))
     axes.add_patch(Rectangle((left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6))
+
+
+def _example(axes: Axes, example: PyTree, left: float, top: float) -> None:
+    """One example in a square of side 1; None is absent."""
+    value = example.value[: int(example.length)] if isinstance(example, Series) else example
+    shape = getattr(value, "shape", None)
+    if shape and len(shape) in (3, 4) and shape[-1] in (1, 3):
+        image = value.reshape(-1, *shape[-3:])[-1]
+        _image(axes, np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1), left, top, "lightgrey")
+    elif shape and len(shape) == 2 and shape[1] == 4 and set(np.unique(value[:, 3])) <= {0, 1} and value[0, 3] == 1:
+        _image(axes, np.asarray(draw(value[None], frames=1, size=56))[0, 0], left, top, "lightgrey")
+    elif shape and _is_curve(value):
+        curve = value.reshape(len(value), -1).astype(float)
+        low, high = curve.min(), max(curve.max(), curve.min() + 1e-9)
+        across = left + np.linspace(0.06, 0.94, len(curve))
+        for channel, values in enumerate(curve.T):
+            height = top + 0.9 - 0.8 * (values - low) / (high - low)
+            axes.plot(across, height, color=f"C{channel}", linewidth=0.7)
+    else:
+        text = "–" if example is None else str(shapes(example))
+        axes.text(left + 0.5, top + 0.5, text, ha="center", va="center", color="grey", fontsize="xx-small")
+
+
+def _is_curve(value: Array) -> bool:
+    """Whether it is a sequence of numbers that are no ids."""
+    numbers = value.dtype == np.int16 or np.issubdtype(value.dtype, np.floating)
+    return bool(numbers and value.ndim <= 2 and len(value) > 1 and np.prod(value.shape[1:]) <= 8)

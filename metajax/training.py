@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import pathlib
 import signal
@@ -19,12 +20,13 @@ import numpy as np
 from metajax._evaluate import Summary
 from metajax._outer_loop import Info, OuterLoop, State, count_tasks
 from metajax._types import Array, Params, PyTree
+from metajax.data.stream import Stream, tasks_of
 
 
 def fit(
     outer: OuterLoop,
     state: State,
-    sample: Callable[[Any, Array], PyTree],
+    sample: Callable[[Any, Array], PyTree] | Stream,
     dataset: PyTree,
     key: Array,
     *,
@@ -46,8 +48,9 @@ def fit(
     Args:
         outer: what to learn, and how.
         state: `outer.init(params)`, or where an earlier run ended. It stays usable.
-        sample: (dataset, key) -> tasks, such as `data.meta_batch(data.episodes(...), tasks=32)`.
-        dataset: an argument of the compiled function, never a constant in it.
+        sample: (dataset, key) -> tasks, such as `data.meta_batch(data.episodes(...), tasks=32)`; or a `data.stream` of
+            tasks that are read on the host while the device computes.
+        dataset: an argument of the compiled function, never a constant in it; () for a stream.
         key: of the whole run.
         steps: outer steps in all, those already taken included.
         seconds: of training after which to end early, compilation and evaluation left out; None for no limit.
@@ -64,14 +67,17 @@ def fit(
         "evaluate/<name>" with "evaluate/<name>/interval"}.
 
     Raises:
-        ValueError: steps below 0, fuse or every below 1, or fuse that does not divide every.
+        ValueError: steps below 0, fuse or every below 1, fuse that does not divide every, or a stream with fuse.
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
         raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
+    if isinstance(sample, Stream) and fuse > 1:
+        raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
 
     def one(state: State, key: Array, dataset: PyTree) -> tuple[State, Info]:
         sample_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
-        return outer.step(state, sample(dataset, sample_key), step_key)
+        tasks = sample.finish(dataset) if isinstance(sample, Stream) else sample(dataset, sample_key)
+        return outer.step(state, tasks, step_key)
 
     def several(state: State, key: Array, dataset: PyTree, number: int) -> tuple[State, Info]:
         return jax.lax.scan(lambda state, _: one(state, key, dataset), state, length=number)
@@ -79,9 +85,10 @@ def fit(
     @functools.cache
     def compiled(number: int) -> Any:
         run = jax.jit(functools.partial(several, number=number), donate_argnums=0)
-        return run.lower(state, key, dataset).compile()
+        return run.lower(state, key, read).compile()
 
-    tasks = count_tasks(jax.eval_shape(sample, dataset, key))
+    drawn = (sample.sample, sample.rows) if isinstance(sample, Stream) else (sample, dataset)
+    tasks = count_tasks(jax.eval_shape(*drawn, key))
     state = jax.tree.map(jnp.copy, state)
     records: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -89,15 +96,19 @@ def fit(
         state = store.restore(state)
         stopped = stack.enter_context(_interruptible())
         done = int(state.step)
+        feed = tasks_of(sample, key, first=done) if isinstance(sample, Stream) else itertools.repeat(dataset)
         bar = stack.enter_context(_bar(done, steps, progress))
         spent, before, infos = 0.0, 0.0, list[Info]()
         while done < steps and not stopped.is_set() and (seconds is None or spent < seconds):
             number = min(fuse, every - done % every, steps - done)
+            start = time.perf_counter()
+            read = next(feed)
+            waited = time.perf_counter() - start
             run = compiled(number)
             start = time.perf_counter()
-            state, info = run(state, key, dataset)
+            state, info = run(state, key, read)
             info = jax.device_get(info)
-            took = time.perf_counter() - start
+            took = waited + time.perf_counter() - start
             spent, done = spent + took, done + number
             infos.append(info)
             bar.advance(number, _means([info]), number * tasks / took)

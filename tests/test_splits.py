@@ -1,0 +1,207 @@
+"""Splits of classes: disjoint, reproducible, written down, and no example in two parts."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metajax as mj
+from metajax.data.arrays import dataset
+from metajax.data.episodes import batches, episodes, meta_batch
+from metajax.data.intents import _NAMES
+from metajax.data.splits import (
+    ClassSplit,
+    check_leaks,
+    class_split,
+    draw_split,
+    group_of,
+    load_split,
+    save_split,
+    select_part,
+    split_classes,
+)
+
+NAMES = [f"alphabet{number % 5}/character{number}" for number in range(23)]
+
+
+def letters(names=NAMES, each=4):
+    """An example is (class, number within the class)."""
+    x = np.stack(np.meshgrid(np.arange(len(names)), np.arange(each), indexing="ij"), axis=-1).reshape(-1, 2)
+    return dataset(x.astype(np.int32), np.repeat(np.arange(len(names)), each), names=names)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_drawn_parts_are_disjoint_and_groups_stay_whole(seed):
+    rng = np.random.default_rng(seed)
+    sizes = {"train": int(rng.integers(1, 12)), "validation": int(rng.integers(1, 6)), "test": int(rng.integers(1, 6))}
+    split = draw_split(NAMES, sizes, seed=seed)
+    assert {part: len(names) for part, names in split.parts.items()} == sizes
+    drawn = [name for names in split.parts.values() for name in names]
+    assert len(set(drawn)) == len(drawn) and set(drawn) <= set(NAMES)
+    grouped = draw_split(NAMES, {"train": 2, "test": 2}, seed=seed, group=group_of)
+    kinds = {part: {group_of(name) for name in names} for part, names in grouped.parts.items()}
+    assert [len(kind) for kind in kinds.values()] == [2, 2] and not kinds["train"] & kinds["test"]
+    for part, names in grouped.parts.items():
+        assert set(names) == {name for name in NAMES if group_of(name) in kinds[part]}, "whole groups"
+
+
+def test_the_draw_depends_on_the_seed_alone_and_is_that_of_split_classes():
+    sizes = {"train": 9, "validation": 3, "test": 7}
+    digests = {draw_split(NAMES, sizes, seed=seed).digest for seed in range(8)}
+    assert len(digests) == 8
+    assert draw_split(NAMES, sizes, seed=3) == draw_split(tuple(NAMES), dict(sizes), seed=3)
+    source, split = letters(), draw_split(NAMES, sizes, seed=3)
+    for part, other in zip(sizes, split_classes(source, (9, 3, 7), seed=3), strict=True):
+        mine = select_part(source, split, part)
+        assert mine.names == other.names
+        np.testing.assert_array_equal(mine.x, other.x)
+    assert split.name == "9/3/7 classes, seed 3"
+    assert draw_split(NAMES, {"all": 5}, group=group_of).name == "5 groups, seed 0"
+
+
+def test_a_group_may_be_anything_that_is_known_of_a_class():
+    speaker = dict(zip(NAMES, np.arange(23) % 3, strict=True))
+    split = draw_split(NAMES, {"train": 2, "test": 1}, group=speaker.__getitem__)
+    assert {speaker[name] for name in split.parts["train"]}.isdisjoint(speaker[name] for name in split.parts["test"])
+    assert sum(map(len, split.parts.values())) == 23
+    domains = draw_split(list(_NAMES.values()), {"train": 7, "test": 3}, group=group_of)
+    assert {part: len(names) for part, names in domains.parts.items()} == {"train": 105, "test": 45}
+
+
+def test_a_split_by_lists_and_predicates():
+    train = ["b", "a"]
+    split = class_split("mine", {"train": train, "test": lambda name: name > "c"}, ["a", "b", "c", "d", "e"])
+    assert split == ClassSplit("mine", {"train": ("b", "a"), "test": ("d", "e")})
+    assert class_split("mine", {"all": (name for name in train)}).parts["all"] == ("b", "a")
+
+
+def test_the_digest_is_that_of_the_classes_in_any_order():
+    split = class_split("one", {"train": ["ä", "b"], "test": ["c"]})
+    same = class_split("other", {"test": ["c"], "train": ["b", "ä"]})
+    assert split.digest == same.digest
+    canonical = '{"test": ["c"], "train": ["b", "\\u00e4"]}'
+    assert split.digest == hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    for other in (
+        {"train": ["ä"], "test": ["c"]},
+        {"train": ["ä", "b"], "dev": ["c"]},
+        {"train": ["c"], "test": ["ä", "b"]},
+    ):
+        assert class_split("one", other).digest != split.digest
+
+
+def test_a_split_is_written_and_read(tmp_path):
+    split = draw_split([*NAMES, "日本語/あ"], {"train": 20, "test": 4})
+    save_split(split, tmp_path / "split.json")
+    assert load_split(tmp_path / "split.json") == split
+    stored = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
+    assert stored["digest"] == split.digest
+    stored["parts"]["test"].pop()
+    (tmp_path / "changed.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=rf"digest [0-9a-f]{{12}}, not {split.digest} as saved"):
+        load_split(tmp_path / "changed.json")
+    for text in ("{", "[]", "{}", '{"name": "x", "digest": "", "parts": []}'):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(ValueError, match="is not a split of classes"):
+            load_split(tmp_path / "broken.json")
+    with pytest.raises(FileNotFoundError):
+        load_split(tmp_path / "none.json")
+
+
+def test_a_part_is_taken_from_a_data_set_with_more_classes():
+    split = class_split("mine", {"train": NAMES[:3][::-1], "test": NAMES[10:12]})
+    train, test = (select_part(letters(), split, part) for part in ("train", "test"))
+    assert train.names == tuple(NAMES[:3]) and test.names == tuple(NAMES[10:12])
+    np.testing.assert_array_equal(test.x[:, 0], np.repeat([10, 11], 4))
+    np.testing.assert_array_equal(test.y, np.repeat([0, 1], 4))
+
+
+@pytest.mark.parametrize("group", [None, group_of])
+def test_no_class_or_example_of_the_test_part_is_in_a_training_task(group):
+    source = letters(NAMES[:20])
+    sample = jax.jit(lambda held, key: (meta_batch(episodes(2, 1, 2), 20)(held, key), batches(50)(held, key).x))
+    for seed in range(10):
+        split = draw_split(source.names, {"train": 3, "test": 2}, seed=seed, group=group)
+        parts = {part: select_part(source, split, part) for part in split.parts}
+        check_leaks(**parts)
+        seen = {}
+        for part, held in parts.items():
+            held = dataclasses.replace(held, names=("",) * held.classes)  # static: compiled once for each size
+            tasks, batch = sample(held, jax.random.key(seed))
+            rows = [tasks.support.x.reshape(-1, 2), tasks.query.x.reshape(-1, 2), batch]
+            seen[part] = {tuple(row) for row in np.concatenate(rows).tolist()}
+        assert not seen["train"] & seen["test"]
+        assert not {row[0] for row in seen["train"]} & {row[0] for row in seen["test"]}
+
+
+def several(image, there):
+    """Two modalities; what is absent is zero."""
+    x = mj.Modalities({"image": image, "audio": np.ones((len(image), 3), np.int16)}, {"audio": np.array(there)})
+    x.present["image"] = np.ones(len(image), bool)
+    return dataset(x, np.arange(len(image)), names=[f"class{number}" for number in range(len(image))])
+
+
+def test_examples_in_two_parts_are_found():
+    image = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
+    train, test = dataset(image[[0, 0, 1]], np.array([0, 0, 1]), names=["a", "b"]), dataset(image[3:], np.arange(2))
+    check_leaks(train=train, test=test)  # a copy within a part is no leak
+    test = dataset(image[[0, 1, 1, 4]], np.array([0, 1, 1, 1]), names=["x", "y"])
+    with pytest.raises(ValueError, match=r"3 examples are in two parts: .*\"'y' of test = 'b' of train\": 2") as raised:
+        check_leaks(train=train, test=test)
+    assert "\"'x' of test = 'a' of train\": 1" in str(raised.value)
+    with pytest.raises(ValueError, match="1 examples are in two parts"):
+        check_leaks(train=train, validation=dataset(image[3:], np.arange(2)), test=dataset(image[4:], np.arange(1)))
+
+
+def test_an_example_is_all_of_its_modalities():
+    image = np.arange(4 * 4, dtype=np.uint8).reshape(4, 2, 2, 1)
+    with_audio, without = several(image, [True] * 4), several(image, [False] * 4)
+    check_leaks(train=with_audio, test=without)
+    with pytest.raises(ValueError, match="4 examples are in two parts"):
+        check_leaks(train=with_audio, test=several(image, [True] * 4))
+    low = dataset(jnp.ones((2, 3), jnp.bfloat16), np.arange(2))
+    with pytest.raises(ValueError, match="2 examples are in two parts"):
+        check_leaks(train=low, test=low)
+
+
+def test_bad_splits_are_refused():
+    with pytest.raises(ValueError, match=r"1 classes of 'mine' are listed twice: \['b'\]"):
+        class_split("mine", {"train": ["a", "b"], "test": lambda name: name >= "b"}, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="listed twice"):
+        class_split("mine", {"train": ["a", "a"]})
+    with pytest.raises(ValueError, match=r"Parts \['test'\] of 'mine' have no class"):
+        class_split("mine", {"train": ["a"], "test": lambda name: True})
+    with pytest.raises(ValueError, match=r"Parts \[\] of 'mine' have no class"):
+        class_split("mine", {})
+    with pytest.raises(ValueError, match=r"Parts \['test'\] of 'mine' must be lists"):
+        class_split("mine", {"train": ["a"], "test": "Latin"})
+    with pytest.raises(ValueError, match="at most the 23 classes"):
+        draw_split(NAMES, {"train": 20, "test": 4})
+    with pytest.raises(ValueError, match=r"at most the 5 groups, such as \['alphabet0'"):
+        draw_split(NAMES, {"train": 5, "test": 1}, group=group_of)
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        draw_split(NAMES, {"train": 5, "test": 0})
+    with pytest.raises(ValueError, match=r"sizes=\(\) must be 1 or more"):
+        draw_split(NAMES, {})
+    with pytest.raises(ValueError, match="listed twice"):
+        draw_split(["a", "a", "b"], {"train": 2})
+
+
+def test_parts_that_do_not_fit_the_data_are_refused():
+    source, split = letters(), class_split("mine", {"train": NAMES[:2], "test": ["runes/a", NAMES[5]]})
+    with pytest.raises(ValueError, match=r"part='dev' is not one of the parts of 'mine', \['train', 'test'\]"):
+        select_part(source, split, "dev")
+    with pytest.raises(
+        ValueError,
+        match=r"1 of the 2 classes of part='test' of 'mine' are not in the data set: \['runes/a'\]; it has 23",
+    ):
+        select_part(source, split, "test")
+    with pytest.raises(ValueError, match="listed twice"):
+        select_part(source, split._replace(parts={"train": NAMES[:2], "test": NAMES[1:3]}), "train")
+    small = dataset(np.zeros((2, 2, 2, 1), np.uint8), np.arange(2))
+    large = dataset(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2))
+    with pytest.raises(ValueError, match=r"same shapes and dtypes can be compared, got .*uint8\[2, 2, 1\]"):
+        check_leaks(train=small, test=large)

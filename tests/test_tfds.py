@@ -1,0 +1,218 @@
+"""Real builders of TensorFlow Datasets, prepared from files at hand; nothing here uses a network."""
+
+import functools
+import multiprocessing
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+import metajax as mj
+from metajax import data
+from metajax.data.tfds import square, tfds, tfds_rows
+
+tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+core, features = tensorflow_datasets.core, tensorflow_datasets.features
+RNG = np.random.default_rng(0)
+ALPHABETS = ("Greek", "Korean", "Latin")
+
+
+class Letters(core.GeneratorBasedBuilder):
+    """With the features of the catalogue's Omniglot."""
+
+    VERSION = core.Version("1.0.0")
+
+    def _info(self):
+        label = [f"{alphabet}_{number}" for alphabet in ALPHABETS for number in range(4)]
+        kinds = {
+            "image": features.Image(shape=(105, 105, 3), encoding_format="png"),
+            "alphabet": features.ClassLabel(names=ALPHABETS),
+            "alphabet_char_id": np.int64,
+            "label": features.ClassLabel(names=label),
+        }
+        return core.DatasetInfo(builder=self, features=features.FeaturesDict(kinds))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(8)), "test": self._generate_examples(range(8, 12))}
+
+    def _generate_examples(self, labels):
+        for label in labels:
+            for drawer in range(3):
+                image = Image.fromarray(picture(label, drawer))
+                yield 10 * label + drawer, {
+                    "image": image, "alphabet": label // 4, "alphabet_char_id": label % 4, "label": label
+                }  # fmt: skip
+
+
+class Scenes(core.GeneratorBasedBuilder):
+    """Several modalities, features inside features, and lengths that differ."""
+
+    VERSION = core.Version("1.0.0")
+
+    def _info(self):
+        kinds = {
+            "photo": {"image": features.Image(encoding_format="png"), "place": features.Text()},
+            "sound": features.Audio(sample_rate=8000),
+            "words": features.Sequence(np.int64),
+            "caption": features.Text(),
+        }
+        return core.DatasetInfo(builder=self, features=features.FeaturesDict(kinds))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(6):
+            image = Image.fromarray(np.full((8 + number, 9, 3), 10 * number, np.uint8))
+            yield (
+                number,
+                {
+                    "photo": {"image": image, "place": "north" if number % 2 else "south"},
+                    "sound": np.arange(number + 2, dtype=np.int64) - 1,
+                    "words": list(range(number + 1)),
+                    "caption": "a b" * number,
+                },
+            )
+
+
+def picture(label, drawer):
+    return np.full((105, 105, 3), 20 * label + drawer, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With both, prepared as array_record."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for builder in (Letters, Scenes):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_a_catalogue_name_becomes_a_data_set(folder):
+    letters = tfds("letters", data_dir=folder, label=("alphabet", "label"))
+    assert letters.names[:2] == ("Greek/Greek_0", "Greek/Greek_1")
+    assert letters.classes == 8
+    assert letters.x.shape == (24, 105, 105, 3)
+    assert letters.x.dtype == np.uint8
+    for row, label in enumerate(np.asarray(letters.y)):
+        assert {int(letters.x[row, 0, 0, 0]) - 20 * int(label)} <= {0, 1, 2}
+    assert tfds("letters", split="train+test", data_dir=folder).classes == 12
+    assert tfds("letters", split="train[:50%]", data_dir=folder, label="alphabet").names == ALPHABETS[:2]
+    by_folder = tfds(folder / "letters" / "1.0.0", download=False, label="alphabet_char_id")
+    assert by_folder.names == ("0", "1", "2", "3")
+    by_builder = tfds(Letters(data_dir=folder, file_format="array_record"))
+    assert by_builder.names == tuple(f"{a}_{n}" for a in ALPHABETS[:2] for n in range(4))
+
+
+def test_features_become_modalities(folder):
+    named = {"image": "photo/image", "sound": "sound", "words": "words"}
+    scenes = tfds("scenes", data_dir=folder, features=named, label="photo/place", prepare={"image": square(4)})
+    assert scenes.names == ("north", "south")
+    value = scenes.x.value
+    assert value["image"].shape == (6, 4, 4, 3)
+    assert value["sound"].value.dtype == np.int16
+    assert value["sound"].value.shape == (6, 7, 1)
+    for row in range(6):
+        number = int(value["image"][row, 0, 0, 0]) // 10
+        assert (number % 2 == 0) == bool(scenes.y[row])
+        assert value["sound"].length[row] == number + 2
+        np.testing.assert_array_equal(value["sound"].value[row, : number + 2, 0], np.arange(number + 2) - 1)
+        np.testing.assert_array_equal(value["words"].value[row, : number + 1, 0], np.arange(number + 1))
+    count = tfds("scenes", data_dir=folder, features="caption", label="photo/place", prepare=lambda text: [len(text)])
+    assert sorted(np.asarray(count.x)[:, 0].tolist()) == [0, 3, 6, 9, 12, 15]
+
+
+def test_rows_are_read_when_asked_for(folder):
+    rows, fetch = tfds_rows("letters", data_dir=folder)
+    whole = tfds("letters", data_dir=folder)
+    np.testing.assert_array_equal(fetch(rows.x), whole.x)
+    assert rows.names == whole.names
+    assert fetch(np.asarray(rows.x).reshape(4, 6)).shape == (4, 6, 105, 105, 3)
+    named = {"image": "photo/image", "sound": "photo/place"}
+    prepare = {"image": square(4), "sound": lambda text: [len(text)]}
+    rows, fetch = tfds_rows("scenes", data_dir=folder, features=named, label="photo/place", prepare=prepare)
+    both = fetch(np.asarray(rows.x)[:2])
+    assert both.value["image"].shape == (2, 4, 4, 3)
+    assert both.present["sound"].tolist() == [True, True]
+
+
+def test_a_learner_trains_on_it(folder):
+    """Classes differ in brightness, which an MLP learns to see."""
+    source = tfds("letters", data_dir=folder, prepare=lambda image: image[0, :4, 0])
+    net = mj.nets.MLP(4, (16,), 2, rngs=nnx.Rngs(0))
+    apply, params = mj.nets.functional(net, fast=nnx.PathContains("head"))
+    write = mj.prototypes(functools.partial(apply, method="embed"), 2)
+    outer = mj.outer_loop(mj.episode(write, mj.losses.cross_entropy(apply)), optax.adam(1e-2))
+    sample = data.meta_batch(data.episodes(2, 1, 2), tasks=4)
+    _, records = mj.training.fit(
+        outer, outer.init(params), sample, source, jax.random.key(0), steps=40, every=10, fuse=10, progress=False
+    )
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_tfrecord_is_read_by_tensorflow(folder, tmp_path):
+    Letters(data_dir=tmp_path, file_format="tfrecord").download_and_prepare()
+    read, expected = tfds("letters", data_dir=tmp_path), tfds("letters", data_dir=folder)
+    assert read.names == expected.names
+    np.testing.assert_array_equal(np.sort(read.x[:, 0, 0, 0]), np.sort(expected.x[:, 0, 0, 0]))
+    with pytest.raises(ValueError, match=r"no random access; tfds convert_format"):
+        tfds_rows("letters", data_dir=tmp_path)
+
+
+def test_errors_say_what_to_do(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no data set 'omniglott'.*do you mean omniglot"):
+        tfds("omniglott", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"omniglot.* is not prepared in .*; data\.tfds\('omniglot"):
+        tfds("omniglot", data_dir=tmp_path, download=False)
+    with pytest.raises(ValueError, match=r"no split 'valid'.*train, test"):
+        tfds("letters", split="valid", data_dir=folder)
+    with pytest.raises(ValueError, match=r"no feature 'img'; it has image, alphabet, alphabet_char_id, label"):
+        tfds("letters", features="img", data_dir=folder)
+    with pytest.raises(ValueError, match=r"no feature 'photo/label'; it has photo/image, photo/place"):
+        tfds("scenes", features="photo/image", label="photo/label", data_dir=folder)
+    with pytest.raises(ValueError, match=r"'photo/image' has examples of 6 shapes.*square"):
+        tfds("scenes", features="photo/image", label="photo/place", data_dir=folder)
+    with pytest.raises(ValueError, match=r"'caption'.*tokenizer"):
+        tfds("scenes", features="caption", label="photo/place", data_dir=folder)
+    with pytest.raises(ValueError, match=r"one value, got shapes"):
+        tfds("scenes", features="sound", label="words", data_dir=folder)
+    with pytest.raises(ValueError, match=r"each of the modalities"):
+        tfds("scenes", features={"a": "sound", "b": "words"}, label="caption", prepare=square(4), data_dir=folder)
+    with pytest.raises(ValueError, match=r"size=0"):
+        square(0)
+
+
+def test_broken_records_are_left_out_on_request_only(folder):
+    def prepare(image):
+        if image[0, 0, 0] == 21:
+            raise OSError("no picture")
+        return image[:2, :2]
+
+    with pytest.raises(ValueError, match=r"Record \d+ of letters.*no picture.*broken=\[\]"):
+        tfds("letters", data_dir=folder, prepare=prepare)
+    broken = []
+    assert len(tfds("letters", data_dir=folder, prepare=prepare, broken=broken.append).y) == 23
+    assert len(broken) == 1
+    assert broken[0][1] == "no picture"
+
+
+def ask(folder):
+    return tfds(Letters(data_dir=folder, file_format="array_record")).classes
+
+
+def test_two_processes_may_ask_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(ask, [tmp_path, tmp_path]) == [8, 8]
+    assert [path.name for path in (tmp_path / "letters").iterdir() if path.is_dir()] == ["1.0.0"]
+
+
+def test_a_damaged_file_is_said(folder, tmp_path):
+    shutil.copytree(folder / "letters", tmp_path / "letters")
+    (path,) = (tmp_path / "letters" / "1.0.0").glob("*train*")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"letters"):
+        tfds("letters", data_dir=tmp_path)
