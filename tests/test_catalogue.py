@@ -6,6 +6,7 @@ import wave
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from metajax.data.tfds import square, tfds
@@ -77,6 +78,15 @@ def test_omniglot(network, tmp_path):
     whole = tfds("omniglot", split="small1", data_dir=tmp_path)
     assert whole.x.shape[1:] == (105, 105, 3)
     assert [int(np.asarray(image[:, 0, 0]).argmin()) for image in whole.x[:4]] == [0, 1, 2, 3]
+
+
+def test_no_network(monkeypatch, tmp_path):
+    def send(*_, **__):
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    with pytest.raises(ConnectionError, match=r"cifar100.*no route.*copy it to .*cifar100"):
+        tfds("cifar100", data_dir=tmp_path)
 
 
 def test_cifar100(network, tmp_path):

@@ -168,6 +168,9 @@ def test_errors_say_what_to_do(folder, tmp_path):
         tfds("omniglott", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"omniglot.* is not prepared in .*; data\.tfds\('omniglot"):
         tfds("omniglot", data_dir=tmp_path, download=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/omniglot/? ?.*cannot be written .*data_dir="):
+        tfds("omniglot", data_dir=tmp_path / "file")
     with pytest.raises(ValueError, match=r"no split 'valid'.*train, test"):
         tfds("letters", split="valid", data_dir=folder)
     with pytest.raises(ValueError, match=r"no feature 'img'; it has image, alphabet, alphabet_char_id, label"):

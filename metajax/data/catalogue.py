@@ -107,10 +107,16 @@ def _prepare(builder: Any, download: bool) -> None:
         root = os.fspath(builder.data_dir_root)
         raise FileNotFoundError(f"{full} is not prepared in {final}; data.tfds({full!r}, data_dir={root!r}) does it.")
     import filelock
+    import requests
+    from tensorflow_datasets.core.download import download_manager, util
 
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(final.parent / f".{final.name}.lock"):
+        lock = filelock.FileLock(final.parent / f".{final.name}.lock").acquire()
+    except OSError as error:
+        raise OSError(f"{final.parent} cannot be written ({error}); name another folder: data_dir=...") from error
+    try:
+        with lock:
             if builder.is_prepared():  # by another process, while this one waited
                 builder.info.read_from_directory(builder.data_path)
             else:
@@ -119,7 +125,8 @@ def _prepare(builder: Any, download: bool) -> None:
         raise ImportError(
             f"Preparing {full} needs {error.name or error}, once: pip install tensorflow-cpu, or what is named."
         ) from error
-    except PermissionError as error:
-        raise PermissionError(
-            f"{final.parent} cannot be written ({error}); name another folder: data_dir=..."
+    except (requests.RequestException, util.DownloadError, download_manager.NonMatchingChecksumError) as error:
+        raise ConnectionError(
+            f"{full} could not be downloaded ({error}). Try again with a network, or prepare it on another machine and "
+            f"copy it to {final}."
         ) from error

@@ -55,8 +55,8 @@ def tfds(
     Raises:
         ImportError: tensorflow-datasets is missing, or TensorFlow where it is needed.
         FileNotFoundError: `download` is False, and the data was not prepared.
-        ConnectionError: the download failed.
-        PermissionError: `data_dir` cannot be written.
+        ConnectionError: the download failed, at the end of the tries of TensorFlow Datasets, which take some minutes.
+        OSError: `data_dir` cannot be written.
         ValueError: an unknown name, split or feature; a record that cannot be read; examples that differ in shape, or
             are no numbers, and no `prepare`.
 
