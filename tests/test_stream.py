@@ -15,7 +15,7 @@ from metajax import data
 from metajax.data.stream import stream, tasks_of
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (60, 4, 4, 1), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (60, 16), dtype=np.uint8)
 LABELS = RNG.permutation(np.repeat(np.arange(6), 10))
 SAMPLE = data.meta_batch(data.episodes(3, 1, 2), tasks=4)
 ROWS = data.dataset(np.arange(60, dtype=np.int32), LABELS)
@@ -51,7 +51,7 @@ def test_values_may_stay_as_stored_and_processes_share_the_tasks():
 
 
 def learner():
-    net = mj.nets.Conv4(3, width=4, rngs=nnx.Rngs(0))
+    net = mj.nets.MLP(16, (8,), 3, rngs=nnx.Rngs(0))
     apply, params = mj.nets.functional(net, fast=nnx.PathContains("head"))
     write = mj.prototypes(functools.partial(apply, method="embed"), 3)
     outer = mj.outer_loop(mj.episode(write, mj.losses.cross_entropy(apply)), optax.adam(1e-2))

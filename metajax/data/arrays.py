@@ -28,7 +28,7 @@ class Dataset:
         start: int32[classes], the first row of each class.
         count: int32[classes], the number of rows of each class.
         names: one name a class, static. What a class belongs to comes first: "Greek/alpha".
-        smallest: number of rows of the smallest class, static, so that compiled code can refuse too large a draw.
+        sizes: the same as `count`, static, so that compiled code can refuse too large a draw and name the classes.
         info: pytree of arrays [classes, ...]: what is known of a class besides its examples, such as a description.
     """
 
@@ -37,13 +37,18 @@ class Dataset:
     start: Array
     count: Array
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    smallest: int = dataclasses.field(metadata={"static": True})
+    sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     info: PyTree = ()
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def smallest(self) -> int:
+        """Number of rows of the smallest class."""
+        return min(self.sizes)
 
 
 def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info: PyTree = ()) -> Dataset:
@@ -96,7 +101,7 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
         start=jnp.asarray(np.cumsum(count) - count, jnp.int32),
         count=jnp.asarray(count, jnp.int32),
         names=tuple(str(name) for name in (range(classes) if names is None else names)),
-        smallest=int(count.min()),
+        sizes=tuple(count.tolist()),
         info=jax.tree.map(jnp.asarray, info),
     )
 
@@ -126,3 +131,20 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
     x = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], source.x)
     info = jax.tree.map(lambda leaf: np.asarray(leaf)[mask], source.info)
     return dataset(x, labels, names=names, info=info)
+
+
+def check_sizes(source: Dataset, **parts: int) -> None:
+    """Fails where a class has fewer examples than these parts of a task take together.
+
+    Raises:
+        ValueError: such classes, by name and size.
+    """
+    needed = sum(parts.values())
+    if needed > source.smallest:
+        small = {name: size for name, size in zip(source.names, source.sizes, strict=True) if size < needed}
+        asked = ", ".join(f"{name}={size}" for name, size in parts.items())
+        raise ValueError(
+            f"{asked} must not exceed together the {source.smallest} examples of the smallest class. Too small are "
+            f"{len(small)} of {source.classes}, {dict(sorted(small.items(), key=lambda pair: pair[1])[:10])}; ask for "
+            f"fewer, or use select(dataset, dataset.count >= {needed})."
+        )

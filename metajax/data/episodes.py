@@ -11,7 +11,7 @@ import numpy as np
 
 from metajax._tree import blank, modalities
 from metajax._types import Array, Batch, Modalities, PyTree, Task
-from metajax.data.arrays import Dataset
+from metajax.data.arrays import Dataset, check_sizes
 
 Drawn = TypeVar("Drawn")
 Sample: TypeAlias = Callable[[Dataset, Array], Drawn]
@@ -56,11 +56,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False, sc
         classes = dataset.classes * (4 if rotations else 1)
         if ways > classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {classes}.")
-        if shots + queries > dataset.smallest:
-            raise ValueError(
-                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; "
-                "ask for fewer, or select larger classes."
-            )
+        check_sizes(dataset, shots=shots, queries=queries)
         bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
         drawn = draw(bits[0], classes)
         chosen, turns = drawn % dataset.classes, drawn // dataset.classes

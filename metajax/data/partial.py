@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from metajax._tree import weights
 from metajax._types import Array, Batch, Task
-from metajax.data.arrays import Dataset
+from metajax.data.arrays import Dataset, check_sizes
 from metajax.data.episodes import Sample, episodes
 
 
@@ -66,11 +66,7 @@ def semi_supervised(
         classes = dataset.classes * (4 if rotations else 1)
         if ways + distractors > classes:
             raise ValueError(f"{ways=} and {distractors=} must not exceed the number of classes, {classes}.")
-        if shots + unlabelled + queries > dataset.smallest:
-            raise ValueError(
-                f"{shots=}, {unlabelled=} and {queries=} must not exceed the {dataset.smallest} examples of the "
-                "smallest class; ask for fewer, or select larger classes."
-            )
+        check_sizes(dataset, shots=shots, unlabelled=unlabelled, queries=queries)
         task_key, order_key = jax.random.split(key)
         task = whole(dataset, task_key)
         number = jnp.arange((ways + distractors) * (shots + unlabelled)).reshape(ways + distractors, -1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._types import Array, Batch, PyTree, Task
-from metajax.data.arrays import Dataset
+from metajax.data.arrays import Dataset, check_sizes
 from metajax.data.episodes import Sample, _real, draw, rows_of, turn
 from metajax.data.splits import group_of
 
@@ -67,8 +67,7 @@ def varied_episodes(
     def sample(dataset: Dataset, key: Array) -> Task:
         if most > dataset.classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
-        if dataset.smallest < 2:
-            raise ValueError("A class of one example cannot be in support and query set; select larger classes.")
+        check_sizes(dataset, support=1, queries=1)
         class_key, size_key, row_key = jax.random.split(key, 3)
         chosen = draw(jax.random.bits(class_key, (most,), jnp.uint32), dataset.classes)
         asked, shown = _sizes(dataset.count[chosen], size_key, least, support, queries, shots, math.log(imbalance))
@@ -129,11 +128,7 @@ def grouped_episodes(
     angles = 4 if rotations else 1
 
     def sample(dataset: Dataset, key: Array) -> Task:
-        if shots + queries > dataset.smallest:
-            raise ValueError(
-                f"{shots=} and {queries=} must not exceed the {dataset.smallest} examples of the smallest class; "
-                "ask for fewer, or select larger classes."
-            )
+        check_sizes(dataset, shots=shots, queries=queries)
         members, sizes = _members([group(name) for name in dataset.names], ways, angles)
         group_key, row_key = jax.random.split(key)
         which = jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
