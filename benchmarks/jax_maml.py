@@ -15,8 +15,10 @@ from metajax.nets.layers import in_one_pass, in_two_passes
 
 
 def variants(workload, plain):
-    """What is compared with the peers: with a device for each core too, where that divides the tasks, and plain JAX."""
+    """What is compared with the peers: with short steps fused and a device for each core too, and plain JAX."""
     ours = {"metajax": {}, "metajax, `mixed_mode()`": {"mixed_mode": True}}
+    if workload.steps_a_turn > 1:
+        ours[f"metajax, `fit(fuse={workload.steps_a_turn})`"] = {"fuse": workload.steps_a_turn}
     cores = len(os.sched_getaffinity(0))
     if workload.tasks % cores == 0:
         ours[f"metajax, {cores} devices"] = {"devices": cores}
@@ -64,11 +66,11 @@ def by_name(tree):
 LOWERINGS = {"native": native, "patches": in_one_pass, "two passes": in_two_passes}
 
 
-def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices=None):
+def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices=None, fuse=1):
     """(step, gradient, cost): a step of training on the workload's tasks, compiled, and the meta-gradient by name.
 
     `lower` names one of LOWERINGS for the convolutions; with `devices`, each computes its own tasks, and the cost tells
-    how many these are in the compiled program.
+    how many these are in the compiled program. With `fuse`, that many steps are one call, as in `training.fit`.
     """
     apply, params = make_net(workload.weights, lower)
     regression = workload.data["query"][1].dtype.kind == "f"
@@ -92,7 +94,11 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
         moment = program(*arguments)[0].optimizer[0].mu.fast
         return {name: np.asarray(leaf.addressable_data(0)) / 0.1 for name, leaf in by_name(moment).items()}
 
-    return lambda: program(*arguments), gradient, cost
+    if fuse == 1:
+        return lambda: program(*arguments), gradient, cost
+    steps = lambda state, *rest: jax.lax.scan(lambda state, _: (step(state, *rest)[0], None), state, length=fuse)[0]
+    fused, cost = harness.compile_timed(steps, *arguments)
+    return lambda: fused(*arguments), gradient, cost
 
 
 def spread(step, arguments, devices):

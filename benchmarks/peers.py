@@ -4,7 +4,8 @@ All start from the same weights and see the same tasks (`workloads.py` says whic
 their meta-gradients are compared before anything is timed, in float64 with each other and in float32 each with its own
 in float64, and the runs are interleaved. A peer counts at its best: each of its variants (`torch_peers.py`) is tried
 first, and the fastest is kept. Peers that are not installed are named and left out: `pip install 'metajax[peers]'` has
-them. What takes milliseconds is run several times a turn. Writes benchmarks/results/peers-<workload>.json.
+them. What takes milliseconds is run several times a turn, and by metajax also as so many steps in one call.
+Writes benchmarks/results/peers-<workload>.json.
 
     python benchmarks/peers.py
     python benchmarks/peers.py --workloads W1 --peers torch.func
@@ -54,8 +55,10 @@ class Run(harness.Process):
         self.gradient, self.cost = self.facts(limit) or (None, None)
 
     def seconds(self, limit=None, steps=1):
-        self.tell(steps)
-        return super().seconds(limit)
+        """Of one of so many steps."""
+        fuse = self.variant.get("fuse", 1)
+        self.tell(max(steps // fuse, 1))
+        return super().seconds(limit) / fuse
 
 
 def exact_gradient(run, workload):

@@ -60,8 +60,9 @@ def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
     report = json.loads((tmp_path / "peers-w1.json").read_text())
     assert report.keys() >= {"commit", "versions", "device", "threads", "seed", "rows"}
     cores = len(os.sched_getaffinity(0))
+    fused = ["metajax, `fit(fuse=10)`"] * (workloads.TINY["W1"]().steps_a_turn == 10)
     divided = [f"metajax, {cores} devices"] * (workloads.TINY["W1"]().tasks % cores == 0)
-    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`", *divided]
+    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`", *fused, *divided]
     assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-12 for row in report["rows"])
     assert all(row["ratio"] is None for row in report["rows"])  # there is no peer
 
@@ -97,6 +98,20 @@ def test_growth_and_episodes_are_measured_and_drawn(tmp_path):
     assert (tmp_path / "growth.png").exists()
     report = run("episodes", tmp_path, "--repeats", "1")
     assert {"`np.take`", "`episodes(scale=False)`"} <= {row["implementation"] for row in report["rows"]}
+
+
+def test_tasks_are_fed(tmp_path):
+    report = run("feed", tmp_path)
+    assert len(report["held_bytes"]) == 10 and {row["implementation"] for row in report["rows"]} == {
+        "resident",
+        "grain",
+    }
+
+
+def test_alphabets_are_learned(tmp_path, packs):
+    report = run("alphabets", tmp_path)
+    assert all(len(row["alphabets"]) == 20 and row["accuracy"] > 5 for row in report["rows"])
+    assert (tmp_path / "alphabets.png").exists()
 
 
 def test_the_run_for_a_gpu_runs_here(tmp_path):
