@@ -1,6 +1,10 @@
 """Tasks from data that is not on the device: the same as from data that is, wherever one begins to read."""
 
 import functools
+import os
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +78,35 @@ def test_training_is_that_of_data_in_memory_and_goes_on_where_it_stopped(tmp_pat
     assert_close(state, expected, 0)
     with pytest.raises(ValueError, match="fuse=2"):
         fit(feed, (), 8, fuse=2)
+
+
+def train_until_killed(folder):
+    """Is killed as it reads the tasks of step 12, in the middle of an epoch, with checkpoints of steps before."""
+
+    def fetch_or_die(numbers):
+        if np.array_equal(numbers, deadly):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return IMAGES[numbers]
+
+    key = jax.random.split(jax.random.fold_in(KEY, 12))[0]
+    deadly = np.asarray(SAMPLE(ROWS, key).query.x)
+    fit(stream(SAMPLE, ROWS, fetch_or_die, threads=1, ahead=1), (), 16, checkpoint=folder)
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_tasks(tmp_path):
+    command = [sys.executable, "-c", f"import test_stream as t; t.train_until_killed({str(tmp_path)!r})"]
+    killed = subprocess.run(command, cwd=os.path.dirname(__file__), env=os.environ | {"JAX_ENABLE_X64": "1"})
+    assert killed.returncode == -signal.SIGKILL
+    asked = []
+
+    def listen(numbers):
+        asked.append(numbers)
+        return IMAGES[numbers]
+
+    state, _ = fit(stream(SAMPLE, ROWS, listen), (), 16, checkpoint=tmp_path)
+    assert_close(state, fit(SAMPLE, data.dataset(IMAGES, LABELS), 16)[0], 0)
+    first = np.asarray(SAMPLE(ROWS, jax.random.split(KEY)[0]).support.x)
+    assert asked and not any(np.array_equal(numbers, first) for numbers in asked), "it did not begin anew"
 
 
 def test_what_fetch_raises_reaches_the_caller():

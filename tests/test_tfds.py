@@ -2,7 +2,11 @@
 
 import functools
 import multiprocessing
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -191,6 +195,44 @@ def test_tfrecord_is_read_by_tensorflow(folder, tmp_path):
     np.testing.assert_array_equal(np.sort(read.x[:, 0, 0, 0]), np.sort(expected.x[:, 0, 0, 0]))
     with pytest.raises(ValueError, match=r"no random access; tfds convert_format"):
         tfds_rows("letters", data_dir=tmp_path)
+
+
+def test_a_folder_of_images_is_read_as_it_is(tmp_path):
+    for label, kind in enumerate(("cat", "dog")):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        Image.fromarray(picture(label, 0)).save(tmp_path / "train" / kind / "one.png")
+    kinds = tfds(tensorflow_datasets.ImageFolder(tmp_path))
+    assert kinds.names == ("cat", "dog")
+    assert np.asarray(kinds.x)[:, 0, 0, 0].tolist() == [0, 20]
+    with pytest.raises(ValueError, match=r"no split 'test'.*it has train"):
+        tfds(tensorflow_datasets.ImageFolder(tmp_path), split="test")
+
+
+BLOCKED = """
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name == {0!r} else found(name, *rest)
+from metajax import data
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "message"),
+    [
+        ("tensorflow_datasets", "data.tfds('mnist')", r"pip install 'metajax\[data\]'"),
+        ("tensorflow", "data.tfds('speech_commands', data_dir={!r})", "pip install tensorflow-cpu"),
+        (
+            "grain",
+            "import numpy as n; data.tasks_of(data.stream(print, data.dataset(n.ones(1), n.zeros(1, int)), print), 0)",
+            r"pip install 'metajax\[data\]'",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_named(missing, code, message, tmp_path):
+    """In a process in which it cannot be imported."""
+    code = BLOCKED.format(missing) + code.format(str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(__file__), capture_output=True, text=True)
+    assert re.search(f"^ImportError: .*{message}", done.stderr, flags=re.M), done.stderr
 
 
 def test_errors_say_what_to_do(folder, tmp_path):

@@ -30,12 +30,10 @@ class Source(NamedTuple):
 def open_split(name: Any, split: str, data_dir: str | os.PathLike | None, download: bool) -> Source:
     """The split of that name; `tfds` says what the arguments are and what is raised."""
     builder = _builder(name, data_dir)
-    if not builder.is_prepared():
-        _prepare(builder, download)
-    full = builder.info.full_name
+    full, prepared = builder.info.full_name, builder.is_prepared() or _prepare(builder, download)
     try:
-        examples = builder.as_data_source(split)
-    except NotImplementedError:
+        examples = builder.as_data_source(split) if prepared else _by_tensorflow(builder, split)
+    except NotImplementedError:  # of tfrecord
         examples = _by_tensorflow(builder, split)
     except (ValueError, KeyError) as error:
         raise ValueError(
@@ -72,8 +70,8 @@ def _by_tensorflow(builder: Any, split: str) -> Any:
         return tensorflow_datasets.as_numpy(builder.as_dataset(split))
     except ImportError as error:
         raise ImportError(
-            f"{builder.info.full_name} was prepared as tfrecord, which needs TensorFlow: pip install tensorflow-cpu; "
-            f"or, where that is installed, {convert(builder)} that does not."
+            f"{builder.info.full_name} is no array_record, which needs TensorFlow: pip install tensorflow-cpu; or, "
+            f"where that is installed, {convert(builder)} that does not."
         ) from error
 
 
@@ -98,17 +96,24 @@ def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
         close = difflib.get_close_matches(name, tensorflow_datasets.list_builders(), 5)
         remedy = f"do you mean {', '.join(close)}?" if close else "tensorflow.org/datasets lists what there is."
         raise ValueError(f"There is no data set {name!r}, nor a prepared folder of that name; {remedy}") from error
+    except ImportError as error:
+        raise _missing(name, error) from error
 
 
-def _prepare(builder: Any, download: bool) -> None:
-    """Downloads and prepares, one process at a time."""
+def _missing(name: str, error: Exception) -> ImportError:
+    """What to install for preparing."""
+    return ImportError(f"Preparing {name} needs more, once: pip install tensorflow-cpu, or what is named ({error}).")
+
+
+def _prepare(builder: Any, download: bool) -> bool:
+    """Downloads and prepares, one process at a time; False if it reads files as they are, such as `ImageFolder`."""
     full, final = builder.info.full_name, pathlib.Path(builder.data_path)
     if not download:
         root = os.fspath(builder.data_dir_root)
         raise FileNotFoundError(f"{full} is not prepared in {final}; data.tfds({full!r}, data_dir={root!r}) does it.")
     import filelock
     import requests
-    from tensorflow_datasets.core.download import download_manager, util
+    from tensorflow_datasets.core.download import download_manager, extractor, util
 
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +126,17 @@ def _prepare(builder: Any, download: bool) -> None:
                 builder.info.read_from_directory(builder.data_path)
             else:
                 builder.download_and_prepare()
+    except NotImplementedError:
+        return False
     except ImportError as error:
-        raise ImportError(
-            f"Preparing {full} needs {error.name or error}, once: pip install tensorflow-cpu, or what is named."
-        ) from error
+        raise _missing(full, error) from error
+    except extractor.ExtractError as error:
+        if "No module named" in str(error):
+            raise _missing(full, error) from error
+        raise ValueError(f"{full} could not be unpacked ({error}); remove the download, and try again.") from error
     except (requests.RequestException, util.DownloadError, download_manager.NonMatchingChecksumError) as error:
         raise ConnectionError(
             f"{full} could not be downloaded ({error}). Try again with a network, or prepare it on another machine and "
             f"copy it to {final}."
         ) from error
+    return True
