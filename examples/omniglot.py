@@ -29,7 +29,9 @@ options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 key = jax.random.key(0)
 
-train, validation, test = mj.data.split_classes(mj.data.omniglot(), (1100, 100, 423), seed=0)
+characters = mj.data.omniglot()
+split = mj.data.draw_split(characters.names, {"train": 1100, "validation": 100, "test": 423}, seed=0)
+train, validation, test = (mj.data.select_part(characters, split, part) for part in split.parts)
 draw = jax.jit(mj.data.meta_batch(mj.data.episodes(WAYS, SHOTS, QUERIES, rotations=True), TEST_TASKS))
 validation, test = draw(validation, jax.random.key(1)), draw(test, jax.random.key(2))
 
@@ -77,5 +79,6 @@ for method in options.method:
     }
     rows.append(row)
     print("{method}: {accuracy:.2f} ± {interval:.2f} % on {0} test tasks, {seconds:.0f} s".format(TEST_TASKS, **row))
-report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "test_tasks": TEST_TASKS, "rows": rows}
+header = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "split": split.name, "digest": split.digest}
+report = {**header, "test_tasks": TEST_TASKS, "rows": rows}
 (options.out / "omniglot.json").write_text(json.dumps(report, indent=1) + "\n")
