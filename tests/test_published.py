@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from metajax.data.arrays import dataset
-from metajax.data.published import _CIFAR100, cifar_fs_split, fc100_split, mini_imagenet_split, omniglot_split
+from metajax.data.published import (
+    _CIFAR100,
+    _OMNIGLOT,
+    cifar_fs_split,
+    fc100_split,
+    mini_imagenet_split,
+    omniglot_split,
+)
 from metajax.data.splits import check_leaks, draw_split, group_of, select_part
 
 CIFAR_FS_TRAIN = (
@@ -81,19 +88,20 @@ def test_a_published_part_is_taken_from_data():
 
 
 def test_omniglot_by_alphabet():
-    folders = {"images_background": 6, "images_evaluation": 4}
-    names = [
-        f"{folder}/{a}/character{c}" for folder, number in folders.items() for a in range(number) for c in range(3)
-    ]
+    folders = {"images_background": _OMNIGLOT["train"].split()[:6], "images_evaluation": _OMNIGLOT["test"].split()[:4]}
+    names = [f"{folder}/{a}/character{c}" for folder, alphabets in folders.items() for a in alphabets for c in range(3)]
     split = omniglot_split(names[::-1])
     assert sizes(split) == {"train": 18, "test": 12} and every(split) == set(names)
     assert {name.partition("/")[0] for name in split.parts["test"]} == {"images_evaluation"}
+    bare = [name.partition("/")[2] for name in names]
+    assert omniglot_split(bare).parts["test"] == tuple(bare[18:])
+    assert [len(set(known.split())) for known in _OMNIGLOT.values()] == [30, 20]
     inner = draw_split(split.parts["train"], {"train": 4, "validation": 2}, group=group_of)
     assert sizes(inner) == {"train": 12, "validation": 6} and every(inner) == set(split.parts["train"])
 
 
 def test_names_that_are_not_omniglot_are_refused():
-    with pytest.raises(ValueError, match=r"begin with one of .*but \['Greek/alpha'\] do not"):
-        omniglot_split(["images_background/Greek/character01", "Greek/alpha"])
+    with pytest.raises(ValueError, match=r"have an alphabet of Omniglot .*but \['Elvish/alpha'\] have not"):
+        omniglot_split(["images_background/Greek/character01", "Elvish/alpha"])
     with pytest.raises(ValueError, match=r"Parts \['test'\] of 'Omniglot, by alphabet' have no class"):
         omniglot_split(["images_background/Greek/character01"])

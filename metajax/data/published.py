@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metajax.data.splits import ClassSplit, class_split
+from metajax.data.splits import ClassSplit, class_split, group_of
 
 _CIFAR100 = {
     "aquatic_mammals": "beaver dolphin otter seal whale",
@@ -53,6 +53,15 @@ _MINI_IMAGENET = {
     "n03535780 n03584254 n03770439 n03773504 n03980874 n09256479",
     "test": "n01930112 n01981276 n02099601 n02110063 n02110341 n02116738 n02129165 n02219486 n02443484 n02871525 "
     "n03127925 n03146219 n03272010 n03544143 n03775546 n04146614 n04149813 n04418357 n04522168 n07613480",
+}
+_OMNIGLOT = {
+    "train": "Alphabet_of_the_Magi Anglo-Saxon_Futhorc Arcadian Armenian Asomtavruli_(Georgian) Balinese Bengali "
+    "Blackfoot_(Canadian_Aboriginal_Syllabics) Braille Burmese_(Myanmar) Cyrillic Early_Aramaic Futurama "
+    "Grantha Greek Gujarati Hebrew Inuktitut_(Canadian_Aboriginal_Syllabics) Japanese_(hiragana) "
+    "Japanese_(katakana) Korean Latin Malay_(Jawi_-_Arabic) Mkhedruli_(Georgian) N_Ko "
+    "Ojibwe_(Canadian_Aboriginal_Syllabics) Sanskrit Syriac_(Estrangelo) Tagalog Tifinagh",
+    "test": "Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble Malayalam "
+    "Manipuri Mongolian Old_Church_Slavonic_(Cyrillic) Oriya Sylheti Syriac_(Serto) Tengwar Tibetan ULOG",
 }
 
 
@@ -112,18 +121,20 @@ def omniglot_split(names: Sequence[str]) -> ClassSplit:
     Take validation alphabets from the background: `draw_split(split.parts["train"], ..., group=group_of)`.
 
     Args:
-        names: of the classes, `omniglot().names`: "images_background/Greek/character01".
+        names: of the classes, `omniglot().names`, or those of `tfds("omniglot", split="train+test", label=("alphabet",
+            "label"))`: the alphabet is what stands before the last "/".
 
     Raises:
-        ValueError: names that begin with neither "images_background/" nor "images_evaluation/", or only with one.
+        ValueError: an alphabet that is not one of Omniglot's, or only those of one part.
 
-    >>> omniglot_split(["images_background/Greek/character01", "images_evaluation/Tengwar/character01"]).parts["test"]
+    >>> omniglot_split(["Greek/character01", "images_evaluation/Tengwar/character01"]).parts["test"]
     ('images_evaluation/Tengwar/character01',)
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, doi 10.1126/science.aab3050.
     """
-    folders = {"train": "images_background/", "test": "images_evaluation/"}
-    if strange := [name for name in names if not name.startswith(tuple(folders.values()))]:
-        raise ValueError(f"Names must begin with one of {list(folders.values())}, but {strange[:10]} do not.")
-    within = lambda folder: [name for name in names if name.startswith(folder)]
-    return class_split("Omniglot, by alphabet", {part: within(folder) for part, folder in folders.items()})
+    alphabets = {part: known.split() for part, known in _OMNIGLOT.items()}
+    alphabet = {name: group_of(name).rpartition("/")[2] for name in names}
+    if strange := [name for name in names if alphabet[name] not in alphabets["train"] + alphabets["test"]]:
+        raise ValueError(f"Names must have an alphabet of Omniglot before the last '/', but {strange[:10]} have not.")
+    parts = {part: [name for name in names if alphabet[name] in known] for part, known in alphabets.items()}
+    return class_split("Omniglot, by alphabet", parts)
