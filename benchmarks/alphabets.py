@@ -74,7 +74,7 @@ def draw(report, evaluation, path):
         accuracies.plot([100 * row["alphabets"][name] for name in order], range(len(order)), "o", label=row["training"])
     accuracies.set(yticks=range(len(order)), yticklabels=[name.rpartition("/")[2] for name in order])
     accuracies.set(xlabel="20-way 1-shot accuracy within the alphabet, %")
-    accuracies.legend(title="trained on tasks", fontsize="small", loc="lower right")
+    accuracies.legend(title="trained on tasks", fontsize="small", loc="upper left")
     figure.savefig(path, dpi=90)
 
 

@@ -75,6 +75,19 @@ def episodes():
     return f"{table(['sampler', 'episodes a second', 'of `np.take`'], rows)}\n\n{about}"
 
 
+def feed():
+    report = read("feed")
+    rows = [[row["implementation"], milliseconds(row)] for row in report["rows"]]
+    held = report["held_bytes"]
+    about = (
+        f"W2 with a file of {report['file_bytes'] / 1e9:g} GB, in a process that may hold "
+        f"{report['limit_bytes'] / 1e9:g}: {report['ratio']:.3f} of the step on resident tasks. While "
+        f"{report['tasks']:,} tasks are read, the process holds {held[0] / 1e6:.0f} MB after the first tenth and "
+        f"{held[-1] / 1e6:.0f} MB at the end. {machine(report)}"
+    )
+    return f"{table(['tasks', 'ms a step'], rows)}\n\n{about}"
+
+
 def growth():
     report = read("growth")
     rows = []
@@ -100,4 +113,4 @@ def machine(report):
     return f"{report['threads']} CPU cores ({report['processor']}), {versions}; commit {report['commit']}."
 
 
-MADE = (devices, episodes, growth)
+MADE = (devices, episodes, feed, growth)
