@@ -108,4 +108,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.tiny:
         options.steps, options.tasks, options.width = 10, 2, 8
+        TRAINING = dict([TRAINING.popitem()])
     main(options)

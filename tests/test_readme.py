@@ -19,4 +19,5 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     programs = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    programs["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
     subprocess.run([sys.executable, "-W", "error", script], env=os.environ | programs, cwd=tmp_path, check=True)

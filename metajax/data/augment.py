@@ -94,7 +94,7 @@ def flip() -> Augmentation:
     Raises:
         ValueError: when called, what is no image.
 
-    >>> flip()(jnp.array([[[1], [2], [3]]]), jax.random.key(1))[..., 0].tolist()
+    >>> flip()(jnp.array([[[1], [2], [3]]]), jax.random.key(3))[..., 0].tolist()
     [[3, 2, 1]]
     """
 
