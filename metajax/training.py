@@ -71,24 +71,29 @@ def fit(
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
         raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
-    if isinstance(sample, Stream) and fuse > 1:
-        raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
+    draw: Callable[[Any, Array], PyTree]
+    given: Callable[..., Iterator[Any]]
+    if isinstance(sample, Stream):  # what a step is given is then the tasks, in place of the data set
+        if fuse > 1:
+            raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
+        draw, given = lambda read, key: sample.finish(read), functools.partial(tasks_of, sample, key)
+        tasks = count_tasks(jax.eval_shape(sample.sample, sample.rows, key))
+    else:
+        draw, given = sample, lambda first: itertools.repeat(dataset)
+        tasks = count_tasks(jax.eval_shape(sample, dataset, key))
 
-    def one(state: State, key: Array, dataset: PyTree) -> tuple[State, Info]:
+    def one(state: State, key: Array, read: PyTree) -> tuple[State, Info]:
         sample_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
-        tasks = sample.finish(dataset) if isinstance(sample, Stream) else sample(dataset, sample_key)
-        return outer.step(state, tasks, step_key)
+        return outer.step(state, draw(read, sample_key), step_key)
 
-    def several(state: State, key: Array, dataset: PyTree, number: int) -> tuple[State, Info]:
-        return jax.lax.scan(lambda state, _: one(state, key, dataset), state, length=number)
+    def several(state: State, key: Array, read: PyTree, number: int) -> tuple[State, Info]:
+        return jax.lax.scan(lambda state, _: one(state, key, read), state, length=number)
 
     @functools.cache
     def compiled(number: int) -> Any:
         run = jax.jit(functools.partial(several, number=number), donate_argnums=0)
         return run.lower(state, key, read).compile()
 
-    drawn = (sample.sample, sample.rows) if isinstance(sample, Stream) else (sample, dataset)
-    tasks = count_tasks(jax.eval_shape(*drawn, key))
     state = jax.tree.map(jnp.copy, state)
     records: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -96,7 +101,7 @@ def fit(
         state = store.restore(state)
         stopped = stack.enter_context(_interruptible())
         done = int(state.step)
-        feed = tasks_of(sample, key, first=done) if isinstance(sample, Stream) else itertools.repeat(dataset)
+        feed = given(first=done)
         bar = stack.enter_context(_bar(done, steps, progress))
         spent, before, infos = 0.0, 0.0, list[Info]()
         while done < steps and not stopped.is_set() and (seconds is None or spent < seconds):

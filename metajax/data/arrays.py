@@ -148,3 +148,14 @@ def check_sizes(source: Dataset, **parts: int) -> None:
             f"{len(small)} of {source.classes}, {dict(sorted(small.items(), key=lambda pair: pair[1])[:10])}; ask for "
             f"fewer, or use select(dataset, dataset.count >= {needed})."
         )
+
+
+def check_whole(least: int = 1, **numbers: int) -> None:
+    """Fails unless each is a whole number of at least this.
+
+    Raises:
+        ValueError: the first that is not, by name.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more, got {number!r}.")

@@ -15,6 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 
 from metajax._tree import shapes
 from metajax._types import Array, PyTree
+from metajax.data.arrays import check_whole
 
 Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
 """(x, key) -> x: one example, without a leading axis, changed at random."""
@@ -71,7 +72,7 @@ def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
     >>> crop(1)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [0, 1, 1]]
     """
-    _check_whole(padding=padding)
+    check_whole(0, padding=padding)
 
     def augment(x: Array, key: Array) -> Array:
         _check_image(x)
@@ -219,7 +220,7 @@ def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
     >>> cutout(2)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [1, 1, 1]]
     """
-    _check_whole(size=size)
+    check_whole(0, size=size)
 
     def augment(x: Array, key: Array) -> Array:
         _check_image(x)
@@ -245,9 +246,3 @@ def _check_range(**values: tuple[float, float]) -> None:
     for name, (value, largest) in values.items():
         if not 0 <= value <= largest:
             raise ValueError(f"{name}={value!r} must be from 0 to {largest:g}.")
-
-
-def _check_whole(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}.")

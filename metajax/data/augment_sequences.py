@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from metajax._tree import shapes
 from metajax._types import Array, Series
-from metajax.data.augment import Augmentation, _check_range, _check_whole
+from metajax.data.arrays import check_whole
+from metajax.data.augment import Augmentation, _check_range
 
 
 def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
@@ -37,9 +38,8 @@ def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
     >>> x.sum(axis=1).tolist()
     [4.0, 4.0, 4.0, 4.0, 4.0, 0.0, 4.0, 4.0, 4.0]
     """
-    _check_whole(time=time, frequency=frequency, masks=masks)
-    if not masks:
-        raise ValueError(f"{masks=} must be 1 or more.")
+    check_whole(0, time=time, frequency=frequency)
+    check_whole(masks=masks)
 
     def augment(x: Array | Series, key: Array) -> Array | Series:
         value = x.value if isinstance(x, Series) else x
@@ -78,7 +78,7 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     >>> x.tolist()
     [0.0, 1.0, 2.0]
     """
-    _check_whole(shift=shift)
+    check_whole(0, shift=shift)
     _check_range(gain=(gain, 120.0))
 
     def augment(x: Array, key: Array) -> Array:

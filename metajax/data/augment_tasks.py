@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from metajax._tree import examples, shapes, weights
 from metajax._types import Array, Batch, Modalities, PyTree, Task
+from metajax.data.arrays import check_whole
 from metajax.data.augment import Augmentation
 from metajax.data.episodes import Drawn, Sample
 
@@ -150,8 +151,7 @@ def permuted_labels(sample: Sample[Task], ways: int) -> Sample[Task]:
     >>> task.support.y.tolist(), task.query.y.tolist()
     ([2, 0, 1], [1, 0, 2])
     """
-    if not isinstance(ways, int) or ways < 1:
-        raise ValueError(f"ways must be a whole number, 1 or more, got {ways!r}.")
+    check_whole(ways=ways)
 
     def drawn(dataset: Any, key: Array) -> Task:
         sample_key, order_key = jax.random.split(key)

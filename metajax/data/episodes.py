@@ -11,7 +11,7 @@ import numpy as np
 
 from metajax._tree import blank, modalities
 from metajax._types import Array, Batch, Modalities, PyTree, Task
-from metajax.data.arrays import Dataset, check_sizes
+from metajax.data.arrays import Dataset, check_sizes, check_whole
 
 Drawn = TypeVar("Drawn")
 Sample: TypeAlias = Callable[[Dataset, Array], Drawn]
@@ -48,9 +48,7 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False, sc
     >>> task.support.x.shape, task.query.y.tolist()
     ((2, 1), [0, 0, 0, 1, 1, 1])
     """
-    for name, size in {"ways": ways, "shots": shots, "queries": queries}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(ways=ways, shots=shots, queries=queries)
 
     def sample(dataset: Dataset, key: Array) -> Task:
         classes = dataset.classes * (4 if rotations else 1)
@@ -60,18 +58,8 @@ def episodes(ways: int, shots: int, queries: int, *, rotations: bool = False, sc
         bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
         drawn = draw(bits[0], classes)
         chosen, turns = drawn % dataset.classes, drawn // dataset.classes
-        rows = jax.vmap(draw)(bits[1:].T, dataset.count[chosen])
-        rows = dataset.start[chosen][:, None] + rows
-
-        def batch(rows: Array) -> Batch:
-            x = jax.tree.map(lambda leaf: leaf[rows.reshape(-1)], dataset.x)
-            if rotations:
-                x = turn(x, jnp.repeat(turns, rows.shape[1]))
-            x = jax.tree.map(_real, x) if scale else x
-            return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
-
-        info = jax.tree.map(lambda leaf: _real(leaf[chosen]) if leaf.dtype == jnp.uint8 else leaf[chosen], dataset.info)
-        return Task(support=batch(rows[:, :shots])._replace(info=info), query=batch(rows[:, shots:]))
+        task = task_of(dataset, chosen, turns if rotations else None, bits[1:], shots)
+        return scaled(task) if scale else task
 
     return sample
 
@@ -86,8 +74,7 @@ def batches(size: int, *, rotations: bool = False) -> Sample[Batch]:
     Raises:
         ValueError: size below 1; rotations of what is not a square image.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a whole number, 1 or more, got {size!r}.")
+    check_whole(size=size)
 
     def sample(dataset: Dataset, key: Array) -> Batch:
         row_key, turn_key = jax.random.split(key)
@@ -108,9 +95,24 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     >>> meta_batch(sinusoids(shots=5, queries=10), tasks=3)((), jax.random.key(0)).support.x.shape
     (3, 5, 1)
     """
-    if not isinstance(tasks, int) or tasks < 1:
-        raise ValueError(f"tasks must be a whole number, 1 or more, got {tasks!r}.")
+    check_whole(tasks=tasks)
     return lambda dataset, key: jax.vmap(sample, (None, 0))(dataset, jax.random.split(key, tasks))
+
+
+def task_of(dataset: Dataset, chosen: Array, turns: Array | None, bits: Array, shots: int) -> Task:
+    """The task of these classes int32[ways], turned int32[ways] times, values as stored.
+
+    Of each class as many examples are drawn as `bits`, uint32[shots + queries, ways], has rows.
+    """
+    rows = dataset.start[chosen][:, None] + jax.vmap(draw)(bits.T, dataset.count[chosen])
+
+    def batch(rows: Array) -> Batch:
+        x = jax.tree.map(lambda leaf: leaf[rows.reshape(-1)], dataset.x)
+        x = x if turns is None else turn(x, jnp.repeat(turns, rows.shape[1]))
+        return Batch(x=x, y=jnp.repeat(jnp.arange(len(chosen), dtype=jnp.int32), rows.shape[1]))
+
+    support = batch(rows[:, :shots])._replace(info=info_of(dataset, chosen))
+    return Task(support=support, query=batch(rows[:, shots:]))
 
 
 def draw(bits: Array, total: int | Array) -> Array:
@@ -139,6 +141,12 @@ def scaled(drawn: PyTree) -> PyTree:
     """The same tasks or batch, with x as `episodes` and `batches` scale it."""
     scale = lambda part: part._replace(x=jax.tree.map(_real, part.x)) if isinstance(part, Batch) else part
     return jax.tree.map(scale, drawn, is_leaf=lambda part: isinstance(part, Batch))
+
+
+def info_of(dataset: Dataset, classes: Array) -> PyTree:
+    """What is known of these classes, images as float32 in [0, 1]."""
+    picked = jax.tree.map(lambda leaf: leaf[classes], dataset.info)
+    return jax.tree.map(lambda leaf: _real(leaf) if leaf.dtype == jnp.uint8 else leaf, picked)
 
 
 def rows_of(dataset: Dataset, rows: Array) -> PyTree:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._types import Array, Batch, Task
-from metajax.data.arrays import Dataset
+from metajax.data.arrays import Dataset, check_whole
 from metajax.data.episodes import Sample, rows_of
 
 _JITTER = 2e-7  # for each example: what float32 makes of a covariance is otherwise not positive definite
@@ -159,9 +159,7 @@ def completion(pixels: int, queries: int | None = None) -> Sample[Task]:
 
 
 def _check(noise: float, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(**sizes)
     if not noise >= 0:
         raise ValueError(f"{noise=} must be a standard deviation, 0 or more.")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from metajax._tree import shapes
 from metajax._types import Array, Batch, Task
+from metajax.data.arrays import check_whole
 from metajax.data.episodes import Sample
 
 # name: (shape, range of |a|, whether a may be negative, range of c, range of b), for y = a shape(x - c) + b
@@ -86,9 +87,7 @@ def regressions(shots: int, queries: int, *, noise: float = 0.0) -> dict[str, Sa
 
     Source: Vuorio et al. 2019, arXiv 1910.13616; ranges as in the authors' code, github.com/vuoristo/MMAML-Regression.
     """
-    for name, size in {"shots": shots, "queries": queries}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(shots=shots, queries=queries)
     if not noise >= 0:
         raise ValueError(f"{noise=} must be a standard deviation, 0 or more.")
     return {name: _family(name, shots, queries, noise) for name in _FAMILIES}

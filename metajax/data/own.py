@@ -198,7 +198,7 @@ def _pictures(
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("Images need Pillow: pip install 'metajax[examples]'.") from error
+        raise ImportError("Images need Pillow: pip install 'metajax[data]'.") from error
     if size is None or size < 1:
         raise ValueError(f"{size=} must be the height and width of the images, 1 or more.")
     images, read = [], np.ones(len(paths), bool)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from metajax._tree import weights
 from metajax._types import Array, Batch, Task
-from metajax.data.arrays import Dataset, check_sizes
+from metajax.data.arrays import Dataset, check_sizes, check_whole
 from metajax.data.episodes import Sample, episodes
 
 
@@ -55,11 +55,8 @@ def semi_supervised(
     >>> int(hidden.sum()), refined.shape
     (6, (2, 2))
     """
-    for name, size in {"ways": ways, "shots": shots, "queries": queries, "unlabelled": unlabelled}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
-    if not isinstance(distractors, int) or distractors < 0:
-        raise ValueError(f"distractors must be a whole number, 0 or more, got {distractors!r}.")
+    check_whole(ways=ways, shots=shots, queries=queries, unlabelled=unlabelled)
+    check_whole(0, distractors=distractors)
     whole = episodes(ways + distractors, shots + unlabelled, queries, rotations=rotations)
 
     def sample(dataset: Dataset, key: Array) -> Task:
@@ -157,9 +154,7 @@ def continual(
     >>> continual(ways=2, tasks=3, shots=1, queries=1)(source, jax.random.key(0)).support.y.tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
-    for name, size in {"ways": ways, "tasks": tasks}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(ways=ways, tasks=tasks)
     whole = episodes(ways * tasks, shots, queries, rotations=rotations)
 
     def sample(dataset: Dataset, key: Array) -> Task:

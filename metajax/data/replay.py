@@ -18,8 +18,8 @@ import numpy as np
 from metajax._tree import shapes
 from metajax._types import Array, Batch, PyTree, Task
 from metajax.data.arrays import Dataset
-from metajax.data.episodes import Sample, _real, meta_batch, turn
-from metajax.data.varied import _only, info_of
+from metajax.data.episodes import Sample, _real, info_of, meta_batch, turn
+from metajax.data.varied import _only
 
 _FORMAT = 1
 _CORNERS = np.stack([np.rot90(np.arange(4).reshape(2, 2), quarter) for quarter in range(4)])

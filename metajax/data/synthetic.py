@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._types import Array, Batch, Task
+from metajax.data.arrays import check_whole
 from metajax.data.episodes import Sample
 
 
@@ -17,9 +18,7 @@ def sinusoids(shots: int, queries: int) -> Sample[Task]:
 
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.1.
     """
-    for name, size in {"shots": shots, "queries": queries}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(shots=shots, queries=queries)
 
     def sample(dataset: object, key: Array) -> Task:
         amplitude_key, phase_key, support_key, query_key = jax.random.split(key, 4)

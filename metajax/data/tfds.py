@@ -64,8 +64,7 @@ def tfds(
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = _names(source, features, label)
-    source = skip_decoding(source, [path for path in paths.values() if _is_picture(_at(source.features, path))])
-    made = _functions(prepare, paths, source)
+    source, made = _functions(source, prepare, paths)
     rows = list(_read(source, lambda example: (_values(example, paths, made), _label(example, labels)), broken))
     if not rows:
         raise ValueError(f"Nothing could be read of {source.name} which has {len(source.examples)} records.")
@@ -94,8 +93,7 @@ def tfds_rows(
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = _names(source, features, label)
-    source = skip_decoding(source, [path for path in paths.values() if _is_picture(_at(source.features, path))])
-    made = _functions(prepare, paths, source)
+    source, made = _functions(source, prepare, paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
             f"{source.name} is prepared as tfrecord, which has no random access; {convert(source.builder)}."
@@ -125,7 +123,7 @@ def square(size: int) -> Prepare:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("Photographs need Pillow: pip install 'metajax[examples]'.") from error
+        raise ImportError("Photographs need Pillow: pip install 'metajax[data]'.") from error
 
     def resize(picture: ArrayLike) -> np.ndarray:
         picture = np.asarray(picture)
@@ -167,9 +165,9 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _functions(
-    prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str], source: Source
-) -> dict[str, Prepare]:
-    """What makes an array of each feature."""
+    source: Source, prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]
+) -> tuple[Source, dict[str, Prepare]]:
+    """The source with its pictures as they are stored, and what makes an array of each feature of it."""
     given = dict(prepare) if isinstance(prepare, Mapping) else {} if prepare is None else dict.fromkeys(paths, prepare)
     if not set(given) <= set(paths) or (callable(prepare) and len(paths) > 1):
         raise ValueError(f"prepare must be a function for each of the modalities {list(paths)}, got {prepare!r}.")
@@ -178,7 +176,8 @@ def _functions(
         feature = _at(source.features, path)
         decode = _wave if type(feature).__name__ == "Audio" else _picture_of(feature) if _is_picture(feature) else None
         made[key] = _after(decode, given.get(key, np.asarray))
-    return made
+    pictures = [path for path in paths.values() if _is_picture(_at(source.features, path))]
+    return skip_decoding(source, pictures), made
 
 
 def _after(decode: Prepare | None, prepare: Prepare) -> Prepare:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._types import Array, Batch, PyTree, Task
-from metajax.data.arrays import Dataset, check_sizes
-from metajax.data.episodes import Sample, _real, draw, rows_of, turn
+from metajax.data.arrays import Dataset, check_sizes, check_whole
+from metajax.data.episodes import Sample, draw, info_of, rows_of, scaled, task_of
 from metajax.data.splits import group_of
 
 
@@ -56,9 +56,7 @@ def varied_episodes(
     ([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0])
     """
     least, most = ways
-    for name, size in {"ways[0]": least, "support": support, "queries": queries, "shots": shots}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(**{"ways[0]": least, "support": support, "queries": queries, "shots": shots})
     if not isinstance(most, int) or not least <= most <= support:
         raise ValueError(f"{ways=} must be fewest and most classes, and {support=} one example or more of each.")
     if not 1 <= imbalance < math.inf:
@@ -122,9 +120,7 @@ def grouped_episodes(
     >>> sorted(names[number] for number in task.support.x)
     ['Latin/a', 'Latin/b', 'Latin/c']
     """
-    for name, size in {"ways": ways, "shots": shots, "queries": queries}.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number, 1 or more, got {size!r}.")
+    check_whole(ways=ways, shots=shots, queries=queries)
     angles = 4 if rotations else 1
 
     def sample(dataset: Dataset, key: Array) -> Task:
@@ -135,23 +131,9 @@ def grouped_episodes(
         bits = jax.random.bits(row_key, (1 + shots + queries, ways), jnp.uint32)
         drawn = draw(bits[0], sizes[which] * angles)
         chosen, turns = members[which, drawn % sizes[which]], drawn // sizes[which]
-        rows = jax.vmap(draw)(bits[1:].T, dataset.count[chosen]) + dataset.start[chosen][:, None]
-
-        def batch(rows: Array) -> Batch:
-            x = rows_of(dataset, rows.reshape(-1))
-            x = turn(x, jnp.repeat(turns, rows.shape[1])) if rotations else x
-            return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
-
-        support = batch(rows[:, :shots])._replace(info=info_of(dataset, chosen))
-        return Task(support=support, query=batch(rows[:, shots:]))
+        return scaled(task_of(dataset, chosen, turns if rotations else None, bits[1:], shots))
 
     return sample
-
-
-def info_of(dataset: Dataset, classes: Array) -> PyTree:
-    """What is known of these classes, images as float32 in [0, 1]."""
-    picked = jax.tree.map(lambda leaf: leaf[classes], dataset.info)
-    return jax.tree.map(lambda leaf: _real(leaf) if leaf.dtype == jnp.uint8 else leaf, picked)
 
 
 def _sizes(
