@@ -109,7 +109,7 @@ def test_bad_folders_are_refused(photos, monkeypatch):
     with pytest.raises(ValueError, match="has no folder in it"):
         image_folder(photos / "empty", size=8)
     hide(monkeypatch, "PIL")
-    with pytest.raises(ImportError, match=r"pip install 'metajax\[examples\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'metajax\[data\]'"):
         image_folder(photos / "Greek", size=8)
 
 
