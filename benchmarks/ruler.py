@@ -46,7 +46,8 @@ def strokes(seed):
     held_out = {"validation": ("Balinese",), "test": ("Sanskrit", "Tagalog")}
     train = mj.data.select(data, lambda name: not any(f"{a}/" in name for part in held_out.values() for a in part))
     encoders = {"image": image(seed), "stroke": pen(seed)}
-    return (train, *map(of, held_out.values())), encoders, twenty
+    parts = (train, *map(of, held_out.values()))
+    return parts, encoders, twenty, split_of(*parts)
 
 
 def digits(seed):
@@ -73,13 +74,15 @@ def digits(seed):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
 
     parts = (part(fold), characters), part(~fold), test
-    return parts, {"image": image(seed), "audio": audio(seed)}, sample
+    classes = mj.data.class_split("digits", {"train": train, "test": test})
+    return parts, {"image": image(seed), "audio": audio(seed)}, sample, classes
 
 
 def hanzi(seed):
     """Chinese characters: 47 radicals to train, 20 to validate, 27 to test, drawn at random."""
     parts = mj.data.split_classes(mj.data.hanzi(), (47, 20, 27), seed=seed)
-    return parts, {"image": image(seed), "stroke": pen(seed), "definition": text(seed)}, twenty
+    encoders = {"image": image(seed), "stroke": pen(seed), "definition": text(seed)}
+    return parts, encoders, twenty, split_of(*parts)
 
 
 def groceries(seed):
@@ -94,7 +97,11 @@ def groceries(seed):
     place = np.array([place[name] for name in coarse])
     parts = [mj.data.select(data, (low <= place) & (place < high)) for low, high in ((0, 23), (23, 32), (32, 43))]
     colour = mj.nets.MLP(48, (64,), WIDTH, rngs=nnx.Rngs(seed))
-    return parts, {"grey": image(seed), "colour": colour}, ten
+    return parts, {"grey": image(seed), "colour": colour}, ten, split_of(*parts)
+
+
+def split_of(train, validation, test):
+    return mj.data.class_split("classes", {"train": train, "validation": validation, "test": test})
 
 
 image = lambda seed: mj.nets.Conv4(WIDTH, width=32, rngs=nnx.Rngs(seed))
@@ -182,13 +189,14 @@ def main(options):
     # The programs of all splits are the same, so that only the first one waits for the compiler.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)
-    started, rows = time.perf_counter(), []
+    started, rows, digests = time.perf_counter(), [], {}
     figure, axes = plt.subplots(1, len(options.data), figsize=(4.2 * len(options.data), 3.6), layout="constrained")
     for axis, name in zip(np.atleast_1d(axes), options.data, strict=True):
         make, steps, splits, _ = DATA[name]
         runs = []
         for seed in range(options.splits or splits):
-            parts, encoders, sample = make(seed)
+            parts, encoders, sample, split = make(seed)
+            digests.setdefault(name, []).append(split.digest)
             encode, params = train(parts[0], encoders, sample, options.steps or steps, seed)
             runs.append(measure(parts, encode, params, options.tasks, seed))
             print(f"{name}, split {seed}, {time.perf_counter() - started:.0f} s so far", flush=True)
@@ -209,6 +217,7 @@ def main(options):
             "threads": os.cpu_count(),
             "seconds": time.perf_counter() - started,
             "splits": {row["data"]: options.splits or DATA[row["data"]][2] for row in rows},
+            "digests": digests,
             "tasks": options.tasks,
         }
         (options.out / "ruler.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")

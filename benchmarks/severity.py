@@ -58,7 +58,9 @@ def digits(split):
         np.unique(np.asarray(data.y)[kept], return_inverse=True)[1],
     )
     train, test = (np.isin(np.asarray(data.y), values) for values in half)
-    return take(train & (rows < 100)), take(train & (rows >= 100)), take(test & (rows < 100))
+    named = ([data.names[value] for value in values] for values in half)
+    classes = mj.data.class_split("digits", dict(zip(("train", "test"), named, strict=True)))
+    return (take(train & (rows < 100)), take(train & (rows >= 100)), take(test & (rows < 100))), classes
 
 
 def strokes(split):
@@ -66,10 +68,12 @@ def strokes(split):
     data, held_out = mj.data.omniglot_strokes(), (("Balinese",), ("Sanskrit", "Tagalog"))
     of = lambda alphabets: mj.data.select(data, lambda name: name.split("/")[0] in alphabets)
     train = mj.data.select(data, lambda name: name.split("/")[0] not in sum(held_out, ()))
-    return train, *map(of, held_out)
+    parts = train, *map(of, held_out)
+    named = dict(zip(("train", "validation", "test"), parts, strict=True))
+    return parts, mj.data.class_split("alphabets", named)
 
 
-# {data: (parts of a split, encoder and corruption of each modality, task of training, steps, splits, over splits)}
+# {data: (parts and classes of a split, encoder and corruption of each modality, task, steps, splits, over splits)}
 audio = lambda seed: mj.nets.Audio(conv(40, seed), rate=8000)
 DATA = {
     "digits": (digits, {"image": image, "audio": audio}, (5, 1, 5), 150, 4, True),
@@ -317,7 +321,7 @@ def plot(rows, path):
 
 def main(options):
     options.out.mkdir(parents=True, exist_ok=True)
-    started, rows, number = time.perf_counter(), [], {}
+    started, rows, number, digests = time.perf_counter(), [], {}, {}
     for name in options.data:
         make, _, _, steps, splits, _ = DATA[name]
         steps, number[name] = options.steps or steps, options.splits or splits
@@ -325,7 +329,9 @@ def main(options):
         eye = look_at_characters(2 * steps) if name == "digits" else None
         start = lambda slow, eye=eye: {} if eye is None else {"encoders": slow["encoders"] | {"image": eye}}
         for split in range(number[name]):
-            runs.append(measure(name, compiled, make(split), start, split))
+            parts, classes = make(split)
+            digests.setdefault(name, []).append(classes.digest)
+            runs.append(measure(name, compiled, parts, start, split))
             print(f"{name}, split {split}, {time.perf_counter() - started:.0f} s so far", flush=True)
         rows += report(name, runs)
         header = {
@@ -334,6 +340,7 @@ def main(options):
             "threads": os.cpu_count(),
             "seconds": time.perf_counter() - started,
             "sizes": {"splits": number, "tasks": TASKS, "ways": WAYS, "shots": SHOTS},
+            "digests": digests,
             "severities": SEVERITIES.tolist(),
         }
         (options.out / "severity.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")

@@ -370,6 +370,7 @@ header = {
     "tasks": options.tasks,
     "pairs": WAYS * PAIRS,
     "classes": [part.classes for part in (train, validation, test)],
+    "digest": mj.data.class_split("alphabets", {"train": train, "validation": validation, "test": test}).digest,
 }
 (options.out / "alignment.json").write_text(json.dumps({**header, "rows": report}, indent=1) + "\n")
 

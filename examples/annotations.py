@@ -51,7 +51,7 @@ print(f"{len(rows)} characters, the composition of {told.mean():.0%} is known: {
 
 
 def dataset_of(split, part):
-    """EACH characters of each of a part's radicals, so that all splits are of one shape."""
+    """EACH characters of each of a part's radicals, so that all splits are of one shape; and these radicals."""
     rng = np.random.default_rng(split)
     order = rng.permutation(characters.classes)
     chosen = order[sum(SIZES[:part]) : sum(SIZES[: part + 1])]
@@ -59,7 +59,8 @@ def dataset_of(split, part):
     row = np.concatenate([start[c] + rng.permutation(count[c])[:EACH] for c in chosen])
     value = {"image": pictures[row], "structure": structure[row], "strokes": (strokes - strokes.mean())[row]}
     present = {"image": np.ones(len(row), bool), "structure": told[row], "strokes": np.ones(len(row), bool)}
-    return mj.data.dataset(mj.data.modalities(value, present), np.repeat(np.arange(len(chosen)), EACH))
+    data = mj.data.dataset(mj.data.modalities(value, present), np.repeat(np.arange(len(chosen)), EACH))
+    return data, [characters.names[c] for c in chosen]
 
 
 def permuted(data, split):
@@ -126,9 +127,11 @@ def seen(image):
 
 learn, judge, key = jax.jit(learn), jax.jit(judge), jax.random.key(0)
 accuracy = {name: {shots: [] for shots in SHOTS} for name in ("without", "annotated", "permuted")}
-chosen, learned = [], []
+chosen, learned, digests = [], [], []
 for split in range(options.splits):
-    train, validation, test = (dataset_of(split, part) for part in range(3))
+    (train, validation, test), names = zip(*(dataset_of(split, part) for part in range(3)), strict=True)
+    parts = dict(zip(("train", "validation", "test"), names, strict=True))
+    digests.append(mj.data.class_split("radicals", parts).digest)
     split_key = jax.random.fold_in(key, split)
     tried = {weight: learn(train, weight, split_key) for weight in (0.0, *WEIGHTS)}
     scores = {weight: sum(judge(tried[weight][0], validation, split_key).values()) for weight in WEIGHTS}
@@ -160,6 +163,13 @@ aids = {name: float(np.mean([one[name] for one in learned])) for name in learned
 print(f"weights chosen: {chosen}; at the end of training: " + ", ".join(f"{k} {v:.2f}" for k, v in aids.items()))
 took = time.perf_counter() - started
 report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "seconds": took, "steps": options.steps}
-report |= {"splits": options.splits, "tasks": TASKS, "radicals": SIZES, "weights": chosen, "auxiliary": aids}
+report |= {
+    "splits": options.splits,
+    "digests": digests,
+    "tasks": TASKS,
+    "radicals": SIZES,
+    "weights": chosen,
+    "auxiliary": aids,
+}
 (options.out / "annotations.json").write_text(json.dumps(report | {"rows": results}, indent=1) + "\n")
 print(f"{took:.0f} s; see {options.out / 'annotations.json'}.")

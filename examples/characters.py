@@ -102,6 +102,9 @@ report = {
     "tasks": number,
     "ways": WAYS,
 }
+parts = {"train": train, "test": test}
+named = {part: [table["character"][number] for number in numbers] for part, numbers in parts.items()}
+report["digest"] = mj.data.class_split("characters", named).digest
 report |= {"train": len(train), "test": len(test), "edges": [len(whole_graph), len(without_radicals)], "rows": rows}
 (options.out / "characters.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -222,6 +222,9 @@ for shots in (1, 5):
 
 took = time.perf_counter() - started
 report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "seconds": took, "kinds": kinds}
+products = np.array(shop.names)
+parts = ({"train": products[kind != name].tolist(), "test": products[kind == name].tolist()} for name in kinds)
+report["digests"] = [mj.data.class_split("kinds", part).digest for part in parts]
 report |= {"tasks": options.tasks, "ways": WAYS, "queries": QUERIES, "rows": results}
 report |= {"chosen (ridge, trust)": settings}
 (options.out / "groceries.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -159,10 +159,13 @@ except ImportError as error:
     print(f"Without the pretrained encoder: {error}")
     vectors = None
 
-runs = []
+runs, digests = [], []
 for split in range(options.splits):
     held_out = order[[(2 * split + step) % len(order) for step in (0, 3, 6)]]
     held_in = ~np.isin(domain, held_out)
+    digests.append(
+        mj.data.class_split("domains", {"train": names[held_in].tolist(), "test": names[~held_in].tolist()}).digest
+    )
     features = {"counted words": (jnp.asarray(counts(np.flatnonzero(held_in[label]))), None)}
     features["net from scratch"] = from_scratch(held_in), None
     if vectors is not None:
@@ -211,6 +214,7 @@ for shots in table:
 took = time.perf_counter() - started
 report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "seconds": took, "splits": len(runs)}
 report |= {"tasks": options.tasks, "steps": options.steps, "ways": WAYS, "queries": QUERIES, "out of scope": OUTSIDE}
+report["digests"] = digests
 report |= {"rows": table, "minus net from scratch": paired}
 (options.out / "intents.json").write_text(json.dumps(report, indent=1) + "\n")
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")

@@ -196,10 +196,12 @@ for axis, (name, lines) in zip(axes[1:], drawn.items(), strict=True):
     best = min(float(line.min()) for line in lines.values())
     axis.set(ylim=(0.95 * best, 2.4), xlabel="inner steps", ylabel="query loss", title=f"test: {name}")
     axis.legend(fontsize=7)
+parts = {"train": split.train, "validation": split.validation, "test": split.test}
 report = {
     "jax": jax.__version__,
     "device": jax.devices()[0].device_kind,
     "seed": 0,
+    "digest": mj.data.class_split("scripts", parts).digest,
     "tasks": options.tasks,
     "outer_steps": options.steps,
     "training_seconds": records[-1]["seconds"],

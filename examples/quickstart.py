@@ -151,7 +151,7 @@ took = time.perf_counter() - started
 print(f"{took:.0f} s in all, {options.seconds:.0f} s to train each net. Fine-tuning: {chosen}")
 device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
 header = {"jax": jax.__version__, "device": device, "seconds": took, "training_seconds": options.seconds}
-parts = {"train": split.train.names, "validation": split.validation.names, "test": split.test.names}
+parts = {"train": split.train, "validation": split.validation, "test": split.test}
 header["digest"] = mj.data.class_split("scripts", parts).digest
 chosen = {f"{k} shot": [*setting, rate] for k, (setting, rate) in chosen.items()}
 report = {**header, "test_tasks": TEST_TASKS, "dropped": split.dropped, "fine_tuning": chosen, "rows": table}

@@ -189,7 +189,7 @@ value = lambda params, x, key=None, *, reference=None: x.value
 fused = mj.losses.cross_entropy(modalities.late_head(value))
 late = judge(modalities.modal_prototypes(value, WAYS), WAYS, fused)
 
-words, held = {}, {}
+words, held, digests = {}, {}, {"new words": [], "new speakers": []}
 
 
 def note(table, row, shots, value):
@@ -200,6 +200,8 @@ def note(table, row, shots, value):
 
 for split, (train, test) in enumerate(halves):
     split_key = jax.random.fold_in(key, split)
+    parts = {part: [pairs.names[word] for word in half] for part, half in (("train", train), ("test", test))}
+    digests["new words"].append(mj.data.class_split("words", parts).digest)
     x, here = sounds[train], np.arange(200) % 4 < 3
     part = lambda kept, x=x: mj.data.dataset(
         x[:, kept].reshape(-1, FRAMES, MELS), np.repeat(np.arange(WAYS), kept.sum())
@@ -307,6 +309,8 @@ new_speakers = {}
 for who in range(len(speakers)):
     fold_key, validation = jax.random.fold_in(key, 100 + who), (who + 1) % len(speakers)
     others = [i for i in range(len(speakers)) if i != who]
+    parts = {"train": [speakers[i] for i in others], "test": [speakers[who]]}
+    digests["new speakers"].append(mj.data.class_split("speakers", parts).digest)
     inner = learn([i for i in others if i != validation], fold_key)
     outer = learn(others, fold_key)
     tasks = by_word(draw_speaker(fold_key))
@@ -353,7 +357,15 @@ for part, of_part in (rows | {"paired differences": paired}).items():
         print(f"{row:<42}{show(values)}")
 header = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "seconds": took}
 sizes = {"steps": options.steps, "splits": len(halves), "folds": len(speakers), "tasks": TASKS}
-report = {**header, "sizes": sizes, "rows": rows, "paired": paired, "chosen": held, "folds": new_speakers}
+report = {
+    **header,
+    "sizes": sizes,
+    "digests": digests,
+    "rows": rows,
+    "paired": paired,
+    "chosen": held,
+    "folds": new_speakers,
+}
 (options.out / "speech.json").write_text(json.dumps(report, indent=1) + "\n")
 
 # The picture: a task of the last split, then what the rows of the table are worth.

@@ -188,6 +188,8 @@ header = {"jax": jax.__version__, "device": device, "seconds": took, "steps": op
 header["training_processor_seconds"] = {"joint": joint_seconds, "meta": meta_seconds}
 header["languages"] = dict(zip(("train", "validation", "test"), map(len, languages), strict=True))
 header["test_classes"] = {kind: sum(name.endswith(kind) for name in split.test.names) for kind in KINDS}
+parts = {"train": split.train, "validation": split.validation, "test": split.test}
+header["digest"] = mj.data.class_split("languages", parts).digest
 header |= {"test_tasks": len(tasks), "dropped": split.dropped}
 header["fine_tuning"] = {"chosen": chosen, "validation": {str(setting): row[0] for setting, row in tried.items()}}
 (options.out / f"translation-{options.fold}.json").write_text(

@@ -173,6 +173,7 @@ report = {
     "seconds": took,
     "sizes": {"steps": options.steps, "nets": options.nets, "tasks": TASKS, "frames": FRAMES, "ways": WAYS},
     "classes": {"train": train.classes, "validation": validation.classes, "test": test.classes},
+    "digest": mj.data.class_split("alphabets", {"train": train, "validation": validation, "test": test}).digest,
     "rows": {shots: {row: percent(values) for row, values in per_task[shots].items()} for shots in SHOTS},
     "paired": {shots: {f"{a} minus {b}": percent(minus(per_task[shots], a, b)) for a, b in pairs} for shots in SHOTS},
     "best single": [[one.best_single for one in measured[shots]] for shots in SHOTS],

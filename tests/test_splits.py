@@ -79,6 +79,15 @@ def test_a_split_by_lists_and_predicates():
     assert class_split("mine", {"all": (name for name in train)}).parts["all"] == ("b", "a")
 
 
+def test_the_split_that_data_sets_are_is_written_down_and_checked():
+    train, test = split_classes(letters(), (9, 7), seed=3)
+    split = class_split("as drawn", {"train": train, "test": test})
+    assert split.parts == {"train": train.names, "test": test.names}
+    assert split.digest == draw_split(NAMES, {"train": 9, "test": 7}, seed=3).digest
+    with pytest.raises(ValueError, match="9 classes of 'twice' are listed twice"):
+        class_split("twice", {"train": letters(), "test": train})
+
+
 def test_the_digest_is_that_of_the_classes_in_any_order():
     split = class_split("one", {"train": ["ä", "b"], "test": ["c"]})
     same = class_split("other", {"test": ["c"], "train": ["b", "ä"]})

@@ -39,13 +39,13 @@ class ClassSplit(NamedTuple):
 
 
 def class_split(
-    name: str, parts: Mapping[str, Iterable[str] | Callable[[str], bool]], names: Sequence[str] = ()
+    name: str, parts: Mapping[str, Iterable[str] | Dataset | Callable[[str], bool]], names: Sequence[str] = ()
 ) -> ClassSplit:
     """A split by names. Results write down its `name` and `digest`.
 
     Args:
         name: what it is called.
-        parts: {part: names of its classes, or a predicate on those in `names`}.
+        parts: {part: names of its classes, a data set that has these classes, or a predicate on those in `names`}.
         names: of all classes, `dataset.names`; only predicates need it. A class that no part wants is left out.
 
     Raises:
@@ -58,7 +58,10 @@ def class_split(
     """
     if strings := [part for part, wanted in parts.items() if isinstance(wanted, str)]:
         raise ValueError(f"Parts {strings} of {name!r} must be lists of class names or predicates, not one string.")
-    chosen = {part: filter(wanted, names) if callable(wanted) else wanted for part, wanted in parts.items()}
+    chosen: dict[str, Iterable[str]] = {}
+    for part, wanted in parts.items():
+        named = wanted.names if isinstance(wanted, Dataset) else wanted
+        chosen[part] = filter(named, names) if callable(named) else named
     return _checked(ClassSplit(name, {part: tuple(wanted) for part, wanted in chosen.items()}))
 
 
