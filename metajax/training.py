@@ -67,7 +67,8 @@ def fit(
         "evaluate/<name>" with "evaluate/<name>/interval"}.
 
     Raises:
-        ValueError: steps below 0, fuse or every below 1, fuse that does not divide every, or a stream with fuse.
+        ValueError: steps below 0, fuse or every below 1, fuse that does not divide every, or a stream with fuse or
+            shard.
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
         raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
@@ -76,8 +77,11 @@ def fit(
     if isinstance(sample, Stream):  # what a step is given is then the tasks, in place of the data set
         if fuse > 1:
             raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
-        draw, given = lambda read, key: sample.finish(read), functools.partial(tasks_of, sample, key)
-        tasks = count_tasks(jax.eval_shape(sample.sample, sample.rows, key))
+        if sample.options["shard"] != (0, 1):
+            raise ValueError(
+                f"fit trains on all tasks, not on shard={sample.options['shard']}; use `tasks_of` for that."
+            )
+        draw, given, tasks = sample.finish, functools.partial(tasks_of, sample, key), sample.tasks
     else:
         draw, given = sample, lambda first: itertools.repeat(dataset)
         tasks = count_tasks(jax.eval_shape(sample, dataset, key))

@@ -139,6 +139,18 @@ def test_a_wave_is_shifted_and_louder_as_a_loop_says():
     assert np.isin(moved, [0, *WAVE]).all()
 
 
+def test_a_recording_of_several_channels_or_some_length_is_shifted_alike():
+    long = np.concatenate([WAVE, np.zeros(5)])
+    both = Series(jnp.stack([long, -long], axis=1), jnp.asarray(30))
+    for seed in range(20):
+        key = jax.random.key(seed)
+        expected = wave(shift=3, gain=6)(jnp.asarray(WAVE, jnp.float64), key)
+        moved = wave(shift=3, gain=6)(both, key)
+        assert moved.length == 30 and not moved.value[30:].any()
+        np.testing.assert_allclose(moved.value[:30], jnp.stack([expected, -expected], axis=1), atol=1e-6)
+        np.testing.assert_array_equal(wave(shift=3, gain=6)(both.value[:30], key), moved.value[:30])
+
+
 def test_tokens_are_replaced_with_their_rate_and_the_first_stays():
     new = draws(text_dropout(0.3), TEXT, 3000)
     hit = new != TEXT[None]
@@ -177,9 +189,10 @@ def test_tokens_are_left_out_and_the_rest_moves_up():
         (lambda: spec_augment(13, 0)(jnp.asarray(SPECTROGRAM), jax.random.key(0)), r"time=13 .*exceed.*\[12, 6\]"),
         (lambda: spec_augment(0, 7)(jnp.asarray(SPECTROGRAM), jax.random.key(0)), r"frequency=7 .*exceed.*\[12, 6\]"),
         (lambda: spec_augment(1, 1)(jnp.asarray(WAVE), jax.random.key(0)), r"spectrogram.*float32\[30\]"),
+        (lambda: text_dropout(0.1)(Series(jnp.ones((2, 1), int), 2), jax.random.key(0)), "One text of token ids"),
         (lambda: wave(shift=30)(jnp.asarray(WAVE), jax.random.key(0)), "shift=30 must be smaller than .*30 samples"),
-        (lambda: wave()(jnp.ones(3, jnp.int16), jax.random.key(0)), r"wave \[samples\] of floats.*int16\[3\]"),
-        (lambda: wave()(jnp.ones((2, 3)), jax.random.key(0)), r"float64\[2, 3\]; vmap"),
+        (lambda: wave()(jnp.ones(3, jnp.int16), jax.random.key(0)), r"wave \[samples\] or .* of floats.*int16\[3\]"),
+        (lambda: wave()(jnp.ones((2, 3, 1)), jax.random.key(0)), r"float64\[2, 3, 1\]; vmap"),
         (lambda: text_dropout(0.1)(jnp.ones(3), jax.random.key(0)), r"int\[length\].*float64\[3\]"),
         (lambda: text_dropout(0.1)(jnp.ones((2, 3), int), jax.random.key(0)), r"int64\[2, 3\]; vmap"),
     ],

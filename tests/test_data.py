@@ -165,14 +165,26 @@ BAD = {
     "lengths that differ": (np.zeros((3, 1)), np.array([0, 1]), "same, positive number of rows"),
     "nothing": (np.zeros((0, 1)), np.array([], int), "same, positive number of rows"),
     "NaN": (np.array([[0.0], [np.nan]]), np.array([0, 1]), r"not finite in rows \[1\]"),
+    "large integers": (np.array([[0, 1], [0, 2**31]]), np.array([0, 1]), r"x is too large for int32 in rows \[1\]"),
+    "large numbers": (np.array([1e39, 1.0]), np.array([0, 1]), r"x is too large for float32 in rows \[0\]; rescale"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_values_are_refused_by_dataset(case):
     x, y, message = BAD[case]
-    with pytest.raises(ValueError, match=message):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=message):
         data.dataset(x, y)
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"names of their own, but several are \['a'\]"):
+        data.dataset(np.zeros((3, 1)), np.arange(3), names=["a", "b", "a"])
+
+
+def test_a_choice_of_classes_is_of_bools():
+    with pytest.raises(ValueError, match=r"one bool for each of the 3 classes, got int64\[2\]"):
+        data.select(data.dataset(np.zeros((3, 1)), np.arange(3)), [0, 1])
 
 
 def test_labels_beyond_the_names_are_refused():

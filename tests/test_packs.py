@@ -164,7 +164,7 @@ def test_a_damaged_photograph_is_named(pack, monkeypatch):
     with pytest.raises(ValueError, match="photograph in row 2 cannot be decoded"):
         groceries()
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install 'metajax\[examples\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'metajax\[data\]'"):
         groceries()
 
 

@@ -96,6 +96,14 @@ def test_another_data_set_is_refused(tmp_path):
         load_tasks(tmp_path / "made", pictures())
 
 
+def test_tasks_of_several_data_sets_are_refused(tmp_path):
+    modes = mj.data.task_modes(
+        {name: lambda both, key, name=name: mj.data.episodes(2, 1, 1)(both[name], key) for name in "ab"}
+    )
+    with pytest.raises(ValueError, match="several data sets cannot be recorded, got dict; save those of each"):
+        save_tasks(tmp_path / "tasks", modes, {"a": pictures(), "b": pictures(seed=1)}, KEY)
+
+
 def test_fingerprints_tell_data_sets_apart():
     plain = {"names": [str(n) for n in range(8)], "info": ()}
     image = np.zeros((8, 2), np.uint8)

@@ -223,7 +223,8 @@ from metajax import data
         ("tensorflow", "data.tfds('speech_commands', data_dir={!r})", "pip install tensorflow-cpu"),
         (
             "grain",
-            "import numpy as n; data.tasks_of(data.stream(print, data.dataset(n.ones(1), n.zeros(1, int)), print), 0)",
+            "import numpy as n; rows = data.dataset(n.arange(1), n.zeros(1, int));"
+            "data.tasks_of(data.stream(data.meta_batch(data.batches(1), 1), rows, print), 0)",
             r"pip install 'metajax\[data\]'",
         ),
     ],
@@ -253,15 +254,19 @@ def test_errors_say_what_to_do(folder, tmp_path):
         tfds("scenes", features="photo/image", label="photo/place", data_dir=folder)
     with pytest.raises(ValueError, match=r"'caption'.*tokenizer"):
         tfds("scenes", features="caption", label="photo/place", data_dir=folder)
-    with pytest.raises(ValueError, match=r"one value, got shapes"):
+    with pytest.raises(ValueError, match=r"A label must be one value of an example, which \['words'\]"):
         tfds("scenes", features="sound", label="words", data_dir=folder)
+    with pytest.raises(ValueError, match=r"1 classes of keep are not in letters.* such as \['Greek_9'\]"):
+        tfds("letters", keep=["Greek_1", "Greek_9"], data_dir=folder)
+    with pytest.raises(ValueError, match=r"keep leaves no class of letters"):
+        tfds("letters", keep=lambda name: False, data_dir=folder)
     with pytest.raises(ValueError, match=r"each of the modalities"):
         tfds("scenes", features={"a": "sound", "b": "words"}, label="caption", prepare=square(4), data_dir=folder)
     with pytest.raises(ValueError, match=r"size=0"):
         square(0)
 
 
-def test_broken_records_are_left_out_on_request_only(folder):
+def test_broken_records_are_left_out_on_request_only(folder, tmp_path):
     def prepare(image):
         if image[0, 0, 0] == 21:
             raise OSError("no picture")
@@ -271,8 +276,69 @@ def test_broken_records_are_left_out_on_request_only(folder):
         tfds("letters", data_dir=folder, prepare=prepare)
     broken = []
     assert len(tfds("letters", data_dir=folder, prepare=prepare, broken=broken.append).y) == 23
-    assert len(broken) == 1
-    assert broken[0][1] == "no picture"
+    ((number, reason),) = broken
+    assert reason == "no picture"
+    rows, fetch = tfds_rows("letters", data_dir=folder, prepare=prepare)
+    with pytest.raises(ValueError, match=rf"Record {number} of letters.*no picture"):
+        fetch(np.arange(24))
+    rows, fetch = tfds_rows("letters", data_dir=folder, prepare=prepare, broken=broken.append)
+    assert broken[0] == broken[1] and len(broken) == 2
+    assert number not in rows.x and len(fetch(np.asarray(rows.x))) == 23
+    Letters(data_dir=tmp_path, file_format="tfrecord").download_and_prepare()
+    read = tfds("letters", data_dir=tmp_path, prepare=prepare, broken=broken.append)
+    assert len(read.y) == 23 and broken[2][1] == "no picture"
+    with pytest.raises(ValueError, match=r"Nothing could be read of letters.*, Record 0 of .*\(never\)"):
+        tfds("letters", data_dir=folder, prepare=never, broken=broken.append)
+    assert len(broken) == 27
+
+
+def never(image):
+    raise OSError("never")
+
+
+def test_an_error_in_a_program_is_no_broken_record(folder):
+    with pytest.raises(TypeError, match="no_such_argument"):
+        tfds("letters", data_dir=folder, prepare=lambda image: square(4, no_such_argument=1), broken=print)
+
+
+class Unlabelled(Letters):
+    """Some of its records have no label, which is -1, as in the catalogue's stl10."""
+
+    def _generate_examples(self, labels):
+        for key, example in super()._generate_examples(labels):
+            yield key, example | {"label": -1 if key < 5 else example["label"]}
+
+
+def test_records_without_a_label_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"3 records of unlabelled.* have no 'label', -1; choose another split"):
+        tfds(Unlabelled(data_dir=tmp_path, file_format="array_record"))
+
+
+def test_only_some_classes_are_read(folder):
+    decoded = []
+    kept = tfds(
+        "letters", data_dir=folder, label=("alphabet", "label"), keep=lambda name: name.startswith("Greek/"),
+        prepare=lambda image: (decoded.append(image), image[:2, :2])[1],
+    )  # fmt: skip
+    assert kept.names == tuple(f"Greek/Greek_{number}" for number in range(4)) and len(decoded) == 12
+    split = data.class_split("two", {"train": ["Greek_0"], "test": ["Korean_1", "Greek_3"]})
+    test = tfds("letters", data_dir=folder, keep=split.parts["test"])
+    assert test.names == ("Greek_3", "Korean_1")
+    np.testing.assert_array_equal(np.unique(test.x[:, 0, 0, 0]), [60, 61, 62, 100, 101, 102])
+
+
+def test_what_may_differ_in_length_is_a_series_even_where_it_does_not(folder):
+    one = tfds("scenes", split="train[:1]", features="sound", label="photo/place", data_dir=folder)
+    assert one.x.value.shape[::2] == (1, 1) and one.x.length.tolist() == [one.x.value.shape[1]]
+
+
+def test_copies_are_found_in_data_that_is_not_in_memory(folder):
+    both = [tfds_rows("letters", split=split, data_dir=folder) for split in ("train", "test", "train[:1]")]
+    data.check_leaks(train=both[0], test=both[1])
+    with pytest.raises(ValueError, match="1 examples are in two parts"):
+        data.check_leaks(train=both[0], test=both[1], validation=both[2])
+    with pytest.raises(ValueError, match=r"Numbers of rows say nothing.*\(rows, fetch\)"):
+        data.check_leaks(train=both[0][0], test=both[1][0])
 
 
 def ask(folder):

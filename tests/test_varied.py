@@ -56,6 +56,23 @@ def test_varied_tasks_keep_to_the_rules():
     assert len(shapes) > 150 and max(sizes) > 25 and min(sizes) < 5
 
 
+def test_ways_end_at_the_number_of_classes_and_groups_stay_by_themselves():
+    ways = [counted(task.support)[1].max() + 1 for task in many(varied_episodes((6, 50), 60, 2), rows(), 100)]
+    assert set(ways) == {6, 7, 8}
+    source, sizes = (
+        rows(names=[f"{group}/{number}" for number, group in enumerate("ABBAACAA")]),
+        {"A": set(), "B": set()},
+    )
+    for task in many(varied_episodes((2, 4), 30, 2, group=mj.data.group_of), source, 300):
+        row, label = counted(task.support)
+        asked, _ = counted(task.query)
+        (group,) = {source.names[OWNER[one]][0] for one in (*row, *asked)}
+        assert len({*row, *asked}) == len(row) + len(asked)
+        assert len(set(OWNER[row])) == label.max() + 1
+        sizes[group].add(int(label.max()) + 1)
+    assert sizes == {"A": {2, 3, 4}, "B": {2}}, "a group of one class is never drawn"
+
+
 def simulate(rng, counts, least, most, support, queries, shots, spread):
     """What the paper says, one class after another."""
     ways = rng.integers(least, most + 1)
@@ -198,8 +215,10 @@ def test_errors_say_what_to_do():
     ):
         with pytest.raises(ValueError, match=message):
             varied_episodes(**options)
-    with pytest.raises(ValueError, match=r"ways=\(5, 50\) must not exceed the number of classes, 8"):
-        varied_episodes()(source, KEY)
+    with pytest.raises(ValueError, match=r"ways=\(9, 50\) must not begin above the number of classes, 8"):
+        varied_episodes((9, 50))(source, KEY)
+    with pytest.raises(ValueError, match=r"No group has ways=5 classes"):
+        varied_episodes(group=mj.data.group_of)(source, KEY)
     with pytest.raises(ValueError, match=r"support=1, queries=1 must not .* 1 of 2, \{'1': 1\}; ask"):
         jax.jit(varied_episodes((1, 2), 9, 1))(rows([3, 1]), KEY)
     with pytest.raises(ValueError, match="ways must be a whole number"):

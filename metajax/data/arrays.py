@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -64,7 +65,8 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
 
     Raises:
         ValueError: no examples, lengths that differ, labels that are not integers, out of range or
-            without an example, or values that are not finite.
+            without an example, a name that two classes have, or values that are not finite, or too large for JAX's
+            default dtype.
 
     >>> digits = dataset(np.zeros((6, 28, 28, 1), np.uint8), np.array([1, 0, 1, 0, 1, 0]))
     >>> digits.classes, digits.count.tolist()
@@ -81,6 +83,9 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"Labels must lie in 0 to {classes - 1}, got {labels.min()} to {labels.max()}.")
     labels = labels.astype(np.int64)
+    names = tuple(str(name) for name in (range(classes) if names is None else names))
+    if twice := [name for name, times in collections.Counter(names).items() if times > 1]:
+        raise ValueError(f"Classes must have names of their own, but several are {twice[:10]}.")
     count = np.bincount(labels, minlength=classes)
     if not count.all():
         empty = np.flatnonzero(count == 0).tolist()
@@ -90,17 +95,24 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
         sizes = jax.tree.map(np.shape, info)
         raise ValueError(f"info must have one row for each of the {classes} classes, got shapes {sizes}.")
     for path, leaf in jax.tree_util.tree_leaves_with_path({"x": x, "info": info}):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
-            rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)).tolist()
-            where = path[0].key + jax.tree_util.keystr(path[1:])
-            raise ValueError(f"{where} is not finite in rows {rows[:10]}; drop or repair them.")
+        where, kept = path[0].key + jax.tree_util.keystr(path[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
+        with np.errstate(over="ignore"):
+            cast = leaf.astype(kept)
+        if jnp.issubdtype(kept, jnp.inexact):
+            if len(rows := _rows_with(~np.isfinite(leaf))):
+                raise ValueError(f"{where} is not finite in rows {rows}; drop or repair them.")
+            lost = ~np.isfinite(cast)
+        else:
+            lost = cast != leaf
+        if len(rows := _rows_with(lost)):
+            raise ValueError(f"{where} is too large for {kept} in rows {rows}; rescale it, or set jax_enable_x64.")
     order = np.argsort(labels, kind="stable")
     return Dataset(
         x=jax.tree.map(lambda leaf: jnp.asarray(leaf[order]), x),
         y=jnp.asarray(labels[order], jnp.int32),
         start=jnp.asarray(np.cumsum(count) - count, jnp.int32),
         count=jnp.asarray(count, jnp.int32),
-        names=tuple(str(name) for name in (range(classes) if names is None else names)),
+        names=names,
         sizes=tuple(count.tolist()),
         info=jax.tree.map(jnp.asarray, info),
     )
@@ -111,7 +123,7 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
 
     Args:
         source: what to choose from.
-        keep: a predicate on a class's name, or one bool a class.
+        keep: a predicate on a class's name, or bool[classes].
 
     Raises:
         ValueError: nothing is left, or not one bool a class.
@@ -120,9 +132,10 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
     >>> select(letters, lambda name: name.startswith("Latin/")).names
     ('Latin/a', 'Latin/b')
     """
-    mask = np.array([keep(name) for name in source.names] if callable(keep) else keep, bool)
-    if mask.shape != (source.classes,):
-        raise ValueError(f"keep must have one bool for each of the {source.classes} classes, got shape {mask.shape}.")
+    mask = np.array([bool(keep(name)) for name in source.names] if callable(keep) else keep)
+    if mask.shape != (source.classes,) or mask.dtype != bool:
+        got = f"{mask.dtype}{list(mask.shape)}"
+        raise ValueError(f"keep must have one bool for each of the {source.classes} classes, got {got}.")
     if not mask.any():
         raise ValueError(f"No class is left of {source.classes}, such as {source.names[:3]}; loosen the choice.")
     rows = np.flatnonzero(mask[np.asarray(source.y)])
@@ -157,5 +170,10 @@ def check_whole(least: int = 1, **numbers: int) -> None:
         ValueError: the first that is not, by name.
     """
     for name, number in numbers.items():
-        if not isinstance(number, int) or number < least:
+        if not isinstance(number, int | np.integer) or number < least:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {number!r}.")
+
+
+def _rows_with(marked: np.ndarray) -> list[int]:
+    """The first rows in which something is marked."""
+    return np.flatnonzero(marked.reshape(len(marked), -1).any(axis=1))[:10].tolist()

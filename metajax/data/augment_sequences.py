@@ -69,7 +69,8 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
         gain: decibels; 6 is a factor of 2.
 
     Returns:
-        (x, key) -> x of a wave [samples] of floats.
+        (x, key) -> x of a wave [samples] or [samples, channels] of floats, or a `Series` of it, whose end stays where
+        it is.
 
     Raises:
         ValueError: negative sizes; when called, a shift as long as the wave, integers or another rank.
@@ -81,15 +82,21 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     check_whole(0, shift=shift)
     _check_range(gain=(gain, 120.0))
 
-    def augment(x: Array, key: Array) -> Array:
-        _check_floats(x, 1, "wave [samples]")
-        if shift >= len(x):
-            raise ValueError(f"{shift=} must be smaller than the wave of {len(x)} samples.")
+    def augment(x: Array | Series, key: Array) -> Array | Series:
+        value = x.value if isinstance(x, Series) else x
+        _check_floats(value, 2 if jnp.ndim(value) == 2 else 1, "wave [samples] or [samples, channels]")
+        if shift >= len(value):
+            raise ValueError(f"{shift=} must be smaller than the wave of {len(value)} samples.")
         shift_key, gain_key = jax.random.split(key)
         first = jax.random.randint(shift_key, (), 0, 2 * shift + 1, jnp.int32)
-        moved = jax.lax.dynamic_slice_in_dim(jnp.pad(x, shift), first, len(x))
+        padded = jnp.pad(value, ((shift, shift), *((0, 0),) * (value.ndim - 1)))
+        moved = jax.lax.dynamic_slice_in_dim(padded, first, len(value))
         loudness = 10 ** (jax.random.uniform(gain_key, (), jnp.float32, -gain, gain) / 20)
-        return (loudness * moved).astype(x.dtype)
+        moved = (loudness * moved).astype(value.dtype)
+        if not isinstance(x, Series):
+            return moved
+        known = (jnp.arange(len(value)) < x.length)[:, None]
+        return x._replace(value=jnp.where(known, moved, jnp.zeros_like(moved)))
 
     return augment
 
@@ -122,7 +129,7 @@ def text_dropout(rate: float, *, unknown: int | None = 1, keep: Sequence[int] = 
         raise ValueError(f"{unknown=} must be the id of a token, 1 or more, for 0 pads; None leaves tokens out.")
 
     def augment(x: Array, key: Array) -> Array:
-        if jnp.ndim(x) != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
+        if not hasattr(x, "dtype") or x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(f"One text of token ids int[length] is augmented, got {shapes(x)}; vmap over other axes.")
         hit = (jax.random.uniform(key, x.shape, jnp.float32) < rate) & (jnp.arange(len(x)) > 0) & (x != 0)
         for token in keep:
@@ -145,5 +152,5 @@ def _stretches(key: Array, number: int, widest: int, length: Array, size: int) -
 
 
 def _check_floats(x: Array, rank: int, what: str) -> None:
-    if jnp.ndim(x) != rank or not jnp.issubdtype(x.dtype, jnp.floating):
+    if not hasattr(x, "dtype") or x.ndim != rank or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"One {what} of floats is augmented, got {shapes(x)}; vmap over other axes.")

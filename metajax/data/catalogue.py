@@ -85,9 +85,9 @@ def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
         raise ImportError(f"The catalogue needs tensorflow-datasets ({error}): pip install 'metajax[data]'.") from error
     name, where = os.fspath(name), None if data_dir is None else os.fspath(data_dir)
     folder = pathlib.Path(name).expanduser()
-    if (folder / "dataset_info.json").is_file():
-        return tensorflow_datasets.builder_from_directory(folder)
     try:
+        if (folder / "dataset_info.json").is_file():
+            return tensorflow_datasets.builder_from_directory(folder)
         builder = tensorflow_datasets.builder(name, data_dir=where)
         if builder.is_prepared():
             return builder
@@ -101,8 +101,8 @@ def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
 
 
 def _missing(name: str, error: Exception) -> ImportError:
-    """What to install for preparing."""
-    return ImportError(f"Preparing {name} needs more, once: pip install tensorflow-cpu, or what is named ({error}).")
+    """What to install, for most data sets only to prepare them."""
+    return ImportError(f"{name} needs more: pip install tensorflow-cpu, or what is named ({error}).")
 
 
 def _prepare(builder: Any, download: bool) -> bool:

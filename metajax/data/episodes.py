@@ -78,10 +78,10 @@ def batches(size: int, *, rotations: bool = False) -> Sample[Batch]:
 
     def sample(dataset: Dataset, key: Array) -> Batch:
         row_key, turn_key = jax.random.split(key)
-        rows = jax.random.randint(row_key, (size,), 0, len(dataset.y))
+        rows = jax.random.randint(row_key, (size,), 0, len(dataset.y), jnp.int32)
         x, y = rows_of(dataset, rows), dataset.y[rows]
         if rotations:
-            turns = jax.random.randint(turn_key, (size,), 0, 4)
+            turns = jax.random.randint(turn_key, (size,), 0, 4, jnp.int32)
             x, y = turn(x, turns), y + turns * dataset.classes
         return Batch(x=x, y=y)
 

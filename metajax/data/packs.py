@@ -145,7 +145,7 @@ def _picture(jpeg: np.ndarray, offset: np.ndarray, row: int, size: int) -> np.nd
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("Photographs need Pillow: pip install 'metajax[examples]'.") from error
+        raise ImportError("Photographs need Pillow: pip install 'metajax[data]'.") from error
     try:
         with Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())) as picture:
             return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size)))

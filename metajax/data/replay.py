@@ -19,10 +19,10 @@ from metajax._tree import shapes
 from metajax._types import Array, Batch, PyTree, Task
 from metajax.data.arrays import Dataset
 from metajax.data.episodes import Sample, _real, info_of, meta_batch, turn
+from metajax.data.rows import decode, numbered
 from metajax.data.varied import _only
 
 _FORMAT = 1
-_CORNERS = np.stack([np.rot90(np.arange(4).reshape(2, 2), quarter) for quarter in range(4)])
 _REFUSED = (
     "Only tasks whose x is rows of the data set, whole or turned by quarters, can be recorded, and these are made of "
     "them in another way. Record them as they are drawn, and change what load_tasks gives."
@@ -52,7 +52,7 @@ def save_tasks(
     Raises:
         FileExistsError: there is such a file; a fixed set of tasks is never overwritten.
         ValueError: tasks below 1; what the sampler raises; no task, a task that is no picked rows, or one with a
-            context or labels of more than one array.
+            context or labels of more than one array; several data sets.
 
     >>> import tempfile
     >>> from metajax.data.arrays import dataset
@@ -65,6 +65,10 @@ def save_tasks(
     """
     if pathlib.Path(path).exists():
         raise FileExistsError(f"{path} exists, and a fixed set of tasks is not overwritten; choose another name.")
+    if not isinstance(dataset, Dataset) and any(isinstance(part, Dataset) for part in _parts(dataset)):
+        raise ValueError(
+            f"Tasks of several data sets cannot be recorded, got {type(dataset).__name__}; save those of each."
+        )
     draw, kind = meta_batch(sample, tasks), jax.eval_shape(sample, dataset, key)
     if not isinstance(kind, Task):
         raise ValueError(f"The sampler must draw a Task, got {type(kind).__name__}.")
@@ -128,30 +132,18 @@ def fingerprint(dataset: Dataset) -> str:
 
 def _rows(draw: Sample[Task], dataset: Dataset, key: Array) -> dict[str, np.ndarray]:
     """The record of tasks that are drawn from a data set of numbers."""
-    numbers = 4 * jnp.arange(1, 1 + len(dataset.y), dtype=jnp.int32)  # from 1, for 0 is padding
-    x = numbers[:, None, None, None] + jnp.arange(4, dtype=jnp.int32).reshape(1, 2, 2, 1)
     info = jnp.arange(1, 1 + dataset.classes, dtype=jnp.int32) if jax.tree.leaves(dataset.info) else ()
     try:
-        tasks = draw(dataclasses.replace(dataset, x=x, info=info), key)
+        tasks = draw(dataclasses.replace(numbered(dataset), info=info), key)
     except Exception as error:  # the sampler works on the data set itself, so it did more with x than to pick rows
         raise ValueError(_REFUSED) from error
     record = _arrays(tasks)
     for name in ("support", "query"):
-        record[f"{name}.row"], record[f"{name}.turn"] = _decode(record.pop(f"{name}.x"))
+        picked = decode(record.pop(f"{name}.x"))
+        if picked is None:
+            raise ValueError(_REFUSED)
+        record[f"{name}.row"], record[f"{name}.turn"] = picked
     return record
-
-
-def _decode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers int32[...], -1 for padding, and quarter turns int8[...], of pictures of numbers [..., 2, 2, 1]."""
-    if x.dtype != np.int32 or x.shape[-3:] != (2, 2, 1):
-        raise ValueError(_REFUSED)
-    number, corner = x[..., 0] // 4, x[..., 0] % 4
-    row = number[..., 0, 0] - 1
-    turned = (corner[..., None, :, :] == _CORNERS).all(axis=(-1, -2))  # [..., 4]
-    padding = (x == 0).all(axis=(-1, -2, -3))
-    if not ((number == number[..., :1, :1]).all() and (turned.any(axis=-1) | padding).all()):
-        raise ValueError(_REFUSED)
-    return row, turned.argmax(axis=-1).astype(np.int8)
 
 
 def _arrays(tasks: Task) -> dict[str, np.ndarray]:
@@ -213,6 +205,10 @@ def _data(dataset: Dataset | PyTree) -> dict[str, Any]:
     if not isinstance(dataset, Dataset):
         return {"data": None}
     return {"data": fingerprint(dataset), "classes": dataset.classes, "examples": len(dataset.y)}
+
+
+def _parts(tree: PyTree) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=lambda part: isinstance(part, Dataset))
 
 
 def _named(about: dict[str, Any]) -> str:

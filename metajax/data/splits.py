@@ -7,15 +7,18 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax._tree import shapes
 from metajax._types import PyTree
 from metajax.data.arrays import Dataset, select
+
+_BLOCK = 256  # examples of a data set on disk that are in memory at once
 
 
 class ClassSplit(NamedTuple):
@@ -150,27 +153,30 @@ def group_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def check_leaks(**parts: Dataset) -> None:
+def check_leaks(**parts: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]]) -> None:
     """Fails where an example of one part is also in another, equal in every byte, in whatever class.
 
     Copies within a part are no leak. Call it as `check_leaks(train=train, test=test)`.
 
     Args:
-        **parts: data sets by the name that the error is to call them, with examples of the same shapes and dtypes.
+        **parts: data sets by the name that the error is to call them, with examples of the same shapes and dtypes. For
+            what is not in memory a pair (rows, fetch), such as `tfds_rows` gives; all of it is then read once.
 
     Raises:
-        ValueError: an example in two parts, or parts whose examples differ in shape or dtype, so that none could be.
+        ValueError: an example in two parts; parts whose examples differ in shape or dtype, so that none could be; row
+            numbers without what fetches the rows.
     """
-    kinds = {part: shapes(jax.tree.map(lambda leaf: leaf[0], source.x)) for part, source in parts.items()}
+    kinds = {part: shapes(jax.tree.map(lambda leaf: leaf[0], next(_read(source))[0])) for part, source in parts.items()}
     if len({str(kind) for kind in kinds.values()}) > 1:
         raise ValueError(f"Only examples of the same shapes and dtypes can be compared, got {kinds}.")
     first: dict[bytes, tuple[str, str]] = {}
     copies: collections.Counter[str] = collections.Counter()
     for part, source in parts.items():
-        for example, label in zip(_digests(source.x), np.asarray(source.y).tolist(), strict=True):
-            there, name = first.setdefault(example, (part, source.names[label]))
-            if there != part:
-                copies[f"{source.names[label]!r} of {part} = {name!r} of {there}"] += 1
+        for x, names in _read(source):
+            for example, name in zip(_digests(x), names, strict=True):
+                there, other = first.setdefault(example, (part, name))
+                if there != part:
+                    copies[f"{name!r} of {part} = {other!r} of {there}"] += 1
     if copies:
         raise ValueError(
             f"{copies.total()} examples are in two parts: {dict(copies.most_common(10))}; leave them out of one, or "
@@ -221,6 +227,20 @@ def _checked(split: ClassSplit) -> ClassSplit:
     if empty or not split.parts:
         raise ValueError(f"Parts {empty} of {split.name!r} have no class; a split has parts, and each a class.")
     return split
+
+
+def _read(source: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]]) -> Iterator[tuple[PyTree, list[str]]]:
+    """Examples and the names of their classes, block by block."""
+    rows, fetch = source if isinstance(source, tuple) else (source, None)
+    names = [rows.names[label] for label in np.asarray(rows.y).tolist()]
+    if fetch is None:
+        if isinstance(rows.x, jax.Array) and rows.x.ndim == 1 and jnp.issubdtype(rows.x.dtype, jnp.integer):
+            raise ValueError("Numbers of rows say nothing of what is in them; give (rows, fetch) in place of rows.")
+        yield rows.x, names
+        return
+    for first in range(0, len(names), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        yield fetch(np.asarray(rows.x)[block]), names[block]
 
 
 def _digests(x: PyTree) -> list[bytes]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +28,7 @@ def tfds(
     features: str | Mapping[str, str] = "image",
     label: str | Sequence[str] = "label",
     prepare: Prepare | Mapping[str, Prepare] | None = None,
+    keep: Callable[[str], bool] | Collection[str] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
     broken: Broken | None = None,
@@ -46,7 +49,9 @@ def tfds(
             the split are left out; names are those of the catalogue where it has any.
         prepare: a function of one example's feature that makes an array of it, always of the same shape, such as
             `square(84)` for photographs or a tokenizer for texts; {modality: function} where there are several. Without
-            one, what differs in length only becomes a `Series`, padded with zeros; recordings become int16.
+            one, what may differ in length becomes a `Series`, padded with zeros; recordings become int16.
+        keep: which classes to read, names (`split.parts["train"]`) or a predicate on them; pictures of others are not
+            decoded. None reads all.
         data_dir: where prepared data is; None is TensorFlow Datasets' own choice, ~/tensorflow_datasets.
         download: False reads what was prepared and never uses the network.
         broken: called with (number, reason) of each record that cannot be read, which is then left out, such as the
@@ -57,19 +62,34 @@ def tfds(
         FileNotFoundError: `download` is False, and the data was not prepared.
         ConnectionError: the download failed, at the end of the tries of TensorFlow Datasets, which take some minutes.
         OSError: `data_dir` cannot be written.
-        ValueError: an unknown name, split or feature; a record that cannot be read; examples that differ in shape, or
-            are no numbers, and no `prepare`.
+        ValueError: an unknown name, split or feature; a label of several values, or records without one; a class of
+            `keep` that there is not; a record that cannot be read; examples that differ in shape, or are no numbers,
+            and no `prepare`. What `prepare` does wrong by itself, such as a `TypeError`, is raised as it is.
 
     Source: tensorflow.org/datasets.
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = _names(source, features, label)
-    source, made = _functions(source, prepare, paths)
-    rows = list(_read(source, lambda example: (_values(example, paths, made), _label(example, labels)), broken))
-    if not rows:
-        raise ValueError(f"Nothing could be read of {source.name} which has {len(source.examples)} records.")
-    x = {key: _stack([values[key] for values, _ in rows], paths[key]) for key in paths}
-    y, names = _classes([value for _, value in rows], labels, source.features)
+    given = _given(prepare, paths)
+    source, made = _functions(source, given, paths)
+    wanted = keep if callable(keep) or keep is None else set(keep).__contains__
+
+    def read(example: Any) -> tuple[Any, Any] | None:
+        value = _label(example, labels)
+        if wanted is None or wanted(_class_name(value, labels, source.features)):
+            return value, _values(example, paths, made)
+        return None
+
+    rows = [row for _, row in _read(source, read, broken) if row is not None]
+    y, names = _classes([value for value, _ in rows], labels, source)
+    if missing := [] if keep is None or callable(keep) else sorted(set(keep) - set(names)):
+        raise ValueError(f"{len(missing)} classes of keep are not in {source.name} such as {missing[:10]}.")
+    if not names:
+        raise ValueError(f"keep leaves no class of {source.name} so that there is nothing to read.")
+    x = {}
+    for key, path in paths.items():
+        series = key not in given and _may_differ_in_length(_at(source.features, path))
+        x[key] = _stack([values[key] for _, values in rows], path, series)
     return dataset(_named(x, y.shape), y, names=names)
 
 
@@ -82,33 +102,43 @@ def tfds_rows(
     prepare: Prepare | Mapping[str, Prepare] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
+    broken: Broken | None = None,
 ) -> tuple[Dataset, Callable[[np.ndarray], PyTree]]:
     """A data set that is larger than memory: (rows, fetch), for `stream`.
 
     `rows` is a `Dataset` whose x are the numbers of the records, int32[examples], so that every sampler can draw from
     it; `fetch(numbers)` reads these records: int[...] -> what x is, with the axes of the numbers first. Labels are read
-    once, now, without decoding the features.
+    once, now, without decoding the features, unless `broken` asks to try every record whole. Classes are chosen by
+    `select_part(rows, split, "train")`, which reads nothing.
 
-    Args and errors are those of `tfds`; examples must have one shape.
+    Args and errors are those of `tfds`; examples must have one shape. `fetch` says which record it cannot read.
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = _names(source, features, label)
-    source, made = _functions(source, prepare, paths)
+    source, made = _functions(source, _given(prepare, paths), paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
             f"{source.name} is prepared as tfrecord, which has no random access; {convert(source.builder)}."
         )
-    bare = skip_decoding(source, [path for path in paths.values() if path not in labels])
-    y, names = _classes(list(_read(bare, lambda example: _label(example, labels), None)), labels, source.features)
+    if broken is None:
+        bare = skip_decoding(source, [path for path in paths.values() if path not in labels])
+        rows = _read(bare, lambda example: _label(example, labels), None)
+    else:
+        rows = _read(source, lambda example: (_label(example, labels), _values(example, paths, made))[0], broken)
+    y, names = _classes([value for _, value in rows], labels, source)
 
     def fetch(numbers: np.ndarray) -> PyTree:
         numbers = np.asarray(numbers)
-        rows = [_values(source.examples[number], paths, made) for number in numbers.reshape(-1).tolist()]
-        x = {key: _stack([values[key] for values in rows], path, ragged=False) for key, path in paths.items()}
+        read = lambda number: _values(source.examples[number], paths, made)
+        rows = [_try(source, number, read, number) for number in numbers.reshape(-1).tolist()]
+        x = {
+            key: _stack([values[key] for values in rows], path, series=False, ragged=False)
+            for key, path in paths.items()
+        }
         x = {key: leaf.reshape(*numbers.shape, *leaf.shape[1:]) for key, leaf in x.items()}
         return _named(x, numbers.shape)
 
-    return dataset(np.arange(len(y), dtype=np.int32), y, names=names), fetch
+    return dataset(np.array([number for number, _ in rows], np.int32), y, names=names), fetch
 
 
 def square(size: int) -> Prepare:
@@ -145,6 +175,8 @@ def _names(
             raise ValueError(f"{source.name} has no feature {path!r}; it has {', '.join(known)}.")
     if not paths or not labels:
         raise ValueError(f"{features=} and {label=} must name one feature at the least, of {', '.join(known)}.")
+    if several := [path for path in labels if not _is_one(source.features, path)]:
+        raise ValueError(f"A label must be one value of an example, which {several} of {source.name} are not.")
     return paths, labels
 
 
@@ -164,13 +196,34 @@ def _at(tree: Any, path: str) -> Any:
     return _at(tree[outer], inner)
 
 
-def _functions(
-    source: Source, prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]
-) -> tuple[Source, dict[str, Prepare]]:
-    """The source with its pictures as they are stored, and what makes an array of each feature of it."""
+def _is_one(tree: Any, path: str) -> bool:
+    """Whether an example has one value of this feature, and no sequence."""
+    if hasattr(tree, "feature"):
+        return False
+    if path in tree:
+        return getattr(tree[path], "shape", None) == ()
+    outer, _, inner = path.partition("/")
+    return _is_one(tree[outer], inner)
+
+
+def _may_differ_in_length(feature: Any) -> bool:
+    """Whether it is a sequence of numbers, or of vectors of one size, as long as it likes."""
+    shape = getattr(feature, "shape", None) or ()
+    return shape[:1] == (None,) and len(shape) <= 2 and None not in shape[1:]
+
+
+def _given(prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]) -> dict[str, Prepare]:
+    """{modality: function}, checked."""
     given = dict(prepare) if isinstance(prepare, Mapping) else {} if prepare is None else dict.fromkeys(paths, prepare)
     if not set(given) <= set(paths) or (callable(prepare) and len(paths) > 1):
         raise ValueError(f"prepare must be a function for each of the modalities {list(paths)}, got {prepare!r}.")
+    return given
+
+
+def _functions(
+    source: Source, given: Mapping[str, Prepare], paths: Mapping[str, str]
+) -> tuple[Source, dict[str, Prepare]]:
+    """The source with its pictures as they are stored, and what makes an array of each feature of it."""
     made = {}
     for key, path in paths.items():
         feature = _at(source.features, path)
@@ -212,22 +265,47 @@ def _wave(samples: ArrayLike) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-def _read(source: Source, read: Callable[[Any], Any], broken: Broken | None) -> Iterator[Any]:
-    """What `read` makes of each example, but for those that cannot be read."""
-    if not hasattr(source.examples, "__getitem__"):
-        yield from map(read, source.examples)
-        return
-    for row in range(len(source.examples)):
+def _read(source: Source, read: Callable[[Any], Any], broken: Broken | None) -> list[tuple[int, Any]]:
+    """(number, what `read` makes of it) of each example, but for those that cannot be read."""
+    whole, made, first = (lambda get: read(get())), [], ""
+    for row, get in _examples(source):
         try:
-            made = read(source.examples[row])
-        except Exception as error:  # of whatever reads or decodes it
+            made.append((row, _try(source, row, whole, get)))
+        except ValueError as error:
             if broken is None:
-                raise ValueError(
-                    f"Record {row} of {source.name} cannot be read ({error}); broken=[].append leaves out what cannot."
-                ) from error
-            broken((row, str(error)))
-        else:
-            yield made
+                raise ValueError(f"{error}; broken=[].append leaves out what cannot.") from error.__cause__
+            broken((row, str(error.__cause__)))
+            first = first or str(error)
+    if not made:
+        raise ValueError(f"Nothing could be read of {source.name} {first or 'which has no record'}.")
+    return made
+
+
+def _examples(source: Source) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """(number, function that gets it) of each."""
+    if hasattr(source.examples, "__getitem__"):
+        for row in range(len(source.examples)):
+            yield row, functools.partial(source.examples.__getitem__, row)
+        return
+    examples = iter(source.examples)
+    for row in itertools.count():
+        try:
+            example = next(examples)
+        except StopIteration:
+            return
+        except Exception as error:  # of TensorFlow, which cannot go on
+            raise ValueError(f"{source.name} is damaged from record {row} on ({error}); prepare it anew.") from error
+        yield row, functools.partial(lambda example: example, example)
+
+
+def _try(source: Source, row: int, reading: Callable[[Any], Any], of: Any) -> Any:
+    """What reading gives, with the record's number in the error; an error in a program is no broken record."""
+    try:
+        return reading(of)
+    except (NameError, TypeError, AttributeError, ImportError):
+        raise
+    except Exception as error:  # of whatever reads or decodes it
+        raise ValueError(f"Record {row} of {source.name} cannot be read ({error})") from error
 
 
 def _values(example: Any, paths: Mapping[str, str], made: Mapping[str, Prepare]) -> dict[str, np.ndarray]:
@@ -243,26 +321,32 @@ def _named(x: dict[str, Any], shape: tuple[int, ...]) -> PyTree:
 def _label(example: Any, labels: Sequence[str]) -> tuple[Any, ...]:
     """The values of the features that tell classes apart."""
     values = [np.asarray(_at(example, path)) for path in labels]
-    if any(value.ndim for value in values):
-        raise ValueError(f"A label must be one value, got shapes {[value.shape for value in values]} of {labels}.")
     return tuple(value.item().decode() if value.dtype.kind in "SO" else value.item() for value in values)
 
 
-def _classes(values: list[tuple[Any, ...]], labels: Sequence[str], features: Any) -> tuple[np.ndarray, list[str]]:
-    """Numbers of the classes, in the order of their values, and names, the catalogue's own where it has any."""
+def _class_name(value: tuple[Any, ...], labels: Sequence[str], features: Any) -> str:
+    """The catalogue's own where it has any."""
+    say = [getattr(_at(features, path), "int2str", str) for path in labels]
+    return "/".join(to(part) for to, part in zip(say, value, strict=True))
+
+
+def _classes(values: list[tuple[Any, ...]], labels: Sequence[str], source: Source) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the classes, in the order of their values, and their names."""
     kept = sorted(set(values))
     number = {value: i for i, value in enumerate(kept)}
-    say = [getattr(_at(features, path), "int2str", str) for path in labels]
-    names = ["/".join(to(part) for to, part in zip(say, value, strict=True)) for value in kept]
-    return np.array([number[value] for value in values]), names
+    for place, path in enumerate(labels):
+        without = sum(value[place] == -1 for value in values) if hasattr(_at(source.features, path), "int2str") else 0
+        if without:
+            raise ValueError(f"{without} records of {source.name} have no {path!r}, -1; choose another split.")
+    return np.array([number[value] for value in values]), [_class_name(v, labels, source.features) for v in kept]
 
 
-def _stack(values: list[np.ndarray], path: str, ragged: bool = True) -> Any:
-    """Rows of one array; a `Series` where they differ in length only."""
+def _stack(values: list[np.ndarray], path: str, series: bool, ragged: bool = True) -> Any:
+    """Rows of one array; a `Series` if asked for, or where they differ in length only."""
     if any(value.dtype.kind not in "biuf" for value in values):
         raise ValueError(f"{path!r} is {values[0].dtype}, no number; give prepare=, such as a tokenizer.")
     shapes = {value.shape for value in values}
-    if len(shapes) == 1:
+    if len(shapes) == 1 and not series:
         return np.stack(values)
     if not ragged or len({shape[1:] for shape in shapes}) > 1 or not 1 <= values[0].ndim <= 2:
         some = ", ".join(map(str, sorted(shapes)[:3]))

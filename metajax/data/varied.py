@@ -15,12 +15,18 @@ from metajax.data.splits import group_of
 
 
 def varied_episodes(
-    ways: tuple[int, int] = (5, 50), support: int = 500, queries: int = 10, *, shots: int = 100, imbalance: float = 2.0
+    ways: tuple[int, int] = (5, 50),
+    support: int = 500,
+    queries: int = 10,
+    *,
+    shots: int = 100,
+    imbalance: float = 2.0,
+    group: Callable[[str], Hashable] | None = None,
 ) -> Sample[Task]:
     """Meta-Dataset's tasks: their number of classes varies, and so do the support examples, from class to class.
 
-    With n uniform in `ways`, n classes drawn without replacement, |c| the examples of class c, β uniform in (0, 1] and
-    αc uniform in ±log(imbalance), a task has
+    With n uniform in `ways`, which end at the number of classes that there are, n classes drawn without replacement,
+    |c| the examples of class c, β uniform in (0, 1] and αc uniform in ±log(imbalance), a task has
 
         q  = min(queries, min over c of ⌊|c| / 2⌋)              query examples of each class,
         s  = min(support, Σc ⌈β min(shots, |c| - q)⌉),
@@ -31,22 +37,25 @@ def varied_episodes(
     leaves such a class out; a head that is learned competes on it, so start an inner loop from `prototypes`.
 
     Args:
-        ways: fewest and most classes.
+        ways: fewest and most classes; where there are fewer than the latter, all of them are the most.
         support: most support examples of a task, of all classes together; every class has one.
         queries: most query examples of a class.
         shots: most that a class adds to the size of the support set; it may get more than that of it.
         imbalance: how far the frequency of a class in the support set may be from that in the data set, as a factor.
+        group: a class's name -> its group, such as `group_of`; then one of the groups that have `ways[0]` classes is
+            drawn first, each as likely as the others, and all classes are of it. None draws from all classes.
 
     Returns:
-        (dataset, key) -> Task with x [support, ...] in the support set, [ways[1] * queries, ...] in the query set, y
-        int32 and weight float32; values as in `episodes`.
+        (dataset, key) -> Task with x [support, ...] in the support set, [most * queries, ...] in the query set, y int32
+        and weight float32; values as in `episodes`. `most` is ways[1], or the classes of the data set or of its largest
+        group if these are fewer.
 
     Raises:
-        ValueError: sizes below 1, fewer support examples than ways, imbalance below 1; when called, more ways than
-            classes, or a class of one example.
+        ValueError: sizes below 1, fewer support examples than ways, imbalance below 1; when called, more ways[0] than
+            there are classes, in any group, or a class of one example.
 
-    Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.2, whose figures are the defaults. There ImageNet and
-    Omniglot choose classes that belong together, as `grouped_episodes` does.
+    Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.2, whose figures are the defaults. Omniglot has
+    `group=group_of` there: the characters of an alphabet.
 
     >>> import numpy as np
     >>> from metajax.data.arrays import dataset
@@ -55,20 +64,30 @@ def varied_episodes(
     >>> task.support.weight.astype(int).tolist(), task.support.y.tolist()
     ([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0])
     """
-    least, most = ways
+    least = ways[0]
     check_whole(**{"ways[0]": least, "support": support, "queries": queries, "shots": shots})
-    if not isinstance(most, int) or not least <= most <= support:
+    if not isinstance(ways[1], int) or not least <= ways[1] <= support:
         raise ValueError(f"{ways=} must be fewest and most classes, and {support=} one example or more of each.")
     if not 1 <= imbalance < math.inf:
         raise ValueError(f"{imbalance=} must be a factor, 1 or more.")
 
     def sample(dataset: Dataset, key: Array) -> Task:
-        if most > dataset.classes:
-            raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
         check_sizes(dataset, support=1, queries=1)
         class_key, size_key, row_key = jax.random.split(key, 3)
-        chosen = draw(jax.random.bits(class_key, (most,), jnp.uint32), dataset.classes)
-        asked, shown = _sizes(dataset.count[chosen], size_key, least, support, queries, shots, math.log(imbalance))
+        if group is None:
+            if least > dataset.classes:
+                raise ValueError(f"{ways=} must not begin above the number of classes, {dataset.classes}.")
+            number: int | Array = dataset.classes
+            most = min(ways[1], dataset.classes)
+            chosen = draw(jax.random.bits(class_key, (most,), jnp.uint32), number)
+        else:
+            members, sizes = _members([group(name) for name in dataset.names], least, 1)
+            most, (which_key, class_key) = min(ways[1], members.shape[1]), jax.random.split(class_key)
+            which = jax.random.randint(which_key, (), 0, len(sizes), jnp.int32)
+            number = sizes[which]
+            chosen = members[which, draw(jax.random.bits(class_key, (most,), jnp.uint32), number)]
+        limits = least, jnp.minimum(most, number)
+        asked, shown = _sizes(dataset.count[chosen], size_key, limits, support, queries, shots, math.log(imbalance))
         label, position, used = _slots(asked, shown, queries, support)
         bits = jax.random.bits(row_key, label.shape, jnp.uint32)
         start, count = dataset.start[chosen][label], dataset.count[chosen][label]
@@ -137,11 +156,11 @@ def grouped_episodes(
 
 
 def _sizes(
-    count: Array, key: Array, least: int, support: int, queries: int, shots: int, spread: float
+    count: Array, key: Array, limits: tuple[int, Array], support: int, queries: int, shots: int, spread: float
 ) -> tuple[Array, Array]:
     """Query and support examples of each class, int32[ways] both; none of the classes that are too many."""
     ways_key, share_key, weight_key = jax.random.split(key, 3)
-    ways = jax.random.randint(ways_key, (), least, len(count) + 1, jnp.int32)
+    ways = jax.random.randint(ways_key, (), limits[0], limits[1] + 1, jnp.int32)
     used = jnp.arange(len(count)) < ways
     asked = jnp.minimum(queries, jnp.where(used, count // 2, queries).min())
     left = count - asked
