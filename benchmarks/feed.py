@@ -58,7 +58,7 @@ def compare(feed, tasks, width, repeats):
     loss = mj.losses.cross_entropy(apply)
     descent = mj.inner_loop(loss, optax.sgd(0.1), steps=5)
     outer = mj.outer_loop(mj.episode(descent, loss), optax.adam(1e-3))
-    step = jax.jit(lambda state, tasks, key: outer.step(state, feed.finish(tasks), key))
+    step = jax.jit(lambda state, tasks, key: outer.step(state, feed.finish(tasks, key), key))
     state, key = outer.init(params), jax.random.key(0)
     source = data.tasks_of(feed, key)
     resident = jax.device_put(next(source))

@@ -35,7 +35,7 @@ BASELINE = "late fusion, equal weights"
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", nargs="+", default=["digits", "strokes"])
-parser.add_argument("--splits", type=int, help="splits of the digits, nets for Omniglot; 4 and 1 by default")
+parser.add_argument("--splits", type=int, help="splits of the digits, nets for Omniglot; 6 and 1 by default")
 parser.add_argument("--steps", type=int, help="steps of training the encoders, by default 150 and 300")
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
 key = jax.random.key(0)
@@ -76,7 +76,7 @@ def strokes(split):
 # {data: (parts and classes of a split, encoder and corruption of each modality, task, steps, splits, over splits)}
 audio = lambda seed: mj.nets.Audio(conv(40, seed), rate=8000)
 DATA = {
-    "digits": (digits, {"image": image, "audio": audio}, (5, 1, 5), 150, 4, True),
+    "digits": (digits, {"image": image, "audio": audio}, (5, 1, 5), 150, 6, True),
     "strokes": (strokes, {"image": image, "stroke": lambda seed: conv(4, seed)}, (10, 1, 4), 300, 1, False),
 }
 CORRUPTIONS = {"image": corruptions.image, "audio": corruptions.audio, "stroke": corruptions.stroke}

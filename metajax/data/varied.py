@@ -62,7 +62,7 @@ def varied_episodes(
     >>> source = dataset(np.arange(60)[:, None], np.repeat(np.arange(6), 10))
     >>> task = varied_episodes((2, 4), support=12, queries=3)(source, jax.random.key(3))
     >>> task.support.weight.astype(int).tolist(), task.support.y.tolist()
-    ([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0])
+    ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0])
     """
     least = ways[0]
     check_whole(**{"ways[0]": least, "support": support, "queries": queries, "shots": shots})
@@ -73,20 +73,11 @@ def varied_episodes(
 
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, support=1, queries=1)
-        class_key, size_key, row_key = jax.random.split(key, 3)
-        if group is None:
-            if least > dataset.classes:
-                raise ValueError(f"{ways=} must not begin above the number of classes, {dataset.classes}.")
-            number: int | Array = dataset.classes
-            most = min(ways[1], dataset.classes)
-            chosen = draw(jax.random.bits(class_key, (most,), jnp.uint32), number)
-        else:
-            members, sizes = _members([group(name) for name in dataset.names], least, 1)
-            most, (which_key, class_key) = min(ways[1], members.shape[1]), jax.random.split(class_key)
-            which = jax.random.randint(which_key, (), 0, len(sizes), jnp.int32)
-            number = sizes[which]
-            chosen = members[which, draw(jax.random.bits(class_key, (most,), jnp.uint32), number)]
-        limits = least, jnp.minimum(most, number)
+        group_key, class_key, size_key, row_key = jax.random.split(key, 4)
+        members, sizes = _members([group(name) if group else "all" for name in dataset.names], least, 1)
+        most, which = min(ways[1], members.shape[1]), jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
+        chosen = members[which, draw(jax.random.bits(class_key, (most,), jnp.uint32), sizes[which])]
+        limits = least, jnp.minimum(most, sizes[which])
         asked, shown = _sizes(dataset.count[chosen], size_key, limits, support, queries, shots, math.log(imbalance))
         label, position, used = _slots(asked, shown, queries, support)
         bits = jax.random.bits(row_key, label.shape, jnp.uint32)
