@@ -36,6 +36,7 @@ AXES = {  # the numbers, and those of the tiny run
 POWER = ("width", "sequence length")
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--tiny", action="store_true")
+parser.add_argument("--axes", nargs="+", choices=AXES, default=[*AXES], help="what grows; the file then has no other")
 parser.add_argument("--repeats", type=int, default=10)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
@@ -83,8 +84,9 @@ def fit(axis, rows):
 
 
 def draw(report, path):
-    figure, panels = plt.subplots(1, len(AXES), figsize=(15, 3.4), layout="constrained")
-    for axes, (axis, fitted) in zip(panels, report["fits"].items(), strict=True):
+    number = len(report["fits"])
+    figure, panels = plt.subplots(1, number, figsize=(3 * number, 3.4), layout="constrained", squeeze=False)
+    for axes, (axis, fitted) in zip(panels[0], report["fits"].items(), strict=True):
         rows = [row for row in report["rows"] if row["workload"] == axis]
         numbers = [row["number"] for row in rows]
         axes.plot(numbers, [row["seconds"] for row in rows], "o", label="seconds")
@@ -98,15 +100,15 @@ def draw(report, path):
         axes.yaxis.set_major_formatter("{x:.2g}")
         axes.yaxis.minorticks_off()
         axes.legend(fontsize=8)
-    panels[0].set(ylabel="seconds a step")
+    panels[0, 0].set(ylabel="seconds a step")
     figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
     options = parser.parse_args()
     rows, fits = [], {}
-    for axis, numbers in AXES.items():
-        mine = measure(axis, numbers[options.tiny], options.tiny, options.repeats)
+    for axis in options.axes:
+        mine = measure(axis, AXES[axis][options.tiny], options.tiny, options.repeats)
         fits[axis] = fit(axis, mine)
         rows += mine
     report = harness.header(seed=0, rows=rows, fits=fits)

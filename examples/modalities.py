@@ -212,10 +212,9 @@ mj.plots.curves(
     third, {"late fusion, 5 shots": (rates, means, intervals)}, xlabel="dropped from the shots, %",
     ylabel="accuracy, %", title="When modalities are missing",
 )  # fmt: skip
-for name in ("outline", "image"):
-    third.axhline(missing["asked for"][name][0], color="0.6", linestyle=":")
-    third.text(
-        rates[-1], missing["asked for"][name][0], f"queries with {name} only", ha="right", va="bottom", fontsize=8
-    )
+alone = sorted((missing["asked for"][name][0], name) for name in ("outline", "image"))
+for (accuracy, name), place in zip(alone, ("top", "bottom"), strict=True):
+    third.axhline(accuracy, color="0.6", linestyle=":")
+    third.text(rates[-1], accuracy, f"queries with {name} only", ha="right", va=place, fontsize=8)
 figure.savefig(options.out / "modalities.png", dpi=100)
 print(f"{time.perf_counter() - started:.0f} s in all; see {options.out / 'modalities.png'} and modalities.json.")

@@ -19,7 +19,6 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks))
     programs = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    programs["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
     torn = "ignore:Error reading persistent compilation cache entry:UserWarning"  # another worker is writing it
     subprocess.run(
         [sys.executable, "-W", "error", "-W", torn, script], env=os.environ | programs, cwd=tmp_path, check=True
