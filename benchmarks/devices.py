@@ -1,8 +1,8 @@
 """Workload W5: a step of W1 and W2 over 1, 2, 4 and 8 devices, and over 2 processes.
 
-The devices are simulated on one CPU and share its cores, so they cannot make it much faster; what is shown is that
-results are equal (in float64; "rounding" is how far float32 is off), that each device computes its own tasks only, and
-what dividing costs. Each configuration runs in processes of its own, the runs are interleaved, and the number of tasks
+The devices are simulated on one CPU and share its cores: where steps are small two of them halve the time, where they
+are not there is little to gain. What is shown is that results are equal (in float64; "rounding" is how far float32 is
+off), that each device computes its own tasks only, and what dividing costs. Each configuration runs in processes of its own, the runs are interleaved, and the number of tasks
 stays as it is: 200 of W1, 8 of W2. Writes benchmarks/results/devices.json.
 
     python benchmarks/devices.py
