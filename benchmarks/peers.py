@@ -28,7 +28,9 @@ PACKAGE = {"torch.func": "torch", "higher": "higher", "torchopt": "torchopt"}  #
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W2, 32 tasks"])
 parser.add_argument("--peers", nargs="*", default=list(PACKAGE))
-parser.add_argument("--plain", action="store_true", help="plain JAX too, a step of which takes three quarters of a minute in W2")
+parser.add_argument(
+    "--plain", action="store_true", help="plain JAX too, a step of which takes three quarters of a minute in W2"
+)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 

@@ -36,6 +36,13 @@ collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the test
 _skipped = []
 
 
+@pytest.fixture(autouse=True, scope="module")
+def unload_programs():
+    """After each file: Linux allows a process 65 530 mappings of memory, and a worker that unloads nothing needs more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def packs():
     """Skips where the data packs are not at hand; see `metajax.data.omniglot`."""
