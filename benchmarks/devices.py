@@ -2,8 +2,9 @@
 
 The devices are simulated on one CPU and share its cores: where steps are small two of them halve the time, where they
 are not there is little to gain. What is shown is that results are equal (in float64; "rounding" is how far float32 is
-off), that each device computes its own tasks only, and what dividing costs. Each configuration runs in processes of its own, the runs are interleaved, and the number of tasks
-stays as it is: 200 of W1, 8 of W2. Writes benchmarks/results/devices.json.
+off), that each device computes its own tasks only, and what dividing costs. Each configuration runs in processes of its
+own, the runs are interleaved, and the number of tasks stays as it is: 200 of W1, 8 of W2. Writes
+benchmarks/results/devices.json.
 
     python benchmarks/devices.py
     python benchmarks/devices.py --tiny --out /tmp/results    # to see that it runs

@@ -38,7 +38,7 @@ _skipped = []
 
 @pytest.fixture(autouse=True, scope="module")
 def unload_programs():
-    """After each file: Linux allows a process 65 530 mappings of memory, and a worker that unloads nothing needs more."""
+    """After each file: Linux allows a process 65 530 mappings of memory, and all programs of a worker need more."""
     yield
     jax.clear_caches()
 

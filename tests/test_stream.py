@@ -167,7 +167,26 @@ def test_tasks_are_augmented_on_the_device():
         for number, half in enumerate(halves)
     ]
     np.testing.assert_array_equal(np.concatenate(parts), first)
-    fit(stream(SAMPLE, ROWS, fetch, augment=lambda drawn: data.mixup(drawn, 1.0)), (), 2)
+
+
+def test_fit_augments_each_step_anew():
+    feed, (outer, state) = stream(SAMPLE, ROWS, fetch, augment=lambda drawn: data.mixup(drawn, 1.0)), learner()
+    trained, _ = fit(feed, (), 3)
+    step = jax.jit(lambda state, read, draw_key, key: outer.step(state, feed.finish(read, draw_key), key)[0])
+    tasks = tasks_of(feed, KEY)
+    for number in range(3):
+        state = step(state, next(tasks), *jax.random.split(jax.random.fold_in(KEY, number)))
+    assert_close(state, trained, 1e-6)
+    plain, _ = fit(stream(SAMPLE, ROWS, fetch), (), 3)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), plain.params, trained.params))) > 1e-4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_integers_are_as_wide_as_those_of_whoever_asks(workers):
+    with jax.enable_x64(False):
+        expected = default_integers(ROWS, jax.random.split(KEY_0)[0]).x
+        feed = stream(default_integers, ROWS, fetch, workers=workers)
+        np.testing.assert_array_equal(next(tasks_of(feed, KEY)).x, IMAGES[np.asarray(expected)])
 
 
 @pytest.mark.parametrize("change", [data.crop(2), data.flip(), lambda x, key: x + 1, lambda x, key: x * 0.5])

@@ -256,8 +256,14 @@ def test_errors_say_what_to_do(folder, tmp_path):
         tfds("scenes", features="caption", label="photo/place", data_dir=folder)
     with pytest.raises(ValueError, match=r"A label must be one value of an example, which \['words'\]"):
         tfds("scenes", features="sound", label="words", data_dir=folder)
-    with pytest.raises(ValueError, match=r"1 classes of keep are not in letters.* such as \['Greek_9'\]"):
-        tfds("letters", keep=["Greek_1", "Greek_9"], data_dir=folder)
+    with pytest.raises(ValueError, match=r"No record of 1 classes of keep is in letters.*: \['Greek_9'\]"):
+        tfds("letters", keep=(name for name in ("Greek_1", "Greek_9")), data_dir=folder)
+    with pytest.raises(ValueError, match=r"keep='Greek_1' must be several names .* \['Greek_1'\]"):
+        tfds("letters", keep="Greek_1", data_dir=folder)
+    with pytest.raises(TypeError, match=r"keep fails on the class '[A-Z][a-z]+_\d' \(IndexError"):
+        tfds("letters", keep=lambda name: name.split("/")[1], data_dir=folder)
+    with pytest.raises(ValueError, match=r"\['sound'\] of scenes.* may differ in length; give prepare="):
+        tfds_rows("scenes", features="sound", label="photo/place", data_dir=folder)
     with pytest.raises(ValueError, match=r"keep leaves no class of letters"):
         tfds("letters", keep=lambda name: False, data_dir=folder)
     with pytest.raises(ValueError, match=r"each of the modalities"):
@@ -310,8 +316,13 @@ class Unlabelled(Letters):
 
 
 def test_records_without_a_label_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"3 records of unlabelled.* have no 'label', -1; choose another split"):
-        tfds(Unlabelled(data_dir=tmp_path, file_format="array_record"))
+    builder = Unlabelled(data_dir=tmp_path, file_format="array_record")
+    with pytest.raises(ValueError, match=r"3 records of unlabelled.* have a label of -1, which is none"):
+        tfds(builder)
+    for keep in (["Greek_1", "Korean_3"], lambda name: name in ("Greek_1", "Korean_3")):
+        assert tfds(builder, keep=keep).sizes == (3, 3)
+    with pytest.raises(ValueError, match=r"No record of 1 classes of keep is in .*\['Latin_3'\]"):  # the last name
+        tfds(builder, keep=["Greek_1", "Latin_3"])
 
 
 def test_only_some_classes_are_read(folder):
@@ -332,12 +343,13 @@ def test_what_may_differ_in_length_is_a_series_even_where_it_does_not(folder):
     assert one.x.value.shape[::2] == (1, 1) and one.x.length.tolist() == [one.x.value.shape[1]]
 
 
-def test_copies_are_found_in_data_that_is_not_in_memory(folder):
-    both = [tfds_rows("letters", split=split, data_dir=folder) for split in ("train", "test", "train[:1]")]
+def test_copies_are_found_in_data_that_is_not_in_memory(folder, monkeypatch):
+    monkeypatch.setattr("metajax.data.splits._BLOCK", 7)
+    both = [tfds_rows("letters", split=split, data_dir=folder) for split in ("train", "test", "train[-1:]")]
     data.check_leaks(train=both[0], test=both[1])
     with pytest.raises(ValueError, match="1 examples are in two parts"):
         data.check_leaks(train=both[0], test=both[1], validation=both[2])
-    with pytest.raises(ValueError, match=r"Numbers of rows say nothing.*\(rows, fetch\)"):
+    with pytest.raises(ValueError, match=r"single integers; if .* numbers of rows, give \(rows, fetch\)"):
         data.check_leaks(train=both[0][0], test=both[1][0])
 
 

@@ -209,7 +209,7 @@ def test_errors_say_what_to_do():
         ({"queries": 0}, "queries must be a whole number"),
         ({"shots": 1.5}, "shots must be a whole number, 1 or more, got 1.5"),
         ({"support": 0}, "support must be a whole number"),
-        ({"ways": (5, 4)}, r"ways=\(5, 4\) must be fewest and most"),
+        ({"ways": (5, 4)}, r"ways\[1\] must be a whole number, 5 or more, got 4"),
         ({"ways": (2, 6), "support": 5}, r"ways=\(2, 6\) .* support=5 one example or more"),
         ({"imbalance": 0.5}, "imbalance=0.5 must be a factor"),
     ):

@@ -96,15 +96,13 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
         raise ValueError(f"info must have one row for each of the {classes} classes, got shapes {sizes}.")
     for path, leaf in jax.tree_util.tree_leaves_with_path({"x": x, "info": info}):
         where, kept = path[0].key + jax.tree_util.keystr(path[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
+        if jnp.issubdtype(kept, jnp.inexact) and (rows := _rows_with(~np.isfinite(leaf))):
+            raise ValueError(f"{where} is not finite in rows {rows}; drop or repair them.")
+        if kept == leaf.dtype:
+            continue
         with np.errstate(over="ignore"):
             cast = leaf.astype(kept)
-        if jnp.issubdtype(kept, jnp.inexact):
-            if len(rows := _rows_with(~np.isfinite(leaf))):
-                raise ValueError(f"{where} is not finite in rows {rows}; drop or repair them.")
-            lost = ~np.isfinite(cast)
-        else:
-            lost = cast != leaf
-        if len(rows := _rows_with(lost)):
+        if rows := _rows_with(~np.isfinite(cast) if jnp.issubdtype(kept, jnp.inexact) else cast != leaf):
             raise ValueError(f"{where} is too large for {kept} in rows {rows}; rescale it, or set jax_enable_x64.")
     order = np.argsort(labels, kind="stable")
     return Dataset(

@@ -85,6 +85,7 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     def augment(x: Array | Series, key: Array) -> Array | Series:
         value = x.value if isinstance(x, Series) else x
         _check_floats(value, 2 if jnp.ndim(value) == 2 else 1, "wave [samples] or [samples, channels]")
+        value = _until_end(x, value)
         if shift >= len(value):
             raise ValueError(f"{shift=} must be smaller than the wave of {len(value)} samples.")
         shift_key, gain_key = jax.random.split(key)
@@ -93,10 +94,7 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
         moved = jax.lax.dynamic_slice_in_dim(padded, first, len(value))
         loudness = 10 ** (jax.random.uniform(gain_key, (), jnp.float32, -gain, gain) / 20)
         moved = (loudness * moved).astype(value.dtype)
-        if not isinstance(x, Series):
-            return moved
-        known = (jnp.arange(len(value)) < x.length)[:, None]
-        return x._replace(value=jnp.where(known, moved, jnp.zeros_like(moved)))
+        return x._replace(value=_until_end(x, moved)) if isinstance(x, Series) else moved
 
     return augment
 
@@ -149,6 +147,13 @@ def _stretches(key: Array, number: int, widest: int, length: Array, size: int) -
     start = jax.random.randint(start_key, (number, 1), 0, length - width + 1, jnp.int32)
     place = jnp.arange(size, dtype=jnp.int32)[None]
     return ((place >= start) & (place < start + width)).any(axis=0)
+
+
+def _until_end(x: Array | Series, value: Array) -> Array:
+    """The value with zeros past the length that a series has."""
+    if not isinstance(x, Series):
+        return value
+    return jnp.where((jnp.arange(len(value)) < x.length)[:, None], value, jnp.zeros_like(value))
 
 
 def _check_floats(x: Array, rank: int, what: str) -> None:

@@ -163,10 +163,11 @@ def check_leaks(**parts: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]
             what is not in memory a pair (rows, fetch), such as `tfds_rows` gives; all of it is then read once.
 
     Raises:
-        ValueError: an example in two parts; parts whose examples differ in shape or dtype, so that none could be; row
-            numbers without what fetches the rows.
+        ValueError: an example in two parts; parts whose examples differ in shape or dtype, so that none could be;
+            single integers, such as row numbers without what fetches the rows.
     """
-    kinds = {part: shapes(jax.tree.map(lambda leaf: leaf[0], next(_read(source))[0])) for part, source in parts.items()}
+    first_of = lambda source: source[1](np.asarray(source[0].x)[:1]) if isinstance(source, tuple) else source.x
+    kinds = {part: shapes(jax.tree.map(lambda leaf: leaf[0], first_of(source))) for part, source in parts.items()}
     if len({str(kind) for kind in kinds.values()}) > 1:
         raise ValueError(f"Only examples of the same shapes and dtypes can be compared, got {kinds}.")
     first: dict[bytes, tuple[str, str]] = {}
@@ -235,7 +236,7 @@ def _read(source: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]]) -> I
     names = [rows.names[label] for label in np.asarray(rows.y).tolist()]
     if fetch is None:
         if isinstance(rows.x, jax.Array) and rows.x.ndim == 1 and jnp.issubdtype(rows.x.dtype, jnp.integer):
-            raise ValueError("Numbers of rows say nothing of what is in them; give (rows, fetch) in place of rows.")
+            raise ValueError("Examples are single integers; if they are numbers of rows, give (rows, fetch) instead.")
         yield rows.x, names
         return
     for first in range(0, len(names), _BLOCK):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._outer_loop import count_tasks
 from metajax._tree import shapes
 from metajax._types import Array, Batch, PyTree
 from metajax.data.arrays import Dataset
@@ -107,7 +108,7 @@ def stream(
     except ValueError as error:
         error.add_note(_REFUSED)
         raise
-    tasks = jax.tree.leaves(drawn)[0].shape[0]
+    tasks = count_tasks(drawn)
     if tasks % shard[1]:
         raise ValueError(f"The {tasks} tasks of a step are not divisible by the {shard[1]} of {shard=}.")
     options = {"scale": scale, "threads": threads, "workers": workers, "ahead": ahead, "shard": shard}
@@ -133,12 +134,9 @@ def tasks_of(feed: Stream, key: Array, *, first: int = 0) -> Iterator[PyTree]:
         raise RuntimeError(f"Streams draw on the CPU ({error}); add it: JAX_PLATFORMS=cuda,cpu.") from error
     options = feed.options
     host = feed._replace(rows=jax.device_get(feed.rows), augment=None)  # or a process would ask for the device
-    settings = {
-        "jax_enable_x64": jax.config.read("jax_enable_x64"),
-        "jax_platforms": "cpu",
-    }  # the accelerator is the parent's
+    wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64  # of this thread, which those of grain do not ask
     key_data, kind = np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
-    read = functools.partial(_tasks, host, key_data, kind, settings)
+    read = functools.partial(_tasks, host, key_data, kind, wide)
     steps = grain.MapDataset.range(first, 2**31 - 1).map(read)
     batches = steps.to_iter_dataset(grain.ReadOptions(options["threads"], max(options["threads"], options["ahead"])))
     if options["workers"]:
@@ -150,12 +148,11 @@ def tasks_of(feed: Stream, key: Array, *, first: int = 0) -> Iterator[PyTree]:
     return iter(batches)
 
 
-def _tasks(feed: Stream, key_data: np.ndarray, kind: str, settings: dict[str, Any], step: int) -> PyTree:
+def _tasks(feed: Stream, key_data: np.ndarray, kind: str, wide: bool, step: int) -> PyTree:
     """Of one step, read from where they are."""
     if multiprocessing.parent_process() is not None:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        jax.config.update("jax_platforms", "cpu")  # the accelerator is the parent's
+    with jax.enable_x64(wide), jax.default_device(jax.local_devices(backend="cpu")[0]):
         drawn = jax.device_get(_draw(feed.sample, feed.rows, key_data, kind, step))
     number, count = feed.options["shard"]
     mine = jax.tree.map(lambda leaf: np.split(leaf, count)[number], drawn)

@@ -51,11 +51,11 @@ def tfds(
             `square(84)` for photographs or a tokenizer for texts; {modality: function} where there are several. Without
             one, what may differ in length becomes a `Series`, padded with zeros; recordings become int16.
         keep: which classes to read, names (`split.parts["train"]`) or a predicate on them; pictures of others are not
-            decoded. None reads all.
+            decoded, unless TensorFlow reads the data. None reads all.
         data_dir: where prepared data is; None is TensorFlow Datasets' own choice, ~/tensorflow_datasets.
         download: False reads what was prepared and never uses the network.
         broken: called with (number, reason) of each record that cannot be read, which is then left out, such as the
-            `append` of a list. None raises at the first of them.
+            `append` of a list. None raises at the first of them, and so does what TensorFlow itself cannot read.
 
     Raises:
         ImportError: tensorflow-datasets is missing, or TensorFlow where it is needed.
@@ -64,7 +64,9 @@ def tfds(
         OSError: `data_dir` cannot be written.
         ValueError: an unknown name, split or feature; a label of several values, or records without one; a class of
             `keep` that there is not; a record that cannot be read; examples that differ in shape, or are no numbers,
-            and no `prepare`. What `prepare` does wrong by itself, such as a `TypeError`, is raised as it is.
+            and no `prepare`.
+        TypeError: `keep` fails on a name. This, `NameError`, `AttributeError` and `ImportError` in `prepare` are raised
+            as they are, for no record is to blame.
 
     Source: tensorflow.org/datasets.
     """
@@ -72,23 +74,25 @@ def tfds(
     paths, labels = _names(source, features, label)
     given = _given(prepare, paths)
     source, made = _functions(source, given, paths)
-    wanted = keep if callable(keep) or keep is None else set(keep).__contains__
+    if isinstance(keep, str):
+        raise ValueError(f"{keep=} must be several names or a predicate; for one name, [{keep!r}].")
+    wanted = keep if callable(keep) or keep is None else frozenset(keep)
 
     def read(example: Any) -> tuple[Any, Any] | None:
         value = _label(example, labels)
-        if wanted is None or wanted(_class_name(value, labels, source.features)):
-            return value, _values(example, paths, made)
-        return None
+        return (value, _values(example, paths, made)) if _chosen(wanted, value, labels, source.features) else None
 
     rows = [row for _, row in _read(source, read, broken) if row is not None]
     y, names = _classes([value for value, _ in rows], labels, source)
-    if missing := [] if keep is None or callable(keep) else sorted(set(keep) - set(names)):
-        raise ValueError(f"{len(missing)} classes of keep are not in {source.name} such as {missing[:10]}.")
+    if isinstance(wanted, frozenset) and (missing := sorted(wanted - set(names))):
+        raise ValueError(
+            f"No record of {len(missing)} classes of keep is in {source.name} or can be read: {missing[:10]}."
+        )
     if not names:
         raise ValueError(f"keep leaves no class of {source.name} so that there is nothing to read.")
     x = {}
     for key, path in paths.items():
-        series = key not in given and _may_differ_in_length(_at(source.features, path))
+        series = key not in given and _may_differ_in_length(source.features, path)
         x[key] = _stack([values[key] for _, values in rows], path, series)
     return dataset(_named(x, y.shape), y, names=names)
 
@@ -111,11 +115,15 @@ def tfds_rows(
     once, now, without decoding the features, unless `broken` asks to try every record whole. Classes are chosen by
     `select_part(rows, split, "train")`, which reads nothing.
 
-    Args and errors are those of `tfds`; examples must have one shape. `fetch` says which record it cannot read.
+    Args and errors are those of `tfds`, but that examples must have one shape: what may differ in length needs
+    `prepare`. `fetch` says which record it cannot read.
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = _names(source, features, label)
-    source, made = _functions(source, _given(prepare, paths), paths)
+    given = _given(prepare, paths)
+    if ragged := [p for key, p in paths.items() if key not in given and _may_differ_in_length(source.features, p)]:
+        raise ValueError(f"{ragged} of {source.name} may differ in length; give prepare=, which cuts or pads them.")
+    source, made = _functions(source, given, paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
             f"{source.name} is prepared as tfrecord, which has no random access; {convert(source.builder)}."
@@ -131,10 +139,7 @@ def tfds_rows(
         numbers = np.asarray(numbers)
         read = lambda number: _values(source.examples[number], paths, made)
         rows = [_try(source, number, read, number) for number in numbers.reshape(-1).tolist()]
-        x = {
-            key: _stack([values[key] for values in rows], path, series=False, ragged=False)
-            for key, path in paths.items()
-        }
+        x = {key: _stack([values[key] for values in rows], path, ragged=False) for key, path in paths.items()}
         x = {key: leaf.reshape(*numbers.shape, *leaf.shape[1:]) for key, leaf in x.items()}
         return _named(x, numbers.shape)
 
@@ -175,7 +180,7 @@ def _names(
             raise ValueError(f"{source.name} has no feature {path!r}; it has {', '.join(known)}.")
     if not paths or not labels:
         raise ValueError(f"{features=} and {label=} must name one feature at the least, of {', '.join(known)}.")
-    if several := [path for path in labels if not _is_one(source.features, path)]:
+    if several := [path for path in labels if _shape(source.features, path) != ()]:
         raise ValueError(f"A label must be one value of an example, which {several} of {source.name} are not.")
     return paths, labels
 
@@ -196,20 +201,35 @@ def _at(tree: Any, path: str) -> Any:
     return _at(tree[outer], inner)
 
 
-def _is_one(tree: Any, path: str) -> bool:
-    """Whether an example has one value of this feature, and no sequence."""
-    if hasattr(tree, "feature"):
-        return False
+def _shape(tree: Any, path: str) -> tuple[int | None, ...]:
+    """Of a feature in an example, None for what may differ; every sequence that it is inside of is an axis."""
+    outer = (None,) if hasattr(tree, "feature") else ()
+    tree = getattr(tree, "feature", tree)
     if path in tree:
-        return getattr(tree[path], "shape", None) == ()
-    outer, _, inner = path.partition("/")
-    return _is_one(tree[outer], inner)
+        return (*outer, *tree[path].shape)
+    head, _, inner = path.partition("/")
+    return (*outer, *_shape(tree[head], inner))
 
 
-def _may_differ_in_length(feature: Any) -> bool:
+def _may_differ_in_length(features: Any, path: str) -> bool:
     """Whether it is a sequence of numbers, or of vectors of one size, as long as it likes."""
-    shape = getattr(feature, "shape", None) or ()
+    shape = _shape(features, path)
     return shape[:1] == (None,) and len(shape) <= 2 and None not in shape[1:]
+
+
+def _chosen(wanted: Any, value: tuple[Any, ...], labels: Sequence[str], features: Any) -> bool:
+    """Whether a class is to be read; what has no label is of none."""
+    if wanted is None:
+        return True
+    if _lacks_label(value, labels, features):
+        return False
+    name = _class_name(value, labels, features)
+    if isinstance(wanted, frozenset):
+        return name in wanted
+    try:
+        return bool(wanted(name))
+    except Exception as error:
+        raise TypeError(f"keep fails on the class {name!r} ({error!r}).") from error
 
 
 def _given(prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]) -> dict[str, Prepare]:
@@ -330,18 +350,21 @@ def _class_name(value: tuple[Any, ...], labels: Sequence[str], features: Any) ->
     return "/".join(to(part) for to, part in zip(say, value, strict=True))
 
 
+def _lacks_label(value: tuple[Any, ...], labels: Sequence[str], features: Any) -> bool:
+    """Whether a `ClassLabel` of it is -1, which the catalogue writes for none."""
+    return any(part == -1 and hasattr(_at(features, path), "int2str") for part, path in zip(value, labels, strict=True))
+
+
 def _classes(values: list[tuple[Any, ...]], labels: Sequence[str], source: Source) -> tuple[np.ndarray, list[str]]:
     """Numbers of the classes, in the order of their values, and their names."""
     kept = sorted(set(values))
     number = {value: i for i, value in enumerate(kept)}
-    for place, path in enumerate(labels):
-        without = sum(value[place] == -1 for value in values) if hasattr(_at(source.features, path), "int2str") else 0
-        if without:
-            raise ValueError(f"{without} records of {source.name} have no {path!r}, -1; choose another split.")
+    if without := sum(_lacks_label(value, labels, source.features) for value in values):
+        raise ValueError(f"{without} records of {source.name} have a label of -1, which is none; choose another split.")
     return np.array([number[value] for value in values]), [_class_name(v, labels, source.features) for v in kept]
 
 
-def _stack(values: list[np.ndarray], path: str, series: bool, ragged: bool = True) -> Any:
+def _stack(values: list[np.ndarray], path: str, series: bool = False, ragged: bool = True) -> Any:
     """Rows of one array; a `Series` if asked for, or where they differ in length only."""
     if any(value.dtype.kind not in "biuf" for value in values):
         raise ValueError(f"{path!r} is {values[0].dtype}, no number; give prepare=, such as a tokenizer.")

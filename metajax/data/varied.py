@@ -66,7 +66,8 @@ def varied_episodes(
     """
     least = ways[0]
     check_whole(**{"ways[0]": least, "support": support, "queries": queries, "shots": shots})
-    if not isinstance(ways[1], int) or not least <= ways[1] <= support:
+    check_whole(least, **{"ways[1]": ways[1]})
+    if ways[1] > support:
         raise ValueError(f"{ways=} must be fewest and most classes, and {support=} one example or more of each.")
     if not 1 <= imbalance < math.inf:
         raise ValueError(f"{imbalance=} must be a factor, 1 or more.")
