@@ -1,12 +1,12 @@
 """Dates, quantities and number words in languages never seen, from a few pairs: fine-tuning, or a net that looks up.
 
 What is translated is small: "2021-03-14" is "14. März 2021" in German, "3 h" is "3 Stunden", "42" is "zweiundvierzig".
-But it is real, in 161 languages (Unicode's CLDR in `babel`, and `num2words`); those of the test are neither trained on
-nor used to choose anything. One net from sequence to sequence is trained in two ways that take the same time: jointly,
-and then fine-tuned on the pairs of the new language; or meta-trained to look things up in the pairs.
+But it is real, in 164 languages (Unicode's CLDR in `babel`, and `num2words`); those of the test are neither trained on
+nor used to choose anything. One net from sequence to sequence is trained in two ways: jointly, and then fine-tuned on
+the pairs of the new language; or meta-trained to look things up in the pairs, which takes a little less time.
 
-One run tests a quarter of the languages; the four folds test each of them once. `--thorough` tries more settings of
-fine-tuning; the table of docs/applications.md has it, and takes three times as long.
+One run tests a quarter of the languages; the four folds test 151 of them once each, for the others have characters that
+no training language has. `--thorough` tries more settings of fine-tuning; the table of docs/applications.md has it.
 
     python examples/translation.py --fold 0 --out .
     python examples/translation.py --fold 0 --steps 1500 --thorough --out .    # as in the table
