@@ -72,19 +72,7 @@ def fit(
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
         raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
-    draw: Callable[[Any, Array], PyTree]
-    given: Callable[..., Iterator[Any]]
-    if isinstance(sample, Stream):  # what a step is given is then the tasks, in place of the data set
-        if fuse > 1:
-            raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
-        if sample.options["shard"] != (0, 1):
-            raise ValueError(
-                f"fit trains on all tasks, not on shard={sample.options['shard']}; use `tasks_of` for that."
-            )
-        draw, given, tasks = sample.finish, functools.partial(tasks_of, sample, key), sample.tasks
-    else:
-        draw, given = sample, lambda first: itertools.repeat(dataset)
-        tasks = count_tasks(jax.eval_shape(sample, dataset, key))
+    draw, given, tasks = _source(sample, dataset, key, fuse)
 
     def one(state: State, key: Array, read: PyTree) -> tuple[State, Info]:
         sample_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -105,7 +93,7 @@ def fit(
         state = store.restore(state)
         stopped = stack.enter_context(_interruptible())
         done = int(state.step)
-        feed = given(first=done)
+        feed = given(done)
         bar = stack.enter_context(_bar(done, steps, progress))
         spent, before, infos = 0.0, 0.0, list[Info]()
         while done < steps and not stopped.is_set() and (seconds is None or spent < seconds):
@@ -134,6 +122,19 @@ def fit(
                         file.write(json.dumps(record) + "\n")
                 before, infos = spent, []
     return state, records
+
+
+def _source(
+    sample: Callable[[Any, Array], PyTree] | Stream, dataset: PyTree, key: Array, fuse: int
+) -> tuple[Callable[[Any, Array], PyTree], Callable[[int], Iterator[Any]], int]:
+    """(what a step is given, key) -> tasks; first step -> what the steps are given; and the number of tasks."""
+    if not isinstance(sample, Stream):
+        return sample, lambda first: itertools.repeat(dataset), count_tasks(jax.eval_shape(sample, dataset, key))
+    if fuse > 1:
+        raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
+    if sample.options["shard"] != (0, 1):
+        raise ValueError(f"fit trains on all tasks, not on shard={sample.options['shard']}; use `tasks_of` for that.")
+    return sample.finish, lambda first: tasks_of(sample, key, first=first), sample.tasks
 
 
 def _means(infos: list[Info]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     "episodes": data.episodes(3, 1, 2),
     "rotations": data.episodes(9, 1, 2, rotations=True),
     "varied": data.varied_episodes((2, 4), support=9, queries=2),
+    "varied, grouped": data.varied_episodes((2, 4), support=9, queries=2, group=data.group_of),
     "grouped": data.grouped_episodes(3, 1, 2),
     "semi-supervised": data.semi_supervised(2, 1, 1, unlabelled=2, distractors=2),
     "noisy": data.noisy_labels(data.episodes(3, 1, 2), 0.5),
@@ -44,7 +45,7 @@ def rows(tasks):
 def test_no_split_leaks_into_another_part(name):
     sample = jax.jit(data.meta_batch(DISTRIBUTIONS[name], 40))
     for seed in range(10):
-        groups = name in ("grouped", "modes") or seed % 2  # and by classes
+        groups = name in ("varied, grouped", "grouped", "modes") or seed % 2  # and by classes
         sizes = dict.fromkeys(("train", "test"), 2 if groups else 8)  # 8 classes each, so that it compiles once
         split = data.draw_split(NAMES, sizes, seed=seed, group=data.group_of if groups else None)
         seen = {}

@@ -63,6 +63,7 @@ class Scenes(core.GeneratorBasedBuilder):
             "sound": features.Audio(sample_rate=8000),
             "words": features.Sequence(np.int64),
             "caption": features.Text(),
+            "marks": features.Sequence({"kind": np.int64, "place": features.Tensor(shape=(2,), dtype=np.float32)}),
         }
         return core.DatasetInfo(builder=self, features=features.FeaturesDict(kinds))
 
@@ -79,6 +80,7 @@ class Scenes(core.GeneratorBasedBuilder):
                     "sound": np.arange(number + 2, dtype=np.int64) - 1,
                     "words": list(range(number + 1)),
                     "caption": "a b" * number,
+                    "marks": [{"kind": number, "place": np.full(2, number, np.float32)}] * 3,
                 },
             )
 
@@ -262,6 +264,8 @@ def test_errors_say_what_to_do(folder, tmp_path):
         tfds("letters", keep="Greek_1", data_dir=folder)
     with pytest.raises(TypeError, match=r"keep fails on the class '[A-Z][a-z]+_\d' \(IndexError"):
         tfds("letters", keep=lambda name: name.split("/")[1], data_dir=folder)
+    with pytest.raises(ValueError, match=r"A label must be one value .* which \['marks/kind'\]"):
+        tfds("scenes", features="sound", label="marks/kind", data_dir=folder)
     with pytest.raises(ValueError, match=r"\['sound'\] of scenes.* may differ in length; give prepare="):
         tfds_rows("scenes", features="sound", label="photo/place", data_dir=folder)
     with pytest.raises(ValueError, match=r"keep leaves no class of letters"):
@@ -341,6 +345,10 @@ def test_only_some_classes_are_read(folder):
 def test_what_may_differ_in_length_is_a_series_even_where_it_does_not(folder):
     one = tfds("scenes", split="train[:1]", features="sound", label="photo/place", data_dir=folder)
     assert one.x.value.shape[::2] == (1, 1) and one.x.length.tolist() == [one.x.value.shape[1]]
+    named = {"kind": "marks/kind", "place": "marks/place"}
+    value = tfds("scenes", features=named, label="photo/place", data_dir=folder).x.value
+    assert value["kind"].value.shape == (6, 3, 1) and value["place"].value.shape == (6, 3, 2)
+    assert value["kind"].length.tolist() == value["place"].length.tolist() == [3] * 6
 
 
 def test_copies_are_found_in_data_that_is_not_in_memory(folder, monkeypatch):

@@ -95,15 +95,7 @@ def dataset(x: PyTree, y: ArrayLike, *, names: Sequence[str] | None = None, info
         sizes = jax.tree.map(np.shape, info)
         raise ValueError(f"info must have one row for each of the {classes} classes, got shapes {sizes}.")
     for path, leaf in jax.tree_util.tree_leaves_with_path({"x": x, "info": info}):
-        where, kept = path[0].key + jax.tree_util.keystr(path[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)
-        if jnp.issubdtype(kept, jnp.inexact) and (rows := _rows_with(~np.isfinite(leaf))):
-            raise ValueError(f"{where} is not finite in rows {rows}; drop or repair them.")
-        if kept == leaf.dtype:
-            continue
-        with np.errstate(over="ignore"):
-            cast = leaf.astype(kept)
-        if rows := _rows_with(~np.isfinite(cast) if jnp.issubdtype(kept, jnp.inexact) else cast != leaf):
-            raise ValueError(f"{where} is too large for {kept} in rows {rows}; rescale it, or set jax_enable_x64.")
+        _check_values(path[0].key + jax.tree_util.keystr(path[1:]), leaf)
     order = np.argsort(labels, kind="stable")
     return Dataset(
         x=jax.tree.map(lambda leaf: jnp.asarray(leaf[order]), x),
@@ -170,6 +162,20 @@ def check_whole(least: int = 1, **numbers: int) -> None:
     for name, number in numbers.items():
         if not isinstance(number, int | np.integer) or number < least:
             raise ValueError(f"{name} must be a whole number, {least} or more, got {number!r}.")
+
+
+def _check_values(name: str, leaf: np.ndarray) -> None:
+    """Fails where a value is not finite, or is another one in the dtype that JAX gives it."""
+    kept = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    real = jnp.issubdtype(kept, jnp.inexact)
+    if real and (rows := _rows_with(~np.isfinite(leaf))):
+        raise ValueError(f"{name} is not finite in rows {rows}; drop or repair them.")
+    if kept == leaf.dtype:
+        return
+    with np.errstate(over="ignore"):
+        cast = leaf.astype(kept)
+    if rows := _rows_with(~np.isfinite(cast) if real else cast != leaf):
+        raise ValueError(f"{name} is too large for {kept} in rows {rows}; rescale it, or set jax_enable_x64.")
 
 
 def _rows_with(marked: np.ndarray) -> list[int]:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-import io
-import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax._types import Modalities, PyTree, Series
+from metajax._types import PyTree
 from metajax.data.arrays import Dataset, dataset
-from metajax.data.catalogue import Source, convert, open_split, skip_decoding
-
-Broken: TypeAlias = Callable[[tuple[int, str]], object]
-Prepare: TypeAlias = Callable[[Any], ArrayLike]
-"""What an example's feature is, as TensorFlow Datasets decodes it -> array of one shape."""
+from metajax.data.catalogue import convert, open_split, skip_decoding
+from metajax.data.records import (
+    Broken,
+    Label,
+    Prepare,
+    array_functions,
+    arrays,
+    classes,
+    feature_names,
+    labels_by,
+    may_differ_in_length,
+    named,
+    read_all,
+    stack,
+    try_record,
+)
 
 
 def tfds(
@@ -71,19 +79,20 @@ def tfds(
     Source: tensorflow.org/datasets.
     """
     source = open_split(name, split, data_dir, download)
-    paths, labels = _names(source, features, label)
+    paths, labels = feature_names(source, features, label)
     given = _given(prepare, paths)
-    source, made = _functions(source, given, paths)
+    source, made = array_functions(source, given, paths)
     if isinstance(keep, str):
         raise ValueError(f"{keep=} must be several names or a predicate; for one name, [{keep!r}].")
     wanted = keep if callable(keep) or keep is None else frozenset(keep)
+    label_of = labels_by(source.features, labels)
 
-    def read(example: Any) -> tuple[Any, Any] | None:
-        value = _label(example, labels)
-        return (value, _values(example, paths, made)) if _chosen(wanted, value, labels, source.features) else None
+    def read(example: Any) -> tuple[Label, dict[str, np.ndarray]] | None:
+        found = label_of(example)
+        return (found, arrays(example, paths, made)) if wanted is None or _chosen(wanted, found[1]) else None
 
-    rows = [row for _, row in _read(source, read, broken) if row is not None]
-    y, names = _classes([value for value, _ in rows], labels, source)
+    rows = [row for _, row in read_all(source, read, broken) if row is not None]
+    y, names = classes([found for found, _ in rows], source)
     if isinstance(wanted, frozenset) and (missing := sorted(wanted - set(names))):
         raise ValueError(
             f"No record of {len(missing)} classes of keep is in {source.name} or can be read: {missing[:10]}."
@@ -92,9 +101,9 @@ def tfds(
         raise ValueError(f"keep leaves no class of {source.name} so that there is nothing to read.")
     x = {}
     for key, path in paths.items():
-        series = key not in given and _may_differ_in_length(source.features, path)
-        x[key] = _stack([values[key] for _, values in rows], path, series)
-    return dataset(_named(x, y.shape), y, names=names)
+        series = key not in given and may_differ_in_length(source.features, path)
+        x[key] = stack([values[key] for _, values in rows], path, series)
+    return dataset(named(x, y.shape), y, names=names)
 
 
 def tfds_rows(
@@ -119,29 +128,29 @@ def tfds_rows(
     `prepare`. `fetch` says which record it cannot read.
     """
     source = open_split(name, split, data_dir, download)
-    paths, labels = _names(source, features, label)
+    paths, labels = feature_names(source, features, label)
     given = _given(prepare, paths)
-    if ragged := [p for key, p in paths.items() if key not in given and _may_differ_in_length(source.features, p)]:
+    if ragged := [p for key, p in paths.items() if key not in given and may_differ_in_length(source.features, p)]:
         raise ValueError(f"{ragged} of {source.name} may differ in length; give prepare=, which cuts or pads them.")
-    source, made = _functions(source, given, paths)
+    source, made = array_functions(source, given, paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
             f"{source.name} is prepared as tfrecord, which has no random access; {convert(source.builder)}."
         )
+    label_of = labels_by(source.features, labels)
     if broken is None:
-        bare = skip_decoding(source, [path for path in paths.values() if path not in labels])
-        rows = _read(bare, lambda example: _label(example, labels), None)
+        rows = read_all(skip_decoding(source, [path for path in paths.values() if path not in labels]), label_of, None)
     else:
-        rows = _read(source, lambda example: (_label(example, labels), _values(example, paths, made))[0], broken)
-    y, names = _classes([value for _, value in rows], labels, source)
+        rows = read_all(source, lambda example: (label_of(example), arrays(example, paths, made))[0], broken)
+    y, names = classes([found for _, found in rows], source)
 
     def fetch(numbers: np.ndarray) -> PyTree:
         numbers = np.asarray(numbers)
-        read = lambda number: _values(source.examples[number], paths, made)
-        rows = [_try(source, number, read, number) for number in numbers.reshape(-1).tolist()]
-        x = {key: _stack([values[key] for values in rows], path, ragged=False) for key, path in paths.items()}
+        read = lambda number: arrays(source.examples[number], paths, made)
+        rows = [try_record(source, number, read, number) for number in numbers.reshape(-1).tolist()]
+        x = {key: stack([values[key] for values in rows], path, series=False) for key, path in paths.items()}
         x = {key: leaf.reshape(*numbers.shape, *leaf.shape[1:]) for key, leaf in x.items()}
-        return _named(x, numbers.shape)
+        return named(x, numbers.shape)
 
     return dataset(np.array([number for number, _ in rows], np.int32), y, names=names), fetch
 
@@ -168,70 +177,6 @@ def square(size: int) -> Prepare:
     return resize
 
 
-def _names(
-    source: Source, features: str | Mapping[str, str], label: str | Sequence[str]
-) -> tuple[dict[str, str], list[str]]:
-    """{modality: feature}, of the name "" where there is but one, and the label's features; all of them exist."""
-    paths = {"": features} if isinstance(features, str) else dict(features)
-    labels = [label] if isinstance(label, str) else list(label)
-    known = list(_paths(source.features))
-    for path in (*paths.values(), *labels):
-        if path not in known:
-            raise ValueError(f"{source.name} has no feature {path!r}; it has {', '.join(known)}.")
-    if not paths or not labels:
-        raise ValueError(f"{features=} and {label=} must name one feature at the least, of {', '.join(known)}.")
-    if several := [path for path in labels if _shape(source.features, path) != ()]:
-        raise ValueError(f"A label must be one value of an example, which {several} of {source.name} are not.")
-    return paths, labels
-
-
-def _paths(features: Any, before: str = "") -> Iterator[str]:
-    """Names of all features, those inside others as "a/b"."""
-    for name, feature in features.items():
-        inner = getattr(feature, "feature", feature)  # of a sequence
-        yield from _paths(inner, f"{before}{name}/") if hasattr(inner, "items") else [before + name]
-
-
-def _at(tree: Any, path: str) -> Any:
-    """What has this name; a name may have a slash of its own."""
-    tree = getattr(tree, "feature", tree)
-    if path in tree:
-        return tree[path]
-    outer, _, inner = path.partition("/")
-    return _at(tree[outer], inner)
-
-
-def _shape(tree: Any, path: str) -> tuple[int | None, ...]:
-    """Of a feature in an example, None for what may differ; every sequence that it is inside of is an axis."""
-    outer = (None,) if hasattr(tree, "feature") else ()
-    tree = getattr(tree, "feature", tree)
-    if path in tree:
-        return (*outer, *tree[path].shape)
-    head, _, inner = path.partition("/")
-    return (*outer, *_shape(tree[head], inner))
-
-
-def _may_differ_in_length(features: Any, path: str) -> bool:
-    """Whether it is a sequence of numbers, or of vectors of one size, as long as it likes."""
-    shape = _shape(features, path)
-    return shape[:1] == (None,) and len(shape) <= 2 and None not in shape[1:]
-
-
-def _chosen(wanted: Any, value: tuple[Any, ...], labels: Sequence[str], features: Any) -> bool:
-    """Whether a class is to be read; what has no label is of none."""
-    if wanted is None:
-        return True
-    if _lacks_label(value, labels, features):
-        return False
-    name = _class_name(value, labels, features)
-    if isinstance(wanted, frozenset):
-        return name in wanted
-    try:
-        return bool(wanted(name))
-    except Exception as error:
-        raise TypeError(f"keep fails on the class {name!r} ({error!r}).") from error
-
-
 def _given(prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]) -> dict[str, Prepare]:
     """{modality: function}, checked."""
     given = dict(prepare) if isinstance(prepare, Mapping) else {} if prepare is None else dict.fromkeys(paths, prepare)
@@ -240,144 +185,13 @@ def _given(prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, 
     return given
 
 
-def _functions(
-    source: Source, given: Mapping[str, Prepare], paths: Mapping[str, str]
-) -> tuple[Source, dict[str, Prepare]]:
-    """The source with its pictures as they are stored, and what makes an array of each feature of it."""
-    made = {}
-    for key, path in paths.items():
-        feature = _at(source.features, path)
-        decode = _wave if type(feature).__name__ == "Audio" else _picture_of(feature) if _is_picture(feature) else None
-        made[key] = _after(decode, given.get(key, np.asarray))
-    pictures = [path for path in paths.values() if _is_picture(_at(source.features, path))]
-    return skip_decoding(source, pictures), made
-
-
-def _after(decode: Prepare | None, prepare: Prepare) -> Prepare:
-    return prepare if decode is None else lambda value: prepare(decode(value))
-
-
-def _is_picture(feature: Any) -> bool:
-    return type(feature).__name__ == "Image" and feature.np_dtype == np.uint8
-
-
-def _picture_of(feature: Any) -> Prepare:
-    """Decodes an image to the channels of its feature, which `tfds.data_source` does not: black and white, or grey."""
-    from PIL import Image
-
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[feature.shape[-1] or 3]
-
-    def decode(stored: Any) -> np.ndarray:
-        if isinstance(stored, np.ndarray) and stored.ndim:  # TensorFlow has decoded it
-            return stored
-        with Image.open(io.BytesIO(stored)) as picture:
-            decoded = np.asarray(picture.convert(mode))
-        return decoded if decoded.ndim == 3 else decoded[..., None]
-
-    return decode
-
-
-def _wave(samples: ArrayLike) -> np.ndarray:
-    """A recording as int16, which TensorFlow Datasets hands out as int64."""
-    wave = np.asarray(samples)
-    if wave.dtype.kind == "i" and (wave.astype(np.int16) == wave).all():
-        return wave.astype(np.int16)
-    return wave.astype(np.float32)
-
-
-def _read(source: Source, read: Callable[[Any], Any], broken: Broken | None) -> list[tuple[int, Any]]:
-    """(number, what `read` makes of it) of each example, but for those that cannot be read."""
-    whole, made, first = (lambda get: read(get())), [], ""
-    for row, get in _examples(source):
-        try:
-            made.append((row, _try(source, row, whole, get)))
-        except ValueError as error:
-            if broken is None:
-                raise ValueError(f"{error}; broken=[].append leaves out what cannot.") from error.__cause__
-            broken((row, str(error.__cause__)))
-            first = first or str(error)
-    if not made:
-        raise ValueError(f"Nothing could be read of {source.name} {first or 'which has no record'}.")
-    return made
-
-
-def _examples(source: Source) -> Iterator[tuple[int, Callable[[], Any]]]:
-    """(number, function that gets it) of each."""
-    if hasattr(source.examples, "__getitem__"):
-        for row in range(len(source.examples)):
-            yield row, functools.partial(source.examples.__getitem__, row)
-        return
-    examples = iter(source.examples)
-    for row in itertools.count():
-        try:
-            example = next(examples)
-        except StopIteration:
-            return
-        except Exception as error:  # of TensorFlow, which cannot go on
-            raise ValueError(f"{source.name} is damaged from record {row} on ({error}); prepare it anew.") from error
-        yield row, functools.partial(lambda example: example, example)
-
-
-def _try(source: Source, row: int, reading: Callable[[Any], Any], of: Any) -> Any:
-    """What reading gives, with the record's number in the error; an error in a program is no broken record."""
+def _chosen(wanted: Callable[[str], bool] | frozenset[str], name: str | None) -> bool:
+    """Whether a class is to be read; what has no label is of none."""
+    if name is None:
+        return False
+    if isinstance(wanted, frozenset):
+        return name in wanted
     try:
-        return reading(of)
-    except (NameError, TypeError, AttributeError, ImportError):
-        raise
-    except Exception as error:  # of whatever reads or decodes it
-        raise ValueError(f"Record {row} of {source.name} cannot be read ({error})") from error
-
-
-def _values(example: Any, paths: Mapping[str, str], made: Mapping[str, Prepare]) -> dict[str, np.ndarray]:
-    return {key: np.asarray(made[key](_at(example, path))) for key, path in paths.items()}
-
-
-def _named(x: dict[str, Any], shape: tuple[int, ...]) -> PyTree:
-    """The one array that has no name, or modalities of which none is missing."""
-    present: dict[str, Any] = {key: np.ones(shape, bool) for key in x}
-    return x[""] if "" in x else Modalities(x, present)
-
-
-def _label(example: Any, labels: Sequence[str]) -> tuple[Any, ...]:
-    """The values of the features that tell classes apart."""
-    values = [np.asarray(_at(example, path)) for path in labels]
-    return tuple(value.item().decode() if value.dtype.kind in "SO" else value.item() for value in values)
-
-
-def _class_name(value: tuple[Any, ...], labels: Sequence[str], features: Any) -> str:
-    """The catalogue's own where it has any."""
-    say = [getattr(_at(features, path), "int2str", str) for path in labels]
-    return "/".join(to(part) for to, part in zip(say, value, strict=True))
-
-
-def _lacks_label(value: tuple[Any, ...], labels: Sequence[str], features: Any) -> bool:
-    """Whether a `ClassLabel` of it is -1, which the catalogue writes for none."""
-    return any(part == -1 and hasattr(_at(features, path), "int2str") for part, path in zip(value, labels, strict=True))
-
-
-def _classes(values: list[tuple[Any, ...]], labels: Sequence[str], source: Source) -> tuple[np.ndarray, list[str]]:
-    """Numbers of the classes, in the order of their values, and their names."""
-    kept = sorted(set(values))
-    number = {value: i for i, value in enumerate(kept)}
-    if without := sum(_lacks_label(value, labels, source.features) for value in values):
-        raise ValueError(f"{without} records of {source.name} have a label of -1, which is none; choose another split.")
-    return np.array([number[value] for value in values]), [_class_name(v, labels, source.features) for v in kept]
-
-
-def _stack(values: list[np.ndarray], path: str, series: bool = False, ragged: bool = True) -> Any:
-    """Rows of one array; a `Series` if asked for, or where they differ in length only."""
-    if any(value.dtype.kind not in "biuf" for value in values):
-        raise ValueError(f"{path!r} is {values[0].dtype}, no number; give prepare=, such as a tokenizer.")
-    shapes = {value.shape for value in values}
-    if len(shapes) == 1 and not series:
-        return np.stack(values)
-    if not ragged or len({shape[1:] for shape in shapes}) > 1 or not 1 <= values[0].ndim <= 2:
-        some = ", ".join(map(str, sorted(shapes)[:3]))
-        raise ValueError(
-            f"{path!r} has examples of {len(shapes)} shapes, such as {some}; give prepare=, such as square(84)."
-        )
-    length: Any = np.array([len(value) for value in values], np.int32)
-    padded: Any = np.zeros((len(values), length.max(), *values[0].shape[1:]), values[0].dtype)
-    for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = value
-    return Series(padded if padded.ndim > 2 else padded[..., None], length)
+        return bool(wanted(name))
+    except Exception as error:
+        raise TypeError(f"keep fails on the class {name!r} ({error!r}).") from error
