@@ -24,7 +24,9 @@ import metajax as mj
 from metajax import data
 
 WAYS, SHOTS, QUERIES = 20, 1, 5
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--steps", type=int, default=4000)
 parser.add_argument("--tasks", type=int, default=50, help="test tasks of each alphabet")
 parser.add_argument("--width", type=int, default=64)
@@ -36,7 +38,9 @@ AFFINE = data.affine(degrees=10, translate=0.05, scale=(0.9, 1.1), shear=10)
 WITHIN, ANY = data.grouped_episodes(WAYS, SHOTS, QUERIES), data.episodes(WAYS, SHOTS, QUERIES)
 TRAINING = {
     "of all alphabets": ANY,
-    "of all alphabets, characters transformed": data.augmented(ANY, AFFINE, group=lambda batch: batch.y),
+    "of all alphabets, characters transformed": data.augmented(
+        ANY, AFFINE, group=lambda batch: batch.y
+    ),
     "of all alphabets, drawings transformed": data.augmented(ANY, AFFINE),
     "of one alphabet, drawings transformed": data.augmented(WITHIN, AFFINE),
 }
@@ -47,7 +51,7 @@ def learn(sample, source, options):
     net = mj.nets.Conv4(WAYS, width=options.width, pool=True, rngs=nnx.Rngs(options.seed))
     apply, params = mj.nets.functional(net, fast=nnx.PathContains("head"))
     embed = functools.partial(apply, method="embed")
-    task_loss = mj.episode(mj.prototypes(embed, WAYS), mj.losses.cross_entropy(apply))
+    task_loss = mj.query_loss(mj.prototypes(embed, WAYS), mj.losses.cross_entropy(apply))
     outer = mj.outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(2e-3, options.steps)))
     batch, key = data.meta_batch(sample, tasks=1), jax.random.key(options.seed)
     run = {"steps": options.steps, "fuse": 10, "every": options.steps}
@@ -58,7 +62,10 @@ def learn(sample, source, options):
 def judge(task_loss, params, tests):
     """Mean accuracy on each set of tasks."""
     run = jax.jit(functools.partial(mj.evaluate, task_loss, tasks_at_once=1))
-    return {name: run(params, tasks, jax.random.key(1))["accuracy"].mean.item() for name, tasks in tests.items()}
+    return {
+        name: run(params, tasks, jax.random.key(1))["accuracy"].mean.item()
+        for name, tasks in tests.items()
+    }
 
 
 def draw(report, evaluation, path):
@@ -68,11 +75,20 @@ def draw(report, evaluation, path):
     figure = Figure(figsize=(13, 5), layout="constrained")
     characters, accuracies = figure.subplots(1, 2, width_ratios=[1, 1.1])
     short = [name.rpartition("images_evaluation/")[2] for name in evaluation.names]
-    mj.plots.contact_sheet(characters, dataclasses.replace(evaluation, names=tuple(short)), classes=7, examples=8)
+    mj.plots.contact_sheet(
+        characters, dataclasses.replace(evaluation, names=tuple(short)), classes=7, examples=8
+    )
     order = sorted(report["rows"][0]["alphabets"], key=report["rows"][0]["alphabets"].get)
     for row in report["rows"]:
-        accuracies.plot([100 * row["alphabets"][name] for name in order], range(len(order)), "o", label=row["training"])
-    accuracies.set(yticks=range(len(order)), yticklabels=[name.rpartition("/")[2] for name in order])
+        accuracies.plot(
+            [100 * row["alphabets"][name] for name in order],
+            range(len(order)),
+            "o",
+            label=row["training"],
+        )
+    accuracies.set(
+        yticks=range(len(order)), yticklabels=[name.rpartition("/")[2] for name in order]
+    )
     accuracies.set(xlabel="20-way 1-shot accuracy within the alphabet, %")
     accuracies.legend(title="trained on tasks", fontsize="small", loc="upper left")
     figure.savefig(path, dpi=90)
@@ -82,12 +98,18 @@ def main(options):
     source = data.omniglot()
     split = data.omniglot_split(source.names)
     background, evaluation = (data.select_part(source, split, part) for part in ("train", "test"))
-    alphabets = {name: number for name, number in data.describe(evaluation).groups.items() if number >= WAYS}
+    alphabets = {
+        name: number for name, number in data.describe(evaluation).groups.items() if number >= WAYS
+    }
     tests = {}
     for name in alphabets:
-        one = data.select(evaluation, lambda class_name, name=name: data.group_of(class_name) == name)
+        one = data.select(
+            evaluation, lambda class_name, name=name: data.group_of(class_name) == name
+        )
         tests[name] = data.meta_batch(ANY, options.tasks)(one, jax.random.key(2))
-    random = {"random": data.meta_batch(ANY, options.tasks * len(tests))(evaluation, jax.random.key(3))}
+    random = {
+        "random": data.meta_batch(ANY, options.tasks * len(tests))(evaluation, jax.random.key(3))
+    }
     rows = []
     for name, sample in TRAINING.items():
         task_loss, params, seconds = learn(sample, background, options)
@@ -96,9 +118,19 @@ def main(options):
         row = {"training": name, "seconds": seconds, "accuracy": 100 * float(summary.mean)}
         row |= {"interval": 100 * float(summary.interval), "alphabets": within}
         row |= {"random": 100 * judge(task_loss, params, random)["random"]}
-        print("{training}: {accuracy:.1f} ± {interval:.1f} % within, {random:.1f} % random".format(**row), flush=True)
+        print(
+            "{training}: {accuracy:.1f} ± {interval:.1f} % within, {random:.1f} % random".format(
+                **row
+            ),
+            flush=True,
+        )
         rows.append(row)
-    setting = {"split": split.name, "digest": split.digest, "steps": options.steps, "tasks": options.tasks}
+    setting = {
+        "split": split.name,
+        "digest": split.digest,
+        "steps": options.steps,
+        "tasks": options.tasks,
+    }
     report = harness.header(seed=options.seed, **setting, rows=rows)
     harness.save(options.out, "alphabets", report)
     draw(report, evaluation, options.out / "alphabets.png")

@@ -36,7 +36,9 @@ def languages():
     files = sorted((ROOT / "benchmarks" / "results").glob("translation-*.json"))
     folds = [read(path.stem) for path in files]
     of = lambda fold, method: next(row for row in fold["rows"] if row["method"] == method)
-    return folds, lambda method, column: [v for fold in folds for v in of(fold, method).get(column, {}).values()]
+    return folds, lambda method, column: [
+        v for fold in folds for v in of(fold, method).get(column, {}).values()
+    ]
 
 
 def translation():
@@ -47,9 +49,17 @@ def translation():
         return cell(mj.summarize(jnp.array(values))) if values else ""
 
     methods = [row["method"] for row in folds[0]["rows"]]
-    rows = [[method, *(over_languages(line(method, column)) for column in columns)] for method in methods]
-    parts = [" + ".join(str(fold["languages"][part]) for fold in folds) for part in ("test", "train", "validation")]
-    tuning = "; ".join("{} steps, {} layers, rate {:.0e}".format(*fold["fine_tuning"]["chosen"]) for fold in folds)
+    rows = [
+        [method, *(over_languages(line(method, column)) for column in columns)]
+        for method in methods
+    ]
+    parts = [
+        " + ".join(str(fold["languages"][part]) for fold in folds)
+        for part in ("test", "train", "validation")
+    ]
+    tuning = "; ".join(
+        "{} steps, {} layers, rate {:.0e}".format(*fold["fine_tuning"]["chosen"]) for fold in folds
+    )
     return (
         f"{table(['method', *columns], rows)}\n\nExact match in % on languages unseen by the net that is tested, "
         f"{parts[0]} in {len(folds)} folds (their nets are trained on {parts[1]} and set on {parts[2]} others). "
@@ -64,7 +74,12 @@ def task_modes():
     families = ("sinusoid", "line", "quadratic", "tanh", "absolute")
     number = lambda value: "{:.2f} ± {:.2f}".format(*value)
     rows = [
-        [row["method"], row["numbers learned"], number(row["after"]), "{:+.2f} ± {:.2f}".format(*row["minus MAML"])]
+        [
+            row["method"],
+            row["numbers learned"],
+            number(row["after"]),
+            "{:+.2f} ± {:.2f}".format(*row["minus MAML"]),
+        ]
         + [number(row[family]) for family in families]
         for row in report["rows"]
     ]
@@ -129,13 +144,26 @@ def severity():
 
 def alignment():
     report = read("alignment")
-    titles = {"CroMA": "strokes, named from images, %", "no teaching": "strokes, named from few strokes, %"}
+    titles = {
+        "CroMA": "strokes, named from images, %",
+        "no teaching": "strokes, named from few strokes, %",
+    }
     text = []
     for less, rows in report["rows"].items():
         sign = "CroMA minus it{}" if less == "CroMA" else f"minus {less}{{}}"
-        header = [titles[less], *(c for shots in ("1", "5") for c in (f"{shots} shot", sign.format(f", {shots}")))]
+        header = [
+            titles[less],
+            *(c for shots in ("1", "5") for c in (f"{shots} shot", sign.format(f", {shots}"))),
+        ]
         cells = [
-            [row, *(c for one in by.values() for c in (cell(one["accuracy"]), difference(one["difference"])))]
+            [
+                row,
+                *(
+                    c
+                    for one in by.values()
+                    for c in (cell(one["accuracy"]), difference(one["difference"]))
+                ),
+            ]
             for row, by in rows.items()
         ]
         text.append(table(header, cells))
@@ -170,12 +198,24 @@ def intents():
         + [
             c
             for shots in ("1", "5")
-            for c in (cell(report["rows"][shots][name]["accuracy"]), cell(report["rows"][shots][name]["nearest"]))
+            for c in (
+                cell(report["rows"][shots][name]["accuracy"]),
+                cell(report["rows"][shots][name]["nearest"]),
+            )
         ]
-        + [difference(report["minus net from scratch"][shots][name]["accuracy"]) for shots in ("1", "5")]
+        + [
+            difference(report["minus net from scratch"][shots][name]["accuracy"])
+            for shots in ("1", "5")
+        ]
         for name in report["rows"]["1"]
     ]
-    header = ["intents, 5-way, %", "1 shot", "in or out of scope, 1", "5 shots", "in or out of scope, 5"]
+    header = [
+        "intents, 5-way, %",
+        "1 shot",
+        "in or out of scope, 1",
+        "5 shots",
+        "in or out of scope, 5",
+    ]
     return (
         f"{table([*header, 'accuracy minus net from scratch, 1', '5'], rows)}\n\n"
         "Accuracy of queries in scope, and the area under the ROC curve of the nearest class against "
@@ -188,11 +228,24 @@ def intents():
 def groceries():
     report = read("groceries")
     rows = [
-        [name, *(c for by in report["rows"].values() for c in (cell(by[name]["accuracy"]), difference(by[name][less])))]
+        [
+            name,
+            *(
+                c
+                for by in report["rows"].values()
+                for c in (cell(by[name]["accuracy"]), difference(by[name][less]))
+            ),
+        ]
         for less in ("minus picture only",)
         for name in report["rows"]["1"]
     ]
-    header = ["two products of a kind, %", "1 shot", "minus picture only, 1", "5 shots", "minus picture only, 5"]
+    header = [
+        "two products of a kind, %",
+        "1 shot",
+        "minus picture only, 1",
+        "5 shots",
+        "minus picture only, 5",
+    ]
     return (
         f"{table(header, rows)}\n\n{len(report['kinds'])} kinds, each held out in turn, {report['tasks']} tasks "
         f"each; 95 % "
@@ -206,7 +259,9 @@ def speech():
     for part, ways in (("new words", 5), ("new speakers", 10)):
         rows = [[name, cell(by["1"]), cell(by["5"])] for name, by in report["rows"][part].items()]
         text.append(table([f"{part}, {ways}-way, %", "1 shot", "5 shots"], rows))
-    rows = [[name, difference(by["1"]), difference(by["5"])] for name, by in report["paired"].items()]
+    rows = [
+        [name, difference(by["1"]), difference(by["5"])] for name, by in report["paired"].items()
+    ]
     sizes = report["sizes"]
     return "\n\n".join([*text, table(["paired", "1 shot", "5 shots"], rows)]) + (
         f"\n\n{sizes['splits']} splits of the words, {sizes['folds']} folds of speakers, {sizes['tasks']} tasks "
@@ -219,7 +274,10 @@ def video():
     report = read("video")
     shots = {"1": "1 shot", "5": "5 shots"}
     rows = [[name, *(cell(report["rows"][k][name]) for k in shots)] for name in report["rows"]["1"]]
-    rows += [[name, *(difference(report["paired"][k][name]) for k in shots)] for name in report["paired"]["1"]]
+    rows += [
+        [name, *(difference(report["paired"][k][name]) for k in shots)]
+        for name in report["paired"]["1"]
+    ]
     rows += [
         [f"video, {name} seen", *(cell(report["unfinished"][k][name]) for k in shots)]
         for name in report["unfinished"]["1"]
@@ -235,11 +293,21 @@ def video():
 
 def overview():
     """One line of each, for the README."""
-    graph, intent, heard = read("characters")["rows"], read("intents")["rows"]["1"], read("speech")["paired"]
-    shop, film, stroke = read("groceries")["rows"]["1"], read("video")["rows"]["1"], read("alignment")["rows"]
+    graph, intent, heard = (
+        read("characters")["rows"],
+        read("intents")["rows"]["1"],
+        read("speech")["paired"],
+    )
+    shop, film, stroke = (
+        read("groceries")["rows"]["1"],
+        read("video")["rows"]["1"],
+        read("alignment")["rows"],
+    )
     error = {row["method"]: row["after"][0] for row in read("task_modes")["rows"]}
     drawn, (_, line) = read("annotations")["rows"][0], languages()
-    lost = [row["minus"]["image only"] for row in read("missing")["rows"] if row["learner"] == "SMIL"]
+    lost = [
+        row["minus"]["image only"] for row in read("missing")["rows"] if row["learner"] == "SMIL"
+    ]
     exact = {method: line(method, "5 pairs") for method in ("Meta-trained", "Fine-tuned")}
     croma = {row: by["1"]["difference"] for row, by in stroke["CroMA"].items()}
     points = lambda value: f"{difference(value)} points"
@@ -248,9 +316,18 @@ def overview():
             "image classification",
             "characters",
             "20-way without a shot, over the graph of what characters are made of",
-        ): (f"{cell(graph['whole graph, given'])} %, without radicals {cell(graph['without radicals, given'])} %"),
-        ("machine translation", "translation", f"{len(exact['Fine-tuned'])} unseen languages, 5 pairs, exact match"): (
-            ", ".join(f"{method.lower()} {statistics.mean(values):.1f} %" for method, values in exact.items())
+        ): (
+            f"{cell(graph['whole graph, given'])} %, without radicals {cell(graph['without radicals, given'])} %"
+        ),
+        (
+            "machine translation",
+            "translation",
+            f"{len(exact['Fine-tuned'])} unseen languages, 5 pairs, exact match",
+        ): (
+            ", ".join(
+                f"{method.lower()} {statistics.mean(values):.1f} %"
+                for method, values in exact.items()
+            )
         ),
         ("text classification", "intents", "new intents, 1 shot, frozen pretrained sentences"): (
             f"{cell(intent['pretrained']['accuracy'])} %, counted words {cell(intent['counted words']['accuracy'])} %"
@@ -258,15 +335,24 @@ def overview():
         ("out of scope", "intents", "area under the ROC curve, 1 shot, pretrained sentences"): (
             f"{cell(intent['pretrained']['nearest'])} %, counted words {cell(intent['counted words']['nearest'])} %"
         ),
-        ("speech recognition", "speech", "new words, 1 shot, meta-trained minus pretrained; minus log-mel"): (
-            "; ".join(points(heard[f"meta-trained minus {other}"]["1"]) for other in ("pretrained", "log-mel"))
+        (
+            "speech recognition",
+            "speech",
+            "new words, 1 shot, meta-trained minus pretrained; minus log-mel",
+        ): (
+            "; ".join(
+                points(heard[f"meta-trained minus {other}"]["1"])
+                for other in ("pretrained", "log-mel")
+            )
         ),
         ("image + speech", "speech", "digits, 1 shot, written and spoken minus spoken"): (
             points(heard["both minus spoken"]["1"])
         ),
-        ("image + text", "groceries", "two products of a kind, 1 shot, with description minus picture only"): (
-            points(shop["description, given"]["minus picture only"])
-        ),
+        (
+            "image + text",
+            "groceries",
+            "two products of a kind, 1 shot, with description minus picture only",
+        ): (points(shop["description, given"]["minus picture only"])),
         ("image + video", "video", "drawings, 1 shot, picture alone, video alone, both"): (
             ", ".join(cell(film[row]) for row in ("image", "video", "equal")) + " %"
         ),
@@ -278,15 +364,19 @@ def overview():
         ("annotations", "annotations", "predicted while learning, 1 shot, minus without"): (
             points(drawn["annotated minus without"])
         ),
-        ("missing recordings", "missing", "SMIL minus image only, 5 % and 20 % of training examples heard"): (
-            f"{difference(lost[0])} and {points(lost[-1])}"
-        ),
+        (
+            "missing recordings",
+            "missing",
+            "SMIL minus image only, 5 % and 20 % of training examples heard",
+        ): (f"{difference(lost[0])} and {points(lost[-1])}"),
         ("tasks of several kinds", "task_modes", "five families of functions, squared error"): (
             f"MMAML {error['MMAML']:.2f}, MAML {error['MAML']:.2f}"
         ),
     }
     script = lambda name: f"`{'benchmarks' if name == 'missing' else 'examples'}/{name}.py`"
-    rows = [[name, script(file), measured, result] for (name, file, measured), result in found.items()]
+    rows = [
+        [name, script(file), measured, result] for (name, file, measured), result in found.items()
+    ]
     return table(["application", "script", "what is measured", "result"], rows)
 
 

@@ -18,7 +18,9 @@ import harness
 import jax
 import workloads
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--workloads", nargs="+", default=["W1", "W2"])
 parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
 parser.add_argument("--processes", type=int, nargs="*", default=[2])
@@ -29,7 +31,10 @@ FULL = {
     "W1": lambda: workloads.sinusoids(tasks=200)._replace(repeats=50),
     "W2": lambda: workloads.images()._replace(repeats=10),
 }
-AT_ONCE = {"W1": 25, "W2": 1}  # the same on every device, or their sums would be rounded differently
+AT_ONCE = {
+    "W1": 25,
+    "W2": 1,
+}  # the same on every device, or their sums would be rounded differently
 TINY = {
     "W1": lambda: workloads.sinusoids(tasks=8, width=4)._replace(repeats=2),
     "W2": lambda: workloads.images(tasks=8, width=4, size=16, queries=2)._replace(repeats=2),
@@ -45,7 +50,9 @@ def build(workload, tasks_at_once, devices, processes, process, port):
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
-    step, gradient, cost = jax_maml.build(workload, tasks_at_once=tasks_at_once, devices=devices * processes)
+    step, gradient, cost = jax_maml.build(
+        workload, tasks_at_once=tasks_at_once, devices=devices * processes
+    )
     return step, {"gradient": gradient(), "cost": cost}
 
 
@@ -73,7 +80,8 @@ class Run:
 def compare(name, workload, configurations):
     """Rows of one workload; gradients and seconds are compared with the first configuration."""
     tasks_at_once = min(
-        AT_ONCE[name], workload.tasks // max(devices * processes for devices, processes in configurations)
+        AT_ONCE[name],
+        workload.tasks // max(devices * processes for devices, processes in configurations),
     )
     exact = {}
     for one in configurations:
@@ -90,7 +98,12 @@ def compare(name, workload, configurations):
     rows = []
     reference = exact[configurations[0]][0]
     for (devices, processes), run in runs.items():
-        row = {"workload": name, "tasks": workload.tasks, "devices": devices * processes, "processes": processes}
+        row = {
+            "workload": name,
+            "tasks": workload.tasks,
+            "devices": devices * processes,
+            "processes": processes,
+        }
         row |= harness.median(times[devices, processes]) | run.facts[0]["cost"]
         own = exact[devices, processes]
         row["gradient_error"] = max(harness.difference(gradient, reference) for gradient in own)
@@ -108,7 +121,9 @@ def compare(name, workload, configurations):
 
 if __name__ == "__main__":
     options = parser.parse_args()
-    configurations = [(devices, 1) for devices in options.devices] + [(1, number) for number in options.processes]
+    configurations = [(devices, 1) for devices in options.devices] + [
+        (1, number) for number in options.processes
+    ]
     rows = []
     sizes = TINY if options.tiny else FULL
     for name in options.workloads:

@@ -27,7 +27,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -39,19 +41,27 @@ KEY = jax.random.key(0)
 def digits_problem(steps, number):
     digits = load_digits()
     dataset = mj.data.dataset((digits.data / 16).astype("float32"), digits.target)
-    tasks = mj.data.meta_batch(mj.data.episodes(ways=5, shots=5, queries=10), tasks=number)(dataset, KEY)
+    tasks = mj.data.meta_batch(mj.data.episodes(ways=5, shots=5, queries=10), tasks=number)(
+        dataset, KEY
+    )
     apply, params = mj.nets.functional(mj.nets.MLP(64, (40,), 5, rngs=nnx.Rngs(0)))
     params = params._replace(slow={"decay": jnp.array(-3.0)})
-    query_loss = mj.losses.cross_entropy(lambda params, *xs, **named: apply(params._replace(slow={}), *xs, **named))
+    query_loss = mj.losses.cross_entropy(
+        lambda params, *xs, **named: apply(params._replace(slow={}), *xs, **named)
+    )
 
     def inner_loss(params, batch, key):
         value, metrics = query_loss(params, batch, key)
-        return value + 0.5 * jnp.exp(params.slow["decay"]) * optax.tree.norm(params.fast, squared=True), metrics
+        return value + 0.5 * jnp.exp(params.slow["decay"]) * optax.tree.norm(
+            params.fast, squared=True
+        ), metrics
 
     def make(strategy):
         optimizer = optax.sgd(0.02, momentum=0.9)
-        adaptation = mj.inner_loop(inner_loss, optimizer, steps=steps, proximity=1.0, differentiate=strategy)
-        return mj.episode(adaptation, query_loss)
+        adaptation = mj.inner_loop(
+            inner_loss, optimizer, steps=steps, proximity=1.0, differentiate=strategy
+        )
+        return mj.query_loss(adaptation, query_loss)
 
     return make, params, tasks
 
@@ -93,19 +103,31 @@ def steps():
     rows = []
     for number in numbers:
         make, params, tasks = digits_problem(number, number=1)
-        possible = {name: s for name, s in strategies.items() if number >= 5 or name != "truncated(5)"}
+        possible = {
+            name: s for name, s in strategies.items() if number >= 5 or name != "truncated(5)"
+        }
         for name, cost in mj.estimate_cost(make, possible, params, tasks).items():
-            rows.append({"steps": number, "implementation": name, "temporary_bytes": cost.temporary_bytes})
+            rows.append(
+                {"steps": number, "implementation": name, "temporary_bytes": cost.temporary_bytes}
+            )
     return rows
 
 
 def draw(report, path):
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     for name in dict.fromkeys(row["implementation"] for row in report["steps"]):
-        points = [(r["steps"], r["temporary_bytes"] / 1e6) for r in report["steps"] if r["implementation"] == name]
+        points = [
+            (r["steps"], r["temporary_bytes"] / 1e6)
+            for r in report["steps"]
+            if r["implementation"] == name
+        ]
         style = "--" if name.startswith("mixed") else "-"  # some of these lie on an unroll
         axes.loglog(*zip(*points, strict=True), style, marker="o", markersize=3, label=name)
-    axes.set(xlabel="inner steps", ylabel="temporaries, MB", title="MLP, 5-way 5-shot digits: a meta-gradient's memory")
+    axes.set(
+        xlabel="inner steps",
+        ylabel="temporaries, MB",
+        title="MLP, 5-way 5-shot digits: a meta-gradient's memory",
+    )
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

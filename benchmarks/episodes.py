@@ -21,7 +21,9 @@ import workloads
 import metajax as mj
 
 WAYS, ROWS = 5, 16
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--repeats", type=int, default=100)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -39,7 +41,9 @@ def in_numpy(x, rng, tasks):
 
 def sampler(tasks, scale, rotations=True):
     sizes = {"ways": WAYS, "shots": 1, "queries": ROWS - 1}
-    return jax.jit(mj.data.meta_batch(mj.data.episodes(**sizes, rotations=rotations, scale=scale), tasks=tasks))
+    return jax.jit(
+        mj.data.meta_batch(mj.data.episodes(**sizes, rotations=rotations, scale=scale), tasks=tasks)
+    )
 
 
 def measure(classes, tasks, repeats):
@@ -48,7 +52,11 @@ def measure(classes, tasks, repeats):
     x = rng.integers(0, 256, (classes, 20, 28, 28, 1), np.uint8)
     dataset = mj.data.dataset(x.reshape(-1, 28, 28, 1), np.repeat(np.arange(classes), 20))
     flat, known = x.reshape(classes * 20, -1), rng.integers(0, classes * 20, tasks * WAYS * ROWS)
-    stored, scaled, plain = sampler(tasks, False), sampler(tasks, True), sampler(tasks, False, rotations=False)
+    stored, scaled, plain = (
+        sampler(tasks, False),
+        sampler(tasks, True),
+        sampler(tasks, False, rotations=False),
+    )
     runs = {
         "`np.take`": lambda: np.take(flat, known, axis=0),
         "numpy": lambda: in_numpy(x, rng, tasks),
@@ -59,8 +67,14 @@ def measure(classes, tasks, repeats):
     rows = []
     for name, times in harness.in_turn(runs, repeats).items():
         row = {"workload": "W7", "implementation": name, "tasks": tasks} | harness.median(times)
-        row |= {"a_second": tasks / row["seconds"], "ratio": (rows or [row])[0]["seconds"] / row["seconds"]}
-        print(f"{name}: {row['a_second']:.4g} episodes a second, {row['ratio']:.2f} of np.take", flush=True)
+        row |= {
+            "a_second": tasks / row["seconds"],
+            "ratio": (rows or [row])[0]["seconds"] / row["seconds"],
+        }
+        print(
+            f"{name}: {row['a_second']:.4g} episodes a second, {row['ratio']:.2f} of np.take",
+            flush=True,
+        )
         rows.append(row)
     return rows, dataset
 
@@ -69,10 +83,17 @@ def share(dataset, workload, repeats):
     """What drawing the tasks of a step of W2 takes, as a share of that step."""
     draw = sampler(workload.tasks, True)
     step = jax_maml.build(workload)[0]
-    times = harness.in_turn({"draw": lambda: draw(dataset, jax.random.key(0)), "step": step}, repeats)
+    times = harness.in_turn(
+        {"draw": lambda: draw(dataset, jax.random.key(0)), "step": step}, repeats
+    )
     drawn, stepped = (harness.median(times[name])["seconds"] for name in ("draw", "step"))
     print(f"Drawing {workload.tasks} tasks takes {100 * drawn / stepped:.2g} % of a step of W2.")
-    return {"tasks": workload.tasks, "draw_seconds": drawn, "step_seconds": stepped, "share": drawn / stepped}
+    return {
+        "tasks": workload.tasks,
+        "draw_seconds": drawn,
+        "step_seconds": stepped,
+        "share": drawn / stepped,
+    }
 
 
 if __name__ == "__main__":

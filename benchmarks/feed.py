@@ -25,9 +25,13 @@ import workloads
 import metajax as mj
 from metajax import data
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--gigabytes", type=float, default=6.0, help="size of the file")
-parser.add_argument("--limit", type=float, default=5.0, help="gigabytes that the process may hold itself")
+parser.add_argument(
+    "--limit", type=float, default=5.0, help="gigabytes that the process may hold itself"
+)
 parser.add_argument("--tasks", type=int, default=10_000)
 parser.add_argument("--repeats", type=int, default=20)
 parser.add_argument("--tiny", action="store_true")
@@ -57,12 +61,15 @@ def compare(feed, tasks, width, repeats):
     apply, params = jax_maml.make_net(workloads.images(tasks, width).weights)
     loss = mj.losses.cross_entropy(apply)
     descent = mj.inner_loop(loss, optax.sgd(0.1), steps=5)
-    outer = mj.outer_loop(mj.episode(descent, loss), optax.adam(1e-3))
+    outer = mj.outer_loop(mj.query_loss(descent, loss), optax.adam(1e-3))
     step = jax.jit(lambda state, tasks, key: outer.step(state, feed.finish(tasks, key), key))
     state, key = outer.init(params), jax.random.key(0)
     source = data.tasks_of(feed, key)
     resident = jax.device_put(next(source))
-    runs = {"resident": lambda: step(state, resident, key), "grain": lambda: step(state, next(source), key)}
+    runs = {
+        "resident": lambda: step(state, resident, key),
+        "grain": lambda: step(state, next(source), key),
+    }
     return {name: harness.median(times) for name, times in harness.in_turn(runs, repeats).items()}
 
 
@@ -84,7 +91,9 @@ def main(options):
         images = np.load(path, mmap_mode="r")
         rows = data.dataset(np.arange(len(labels), dtype=np.int32), labels)
         draw = data.episodes(5, 1, 15)
-        make = lambda tasks: data.stream(data.meta_batch(draw, tasks), rows, lambda numbers: images[numbers])
+        make = lambda tasks: data.stream(
+            data.meta_batch(draw, tasks), rows, lambda numbers: images[numbers]
+        )
         steps = compare(make(8), 8, 4 if options.tiny else 64, options.repeats)
         sizes = read(make(32), options.tasks, 32)
     ratio = steps["grain"]["seconds"] / steps["resident"]["seconds"]

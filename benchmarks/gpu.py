@@ -18,7 +18,9 @@ import jax_maml
 import memory
 import workloads
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--repeats", type=int, default=20)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -42,7 +44,10 @@ def facts(gradient, step, cost):
     """The gradient, what compiling took, and the most memory that the device has had in use; None on a CPU."""
     jax.block_until_ready(step())
     statistics = jax.devices()[0].memory_stats() or {}
-    return {"gradient": gradient, "cost": cost | {"peak_bytes": statistics.get("peak_bytes_in_use")}}
+    return {
+        "gradient": gradient,
+        "cost": cost | {"peak_bytes": statistics.get("peak_bytes_in_use")},
+    }
 
 
 def measure(name, tasks, repeats):
@@ -52,18 +57,28 @@ def measure(name, tasks, repeats):
         process = harness.Process(*arguments)
         made = process.facts()
         if made is None:
-            print(f"{name}, {implementation}: failed, and is left out; its error is above.", flush=True)
+            print(
+                f"{name}, {implementation}: failed, and is left out; its error is above.",
+                flush=True,
+            )
             continue
         times = []
         for _ in range(repeats):
             process.tell()
             times.append(process.seconds())
         harness.close(process)
-        row = {"workload": name, "implementation": implementation} | harness.median(times) | made["cost"]
+        row = (
+            {"workload": name, "implementation": implementation}
+            | harness.median(times)
+            | made["cost"]
+        )
         reference = made["gradient"] if reference is None else reference
         row["gradient_error"] = harness.difference(made["gradient"], reference)
         row["ratio"] = (rows or [row])[0]["seconds"] / row["seconds"]
-        print(f"{name}, {implementation}: {row['seconds']:.4g} s, peak {row['peak_bytes']} bytes", flush=True)
+        print(
+            f"{name}, {implementation}: {row['seconds']:.4g} s, peak {row['peak_bytes']} bytes",
+            flush=True,
+        )
         rows.append(row)
     return rows
 
@@ -80,7 +95,9 @@ def main(options):
     strategies = [*memory.STRATEGIES][:: 5 if options.tiny else 1]
     rows = measure("W1", {"metajax": (maml, sinusoids, {})}, options.repeats)
     rows += measure("W2, 32 tasks", convolutions, options.repeats)
-    rows += measure("W3, large", {name: (transformer, texts, name) for name in strategies}, options.repeats)
+    rows += measure(
+        "W3, large", {name: (transformer, texts, name) for name in strategies}, options.repeats
+    )
     device = re.sub(r"\W+", "-", jax.devices()[0].device_kind.lower()).strip("-")
     harness.save(options.out, f"device-{device}", harness.header(seed=0, rows=rows))
 

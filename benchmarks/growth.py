@@ -34,9 +34,17 @@ AXES = {  # the numbers, and those of the tiny run
     "sequence length": ((64, 128, 256, 512, 1024), (8, 16)),
 }
 POWER = ("width", "sequence length")
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tiny", action="store_true")
-parser.add_argument("--axes", nargs="+", choices=AXES, default=[*AXES], help="what grows; the file then has no other")
+parser.add_argument(
+    "--axes",
+    nargs="+",
+    choices=AXES,
+    default=[*AXES],
+    help="what grows; the file then has no other",
+)
 parser.add_argument("--repeats", type=int, default=10)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
@@ -45,7 +53,9 @@ def program(axis, number, tiny):
     """(function to run, its cost in memory and compilation)."""
     if axis == "sequence length":
         sizes = memory.TINY if tiny else memory.Sizes(layers=2, width=64, steps=4)
-        gradient, weights = memory.meta_gradient(sizes._replace(length=number), mj.mixed_mode(), True)
+        gradient, weights = memory.meta_gradient(
+            sizes._replace(length=number), mj.mixed_mode(), True
+        )
         compiled, cost = harness.compile_timed(gradient, weights)
         return lambda: compiled(weights), cost
     base = {"tasks": 8, "shots": 1, "width": 4 if tiny else 32}
@@ -65,7 +75,8 @@ def measure(axis, numbers, tiny, repeats):
     for number, times in harness.in_turn(runs, repeats).items():
         rows.append({"workload": axis, "number": number} | harness.median(times) | costs[number])
         print(
-            f"{axis} {number}: {rows[-1]['seconds']:.4g} s, {costs[number]['temporary_bytes'] / 1e6:.3g} MB", flush=True
+            f"{axis} {number}: {rows[-1]['seconds']:.4g} s, {costs[number]['temporary_bytes'] / 1e6:.3g} MB",
+            flush=True,
         )
     return rows
 
@@ -85,7 +96,9 @@ def fit(axis, rows):
 
 def draw(report, path):
     number = len(report["fits"])
-    figure, panels = plt.subplots(1, number, figsize=(3 * number, 3.4), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        1, number, figsize=(3 * number, 3.4), layout="constrained", squeeze=False
+    )
     for axes, (axis, fitted) in zip(panels[0], report["fits"].items(), strict=True):
         rows = [row for row in report["rows"] if row["workload"] == axis]
         numbers = [row["number"] for row in rows]
@@ -94,7 +107,9 @@ def draw(report, path):
         a, b = fitted["a"], fitted["b"]
         label = f"grows as n^{b:.2f}" if axis in POWER else f"{1e3 * a:.0f} + {1e3 * b:.3g} n ms"
         axes.plot(n, a * n**b if axis in POWER else a + b * n, "-", color="grey", label=label)
-        axes.set(xscale="log", yscale="log", xlabel=axis, title=axis, xticks=numbers, xticklabels=numbers)
+        axes.set(
+            xscale="log", yscale="log", xlabel=axis, title=axis, xticks=numbers, xticklabels=numbers
+        )
         axes.xaxis.minorticks_off()
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:.2g}")

@@ -22,10 +22,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 def header(packages=(), **more):
     """What a reader needs to know of a run; `packages` beside those of the core, where they are installed."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    processor = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    processor = next(
+        (line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
+    )
     return {
         "commit": subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in (*PACKAGES, *packages)},
+        "versions": {"python": platform.python_version()}
+        | {p: version(p) for p in (*PACKAGES, *packages)},
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "processor": processor.partition(":")[2].strip() or platform.machine(),
         "threads": len(os.sched_getaffinity(0)),

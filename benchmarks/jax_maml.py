@@ -22,11 +22,15 @@ def variants(workload, plain):
     cores = len(os.sched_getaffinity(0))
     if workload.tasks % cores == 0:
         ours[f"metajax, {cores} devices"] = {"devices": cores}
-    return ours | ({"plain JAX": {"lower": "native", "tasks_at_once": workload.tasks}} if plain else {})
+    return ours | (
+        {"plain JAX": {"lower": "native", "tasks_at_once": workload.tasks}} if plain else {}
+    )
 
 
 def native(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 class Convolution(nnx.Module):
@@ -44,13 +48,17 @@ def make_net(weights, lower=None):
     outputs = len(weights["head/bias"])
     if "layers/0/kernel" in weights:
         width = weights["head/kernel"].shape[0]
-        net = mj.nets.MLP(len(weights["layers/0/kernel"]), (width, width), outputs, rngs=nnx.Rngs(0))
+        net = mj.nets.MLP(
+            len(weights["layers/0/kernel"]), (width, width), outputs, rngs=nnx.Rngs(0)
+        )
     else:
         width = weights["norms/0/scale"].size
         size = 16 * round((len(weights["head/kernel"]) / width) ** 0.5)
         net = mj.nets.Conv4(outputs, width=width, pool=True, size=size, rngs=nnx.Rngs(0))
         if lower is not None:
-            layers = [Convolution(layer.kernel[...], LOWERINGS[lower]) for layer in net.convolutions]
+            layers = [
+                Convolution(layer.kernel[...], LOWERINGS[lower]) for layer in net.convolutions
+            ]
             net.convolutions = nnx.List(layers)
     apply, params = mj.nets.functional(net)
     leaves = [weights[name] for name in by_name(params.fast)]
@@ -76,11 +84,17 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
     regression = workload.data["query"][1].dtype.kind == "f"
     loss = (mj.losses.squared_error if regression else mj.losses.cross_entropy)(apply)
     strategy = mj.mixed_mode() if mixed_mode else mj.unroll()
-    descent = mj.inner_loop(loss, optax.sgd(workload.inner_rate), steps=workload.steps, differentiate=strategy)
-    tasks = jax.tree.map(jax.numpy.asarray, mj.Task(*(mj.Batch(*workload.data[p]) for p in ("support", "query"))))
+    descent = mj.inner_loop(
+        loss, optax.sgd(workload.inner_rate), steps=workload.steps, differentiate=strategy
+    )
+    tasks = jax.tree.map(
+        jax.numpy.asarray, mj.Task(*(mj.Batch(*workload.data[p]) for p in ("support", "query")))
+    )
     axis_name = None if devices is None else "devices"
     optimizer = optax.adam(workload.outer_rate)
-    outer = mj.outer_loop(mj.episode(descent, loss), optimizer, tasks_at_once=tasks_at_once, axis_name=axis_name)
+    outer = mj.outer_loop(
+        mj.query_loss(descent, loss), optimizer, tasks_at_once=tasks_at_once, axis_name=axis_name
+    )
     arguments = outer.init(params), tasks, jax.random.key(0)
     step = outer.step
     if devices is not None:
@@ -92,11 +106,16 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
     def gradient():
         """Adam's first moment after its first step is a tenth of the meta-gradient."""
         moment = program(*arguments)[0].optimizer[0].mu.fast
-        return {name: np.asarray(leaf.addressable_data(0)) / 0.1 for name, leaf in by_name(moment).items()}
+        return {
+            name: np.asarray(leaf.addressable_data(0)) / 0.1
+            for name, leaf in by_name(moment).items()
+        }
 
     if fuse == 1:
         return lambda: program(*arguments), gradient, cost
-    steps = lambda state, *rest: jax.lax.scan(lambda state, _: (step(state, *rest)[0], None), state, length=fuse)[0]
+    steps = lambda state, *rest: jax.lax.scan(
+        lambda state, _: (step(state, *rest)[0], None), state, length=fuse
+    )[0]
     fused, cost = harness.compile_timed(steps, *arguments)
     return lambda: fused(*arguments), gradient, cost
 
@@ -109,11 +128,17 @@ def spread(step, arguments, devices):
 
     def place(tree, spec):
         sharding = jax.NamedSharding(mesh, spec)
-        put = lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+        put = lambda leaf: jax.make_array_from_callback(
+            leaf.shape, sharding, lambda index: leaf[index]
+        )
         return jax.tree.map(lambda leaf: put(np.asarray(leaf)), tree)
 
     state, tasks, key = arguments
-    arguments = place(state, everywhere), place(tasks, by_task), place(jax.random.key_data(key), everywhere)
+    arguments = (
+        place(state, everywhere),
+        place(tasks, by_task),
+        place(jax.random.key_data(key), everywhere),
+    )
     specs = everywhere, by_task, everywhere
     return jax.shard_map(with_key, mesh=mesh, in_specs=specs, out_specs=everywhere), arguments
 
@@ -121,5 +146,7 @@ def spread(step, arguments, devices):
 def local_tasks(program, workload):
     """Tasks of one device, from the shape that the query set has among the compiled program's parameters."""
     rows = workload.data["query"][0].shape[1:]
-    found = re.search(rf"f\d+\[(\d+),{','.join(map(str, rows))}\]", program.as_text().split("\n", 1)[0])
+    found = re.search(
+        rf"f\d+\[(\d+),{','.join(map(str, rows))}\]", program.as_text().split("\n", 1)[0]
+    )
     return int(found[1])

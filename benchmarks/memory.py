@@ -43,7 +43,9 @@ STRATEGIES = {  # and whether the layers are computed again
     "`mixed_mode()`, block remat": (mj.mixed_mode(), True),
 }
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -54,8 +56,16 @@ def start(sizes):
         return jax.random.normal(jax.random.fold_in(KEY, number), shape) / math.sqrt(shape[-2])
 
     width = sizes.width
-    shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
-    blocks = {name: normal(number, sizes.layers, *shape) for number, (name, shape) in enumerate(shapes.items())}
+    shapes = {
+        "qkv": (width, 3 * width),
+        "out": (width, width),
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+    }
+    blocks = {
+        name: normal(number, sizes.layers, *shape)
+        for number, (name, shape) in enumerate(shapes.items())
+    }
     return {"embed": normal(9, sizes.tokens, width), "blocks": blocks}
 
 
@@ -94,8 +104,10 @@ def meta_gradient(sizes, strategy, block_remat):
     inner_loss = next_token_loss(sizes, block_remat, weighted=True)
     optimizer = optax.adam(1e-3, eps_root=1e-8)
     adaptation = mj.inner_loop(inner_loss, optimizer, steps=sizes.steps, differentiate=strategy)
-    task_loss = mj.episode(adaptation, next_token_loss(sizes, block_remat, weighted=False))
-    return jax.grad(lambda slow: task_loss(mj.Params(fast, slow), task, KEY)[0]), jnp.zeros(sizes.batch)
+    task_loss = mj.query_loss(adaptation, next_token_loss(sizes, block_remat, weighted=False))
+    return jax.grad(lambda slow: task_loss(mj.Params(fast, slow), task, KEY)[0]), jnp.zeros(
+        sizes.batch
+    )
 
 
 def measure(sizes, repeats, strategies=STRATEGIES):
@@ -113,7 +125,10 @@ def measure(sizes, repeats, strategies=STRATEGIES):
         row = {"workload": "W3", "implementation": name} | harness.median(times) | costs[name]
         row["gradient_error"] = harness.difference(gradients[name], gradients[first])
         row["ratio"] = (rows or [row])[0]["seconds"] / row["seconds"]
-        print(f"{name}: {row['seconds']:.4g} s, {row['ratio']:.2f} times the speed of the first", flush=True)
+        print(
+            f"{name}: {row['seconds']:.4g} s, {row['ratio']:.2f} times the speed of the first",
+            flush=True,
+        )
         rows.append(row)
     return rows
 
@@ -126,8 +141,17 @@ def draw(rows, path):
 
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     for row in rows:
-        axes.scatter(row["temporary_bytes"] / 1e6, row["seconds"], s=50, label=row["implementation"].replace("`", ""))
-    axes.set(xlabel="temporaries, MB", ylabel="seconds", title="Transformer, 8 Adam steps (W3): the same gradient")
+        axes.scatter(
+            row["temporary_bytes"] / 1e6,
+            row["seconds"],
+            s=50,
+            label=row["implementation"].replace("`", ""),
+        )
+    axes.set(
+        xlabel="temporaries, MB",
+        ylabel="seconds",
+        title="Transformer, 8 Adam steps (W3): the same gradient",
+    )
     ticks = [200, 500, 1000, 2000, 5000]
     axes.set(xscale="log", ylim=(0, None), xticks=ticks, xticklabels=ticks)
     axes.minorticks_off()

@@ -29,11 +29,27 @@ import optax
 from flax import nnx
 
 import metajax as mj
-from metajax.modalities import completed, completion, drop_modalities, modality_priors, restrict
+from metajax.modalities import (
+    completed,
+    drop_modalities,
+    init_completion,
+    modality_priors,
+    restrict,
+)
 
-CLASSES, ROWS, HELD, PAIRS = 10, 105, 21, 45  # examples of each class: to learn from, of these to choose on; test pairs
+CLASSES, ROWS, HELD, PAIRS = (
+    10,
+    105,
+    21,
+    45,
+)  # examples of each class: to learn from, of these to choose on; test pairs
 WIDTH, HIDDEN, BATCH, PRIORS = 32, 96, 64, 10
-COMPLETE = {5: 5, 10: 10, 15: 16, 20: 21}  # percent of the training examples that have a recording, and how many of 105
+COMPLETE = {
+    5: 5,
+    10: 10,
+    15: 16,
+    20: 21,
+}  # percent of the training examples that have a recording, and how many of 105
 
 
 class Setting(NamedTuple):
@@ -63,7 +79,9 @@ SETTINGS = {
         Setting(incomplete=3.0, noise=0.0),
     ],
 }
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--seeds", type=int, default=6)
 parser.add_argument("--steps", type=int, default=600, help="steps of every learner")
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
@@ -83,26 +101,40 @@ def read(seeds):
     image, y = np.asarray(written.x, np.float32).reshape(-1, 784) / 255, np.asarray(written.y)
 
     def batch(rows, audio):
-        return mj.Batch(mj.data.modalities({"image": image[rows], "audio": audio}), y[rows])
+        return mj.Batch(mj.data.as_modalities({"image": image[rows], "audio": audio}), y[rows])
 
     def draw(seed):
         rng = np.random.default_rng(seed)
         rows = [rng.permutation(np.flatnonzero(y == digit)) for digit in range(CLASSES)]
         voices = [rng.permutation(200) for _ in range(CLASSES)]
-        part = lambda of, first, last: np.concatenate([of(digit)[first:last] for digit in range(CLASSES)])
-        of_image, of_sound = (lambda digit: rows[digit]), (lambda digit: sound[digit, voices[digit]])
+        part = lambda of, first, last: np.concatenate(
+            [of(digit)[first:last] for digit in range(CLASSES)]
+        )
+        of_image, of_sound = (
+            (lambda digit: rows[digit]),
+            (lambda digit: sound[digit, voices[digit]]),
+        )
         pair = lambda first, last: batch(part(of_image, first, last), part(of_sound, first, last))
         others = part(of_image, ROWS, None)
         alone = batch(others, np.zeros((len(others), 360), np.float32))
-        return pair(0, ROWS), alone._replace(x=restrict(alone.x, ["image"])), pair(ROWS, ROWS + PAIRS)
+        return (
+            pair(0, ROWS),
+            alone._replace(x=restrict(alone.x, ["image"])),
+            pair(ROWS, ROWS + PAIRS),
+        )
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, range(seeds)))
 
 
 def make_net(learner, seed):
     """A layer over the features of all modalities, where an absent one is zeros, or the mean of what is present."""
-    rngs, inputs = nnx.Rngs(seed), {"image": 784} if learner == "image only" else {"image": 784, "audio": 360}
-    encoders = {name: mj.nets.MLP(size, (HIDDEN,), WIDTH, rngs=rngs) for name, size in inputs.items()}
+    rngs, inputs = (
+        nnx.Rngs(seed),
+        {"image": 784} if learner == "image only" else {"image": 784, "audio": 360},
+    )
+    encoders = {
+        name: mj.nets.MLP(size, (HIDDEN,), WIDTH, rngs=rngs) for name, size in inputs.items()
+    }
     deep = mj.nets.fusion.Deep(list(inputs), WIDTH, layers=1, rngs=rngs)
     fusion = mj.nets.fusion.mean if learner == "mean of what is there" else deep
     return mj.nets.functional(mj.nets.Multimodal(encoders, fusion, WIDTH, CLASSES, rngs=rngs))
@@ -111,9 +143,14 @@ def make_net(learner, seed):
 def pick(batch, complete, low, high, number, key):
     """Examples, numbers `low` to `high` of random digits. The first `complete` of each digit have a recording."""
     keys = jax.random.split(key)
-    row, digit = jax.random.randint(keys[0], (number,), low, high), jax.random.randint(keys[1], (number,), 0, CLASSES)
+    row, digit = (
+        jax.random.randint(keys[0], (number,), low, high),
+        jax.random.randint(keys[1], (number,), 0, CLASSES),
+    )
     chosen = mj.take(batch, digit * ROWS + row)
-    return chosen._replace(x=chosen.x._replace(present={**chosen.x.present, "audio": row < complete}))
+    return chosen._replace(
+        x=chosen.x._replace(present={**chosen.x.present, "audio": row < complete})
+    )
 
 
 def descend(task_loss, sample, rate, steps, params, key):
@@ -129,7 +166,9 @@ def descend(task_loss, sample, rate, steps, params, key):
 
 def known(learner, x):
     """What a learner sees of the modalities."""
-    return mj.Modalities(*({"image": tree["image"]} for tree in x)) if learner == "image only" else x
+    return (
+        mj.Modalities(*({"image": tree["image"]} for tree in x)) if learner == "image only" else x
+    )
 
 
 def plain(learner, apply, steps, params, batch, key, setting, complete, rows):
@@ -149,7 +188,10 @@ def smil(apply, steps, params, batch, key, setting, complete, rows):
     """An inner step on examples that lack their recording, judged on those that have it."""
     noisy = mj.losses.cross_entropy(apply)
     quiet = mj.losses.cross_entropy(lambda params, x, key=None, *, reference=None: apply(params, x))
-    inner = lambda *inputs: (setting.inner * noisy(*inputs)[0], {})  # a step size that is no constant of the program
+    inner = lambda *inputs: (
+        setting.inner * noisy(*inputs)[0],
+        {},
+    )  # a step size that is no constant of the program
     adaptation = mj.inner_loop(inner, optax.sgd(1.0), steps=1)
 
     def outer(params, query, key):
@@ -158,7 +200,7 @@ def smil(apply, steps, params, batch, key, setting, complete, rows):
 
     def task_loss(params, task, key):
         episode_key, key = jax.random.split(key)
-        total, metrics = mj.episode(adaptation, outer)(params, task, episode_key)
+        total, metrics = mj.query_loss(adaptation, outer)(params, task, episode_key)
         return total + setting.incomplete * noisy(params, task.support, key)[0], metrics
 
     def sample(key):
@@ -173,7 +215,9 @@ def make_learner(learner, data, steps):
     """(setting, complete, rows) -> params of all seeds, side by side; and the network that they are of."""
     seeds, axes = len(data.y), (0, 0, 0, None, None, None)
     apply, keys = make_net(learner, 0)[0], jax.random.split(jax.random.key(0), seeds)
-    start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(make_net(learner, seed)[1] for seed in range(seeds)))
+    start = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(make_net(learner, seed)[1] for seed in range(seeds))
+    )
     if learner != "SMIL":
         train = jax.jit(jax.vmap(functools.partial(plain, learner, apply, steps), axes))
         return apply, functools.partial(train, start, data, keys)
@@ -190,11 +234,17 @@ def make_learner(learner, data, steps):
         for seed in range(seeds):
             value = {name: leaf[seed] for name, leaf in features.items()}
             seen = mj.Modalities(value, {"image": row < rows, "audio": row < complete})
-            starts.append(completion(modality_priors(seen, PRIORS, seed=seed), jax.random.key(seed)))
+            starts.append(
+                init_completion(modality_priors(seen, PRIORS, seed=seed), jax.random.key(seed))
+            )
         made = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
         if not setting.noise:  # as narrow as to be none
-            made["spread"] = {n: {**of, "bias": of["bias"] - 50} for n, of in made["spread"].items()}
-        return train(params._replace(slow={"completion": made}), data, keys, setting, complete, rows)
+            made["spread"] = {
+                n: {**of, "bias": of["bias"] - 50} for n, of in made["spread"].items()
+            }
+        return train(
+            params._replace(slow={"completion": made}), data, keys, setting, complete, rows
+        )
 
     return whole, learn
 
@@ -203,7 +253,9 @@ def make_judge(learner, apply):
     """(params of all seeds, batch of all seeds) -> accuracy [seed]."""
     right = lambda params, batch: (apply(params, batch.x).argmax(axis=1) == batch.y).mean()
     judge = jax.jit(jax.vmap(right))
-    return lambda params, batch: np.asarray(judge(params, batch._replace(x=known(learner, batch.x))))
+    return lambda params, batch: np.asarray(
+        judge(params, batch._replace(x=known(learner, batch.x)))
+    )
 
 
 def summary(values):
@@ -217,9 +269,14 @@ def measure(name, data, pictures, pairs, steps):
     judge, held = make_judge(name, apply), np.arange(CLASSES * ROWS) % ROWS >= ROWS - HELD
     validation = jax.tree.map(lambda leaf: leaf[:, held], data)
     validation = validation._replace(x=restrict(validation.x, ["image"]))
-    values = [summary(judge(learn(s, COMPLETE[10], ROWS - HELD), validation)) for s in SETTINGS[name]]
+    values = [
+        summary(judge(learn(s, COMPLETE[10], ROWS - HELD), validation)) for s in SETTINGS[name]
+    ]
     best = SETTINGS[name][int(np.argmax([mean for mean, _ in values]))]
-    tried = [s._asdict() | {"validation": v, "chosen": s == best} for s, v in zip(SETTINGS[name], values, strict=True)]
+    tried = [
+        s._asdict() | {"validation": v, "chosen": s == best}
+        for s, v in zip(SETTINGS[name], values, strict=True)
+    ]
     alone, heard = {}, {}
     for percent, complete in COMPLETE.items():
         if name != "image only" or not alone:  # recordings are nothing to it
@@ -247,7 +304,12 @@ def main(options):
     measured = {}
     for name in SETTINGS:
         measured[name] = measure(name, data, pictures, pairs, options.steps)
-        print(*measured[name][0], f"{time.perf_counter() - started:.0f} s so far", sep="\n", flush=True)
+        print(
+            *measured[name][0],
+            f"{time.perf_counter() - started:.0f} s so far",
+            sep="\n",
+            flush=True,
+        )
         print(*report(measured)[-len(COMPLETE) :], sep="\n", flush=True)
     header = {
         "jax": jax.__version__,
@@ -256,7 +318,11 @@ def main(options):
         "seconds": time.perf_counter() - started,
         "seeds": options.seeds,
         "steps": options.steps,
-        "sizes": {"train": CLASSES * ROWS, "pictures": pictures.y.shape[1], "pairs": pairs.y.shape[1]},
+        "sizes": {
+            "train": CLASSES * ROWS,
+            "pictures": pictures.y.shape[1],
+            "pairs": pairs.y.shape[1],
+        },
         "settings": {name: tried for name, (tried, _, _) in measured.items()},
     }
     rows = report(measured)
@@ -266,13 +332,19 @@ def main(options):
 
 def draw(rows, path):
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    titles = {"accuracy": "Test by pictures alone", "with recordings": "Test by pictures and recordings"}
+    titles = {
+        "accuracy": "Test by pictures alone",
+        "with recordings": "Test by pictures and recordings",
+    }
     for axis, (what, title) in zip(axes, titles.items(), strict=True):
         lines = {}
         for name in SETTINGS:
             mean, half = np.array([row[what] for row in rows if row["learner"] == name]).T
             lines[name] = list(COMPLETE), mean, half
-        labels = {"xlabel": f"of {CLASSES * ROWS} training examples with a recording / %", "ylabel": "accuracy / %"}
+        labels = {
+            "xlabel": f"of {CLASSES * ROWS} training examples with a recording / %",
+            "ylabel": "accuracy / %",
+        }
         mj.plots.curves(axis, lines, **labels, title=title)
         axis.set_xticks(list(COMPLETE))
     axes[0].get_legend().remove()

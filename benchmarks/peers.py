@@ -25,11 +25,15 @@ import workloads
 TRIALS = 3  # runs of each variant of a peer, to find its best
 PACKAGE = {"torch.func": "torch", "higher": "higher", "torchopt": "torchopt"}  # that a peer needs
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W2, 32 tasks"])
 parser.add_argument("--peers", nargs="*", default=list(PACKAGE))
 parser.add_argument(
-    "--plain", action="store_true", help="plain JAX too, a step of which takes three quarters of a minute in W2"
+    "--plain",
+    action="store_true",
+    help="plain JAX too, a step of which takes three quarters of a minute in W2",
 )
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -99,7 +103,9 @@ def compare(name, workload, peers, plain, tiny):
     import jax_maml
 
     print(name, flush=True)
-    ours = jax_maml.variants(workload, plain and name == "W2")  # W1 has no convolution, and 32 tasks take minutes
+    ours = jax_maml.variants(
+        workload, plain and name == "W2"
+    )  # W1 has no convolution, and 32 tasks take minutes
     runs = [Run(own, workload, variant) for own, variant in ours.items()]
     fit = {peer: best(peer, workload, tiny) for peer in peers}
     for peer in (peer for peer, run in fit.items() if run is None):
@@ -117,14 +123,21 @@ def compare(name, workload, peers, plain, tiny):
     fastest = min((statistics.median(times[peer]) for peer in peers), default=None)
     rows = []
     for run in runs:
-        row = {"workload": name, "implementation": run.name, "variant": say(run.variant) if run.name in peers else ""}
+        row = {
+            "workload": name,
+            "implementation": run.name,
+            "variant": say(run.variant) if run.name in peers else "",
+        }
         row |= harness.median(times[run.name]) | run.cost
         row["gradient_error"] = harness.difference(exact[run.name], exact[runs[0].name])
         row["rounding"] = harness.difference(run.gradient, exact[run.name])
         row["ratio"] = fastest and fastest / row["seconds"]
-        speed = "" if fastest is None else f", {row['ratio']:.2f} times the speed of the fastest peer"
+        speed = (
+            "" if fastest is None else f", {row['ratio']:.2f} times the speed of the fastest peer"
+        )
         print(
-            f"  {run.name}: {row['seconds']:.4g} s, gradient differs by {row['gradient_error']:.0e}{speed}", flush=True
+            f"  {run.name}: {row['seconds']:.4g} s, gradient differs by {row['gradient_error']:.0e}{speed}",
+            flush=True,
         )
         rows.append(row)
         harness.close(run)
@@ -137,15 +150,23 @@ def main(options):
         print(f"There is no workload {name!r}; there are {', '.join(sizes)}.")
     for peer in sorted({*options.peers} - {*PACKAGE}):
         print(f"There is no peer {peer!r}; there are {', '.join(PACKAGE)}.")
-    there = [peer for peer in PACKAGE if peer in options.peers and importlib.util.find_spec(PACKAGE[peer])]
+    there = [
+        peer
+        for peer in PACKAGE
+        if peer in options.peers and importlib.util.find_spec(PACKAGE[peer])
+    ]
     for peer in PACKAGE:
         if peer in options.peers and peer not in there:
-            print(f"{peer} is left out, for {PACKAGE[peer]} is not installed: pip install 'metajax[peers]'.")
+            print(
+                f"{peer} is left out, for {PACKAGE[peer]} is not installed: pip install 'metajax[peers]'."
+            )
     for name in options.workloads:
         if name in sizes:
             rows = compare(name, sizes[name](), there, options.plain, options.tiny)
             header = harness.header(("torch", "higher", "torchopt"), seed=0, rows=rows)
-            harness.save(options.out, f"peers-{name.lower().replace(', ', '-').replace(' ', '-')}", header)
+            harness.save(
+                options.out, f"peers-{name.lower().replace(', ', '-').replace(' ', '-')}", header
+            )
 
 
 if __name__ == "__main__":

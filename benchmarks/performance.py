@@ -11,7 +11,14 @@ def peers():
         report = read(f"peers-{name}")
         rows += [_peer(row) for row in report["rows"]]
         machines.append(machine(report))
-    header = ["workload", "implementation", "ms a step", "speed", "temporaries, MB", "compilation, s"]
+    header = [
+        "workload",
+        "implementation",
+        "ms a step",
+        "speed",
+        "temporaries, MB",
+        "compilation, s",
+    ]
     where = (
         machines[0]
         if len({*machines}) == 1
@@ -27,7 +34,9 @@ def peers():
 
 def _peer(row):
     memory = f"{row['temporary_bytes'] / 1e6:.3g}" if "temporary_bytes" in row else ""
-    first = f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
+    first = (
+        f"{row['trace_seconds'] + row['compile_seconds']:.0f}" if "compile_seconds" in row else ""
+    )
     name = row["implementation"] + (f" ({row['variant']})" if row["variant"] else "")
     cells = [row["workload"], name, milliseconds(row), f"{row['ratio']:.2f}x", memory, first]
     return [*cells, f"{row['gradient_error']:.0e}", f"{row['rounding']:.0e}"]
@@ -38,10 +47,23 @@ def transformer():
     first, rows = report["rows"][0], []
     for row in report["rows"]:
         less = first["temporary_bytes"] / row["temporary_bytes"]
-        cells = [row["implementation"], f"{row['temporary_bytes'] / 1e6:.4g}", f"{less:.1f}x", f"{row['seconds']:.2g}"]
+        cells = [
+            row["implementation"],
+            f"{row['temporary_bytes'] / 1e6:.4g}",
+            f"{less:.1f}x",
+            f"{row['seconds']:.2g}",
+        ]
         cells += [f"{row['ratio']:.1f}x", f"{row['trace_seconds'] + row['compile_seconds']:.1f}"]
         rows.append([*cells, f"{row['gradient_error']:.0e}"])
-    header = ["strategy", "memory, MB", "less memory", "seconds", "faster", "compilation, s", "difference"]
+    header = [
+        "strategy",
+        "memory, MB",
+        "less memory",
+        "seconds",
+        "faster",
+        "compilation, s",
+        "difference",
+    ]
     return f"{table(header, rows)}\n\nFloat32. {machine(report)}"
 
 
@@ -66,7 +88,10 @@ def devices():
 
 def episodes():
     report = read("episodes")
-    rows = [[row["implementation"], f"{row['a_second']:,.0f}", f"{row['ratio']:.2f}"] for row in report["rows"]]
+    rows = [
+        [row["implementation"], f"{row['a_second']:,.0f}", f"{row['ratio']:.2f}"]
+        for row in report["rows"]
+    ]
     share = report["share"]
     about = (
         f"Batches of {report['rows'][0]['tasks']}. Drawing the {share['tasks']} tasks of a step of W2 takes "
@@ -105,11 +130,15 @@ def growth():
 
 
 def milliseconds(row):
-    return "{:.4g} ({:.4g} to {:.4g})".format(*(1e3 * value for value in (row["seconds"], *row["interval"])))
+    return "{:.4g} ({:.4g} to {:.4g})".format(
+        *(1e3 * value for value in (row["seconds"], *row["interval"]))
+    )
 
 
 def machine(report):
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
+    versions = ", ".join(
+        f"{name} {number}" for name, number in report["versions"].items() if number
+    )
     return f"{report['threads']} CPU cores ({report['processor']}), {versions}; commit {report['commit']}."
 
 

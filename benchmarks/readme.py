@@ -14,7 +14,10 @@ from tables import ROOT, read, table
 def quickstart():
     report = read("quickstart")
     shots = [name for name in report["rows"][0] if name.endswith("shot")]
-    header = ["5-way, %", *(f"{name}{extra}" for name in shots for extra in ("", ", against fine-tuned"))]
+    header = [
+        "5-way, %",
+        *(f"{name}{extra}" for name in shots for extra in ("", ", against fine-tuned")),
+    ]
     rows = []
     for row in report["rows"]:
         cells = [row["method"]]
@@ -39,7 +42,12 @@ def omniglot():
     report = read("omniglot")
     names = {"maml": "MAML", "protonets": "ProtoNets"}
     rows = [
-        [names[row["method"]], f"{row['accuracy']:.2f} ± {row['interval']:.2f}", row["steps"], f"{row['seconds']:.0f}"]
+        [
+            names[row["method"]],
+            f"{row['accuracy']:.2f} ± {row['interval']:.2f}",
+            row["steps"],
+            f"{row['seconds']:.0f}",
+        ]
         for row in report["rows"]
     ]
     return table(["Omniglot, 5-way 1-shot", "accuracy, %", "outer steps", "seconds in all"], rows)
@@ -49,7 +57,11 @@ def sinusoid():
     report = read("sinusoid")
 
     def cell(seeds):
-        return f"{sum(seeds) / len(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})" if seeds else "diverges"
+        return (
+            f"{sum(seeds) / len(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})"
+            if seeds
+            else "diverges"
+        )
 
     steps = sorted({row["inner_steps"] for row in report["rows"]})
     rows = []
@@ -78,14 +90,17 @@ def learned_optimizer():
     for row in report["rows"]:
         cell = f"{row['loss']:.3f} ± {row['loss_interval']:.3f}"
         if row["method"] != "learned":
-            cell += f" ({row['learned_minus_this']:+.3f} ± {row['learned_minus_this_interval']:.3f})"
+            cell += (
+                f" ({row['learned_minus_this']:+.3f} ± {row['learned_minus_this_interval']:.3f})"
+            )
         rows.setdefault(row["method"], [row["method"]]).append(cell)
-    header = ["query loss (learned minus this, paired)", *(f"{tasks}, {measure}" for tasks, measure in columns)]
+    header = [
+        "query loss (learned minus this, paired)",
+        *(f"{tasks}, {measure}" for tasks, measure in columns),
+    ]
     text = table(header, rows.values())
     took = f"{report['training_seconds']:.0f} s of training, {report['seconds']:.0f} s in all"
-    return (
-        f"{text}\n\n{report['tasks']} tasks each, 95 % intervals; {took} on 2 CPU cores, jax {report['jax']}, one seed."
-    )
+    return f"{text}\n\n{report['tasks']} tasks each, 95 % intervals; {took} on 2 CPU cores, jax {report['jax']}, one seed."
 
 
 RULER = {
@@ -100,7 +115,13 @@ def ruler():
     report = read("ruler")
     columns = ("best single", "equal", "static", "learned", "oracle")
     header = ["5-way, shots", "single, by hindsight", "single, chosen", *columns[1:]]
-    header += ["learned - hindsight", "learned - chosen", "learned - static", "gap closed", "worth, shots"]
+    header += [
+        "learned - hindsight",
+        "learned - chosen",
+        "learned - static",
+        "gap closed",
+        "worth, shots",
+    ]
     rows = []
     for row in report["rows"]:
         singles = [row["accuracy"][name] for name in row["learned weights"]]
@@ -109,9 +130,14 @@ def ruler():
         other = ("hindsight", "best single", "static")
         cells += ["{:+.1f} ± {:.1f}".format(*row[f"learned minus {name}"]) for name in other]
         worth = row["shots equivalent"]
-        cells += [f"{row['gap closed']:.2f}", f"> {row['most shots']}" if worth is None else f"{worth:.1f}"]
+        cells += [
+            f"{row['gap closed']:.2f}",
+            f"> {row['most shots']}" if worth is None else f"{worth:.1f}",
+        ]
         rows.append(cells)
-    splits = ", ".join(f"{RULER[name].split(',')[0]} {number}" for name, number in report["splits"].items())
+    splits = ", ".join(
+        f"{RULER[name].split(',')[0]} {number}" for name, number in report["splits"].items()
+    )
     about = (
         "Accuracy in % with 95 % intervals, differences paired; the single modality is chosen on validation tasks, or "
         "by hindsight on the test. Splits of the classes, each with nets of its own: "
@@ -129,10 +155,15 @@ def modalities():
     report = read("modalities")
     cell = lambda value: "{:.1f} ± {:.1f}".format(*value)
     shots = list(report["ruler"])
-    rows = [[name, *(cell(report["ruler"][k][name]) for k in shots)] for name in report["ruler"][shots[0]]]
+    rows = [
+        [name, *(cell(report["ruler"][k][name]) for k in shots)]
+        for name in report["ruler"][shots[0]]
+    ]
     first = table(["letters, 5-way, %", *shots], rows)
     difference = "{:+.1f} ± {:.1f}".format
-    rows = [[name, cell(value), difference(*paired)] for name, (value, paired) in report["name"].items()]
+    rows = [
+        [name, cell(value), difference(*paired)] for name, (value, paired) in report["name"].items()
+    ]
     second = table(["letters, 5-way 1-shot, %", "accuracy", "minus picture only"], rows)
     train, validation, test = report["classes"]
     about = (
@@ -144,7 +175,14 @@ def modalities():
 
 def subsets():
     report = read("subsets")
-    header = ["64 subsets of 6 modalities", "examples", "width", "seconds", "times the first", "difference"]
+    header = [
+        "64 subsets of 6 modalities",
+        "examples",
+        "width",
+        "seconds",
+        "times the first",
+        "difference",
+    ]
     rows = [
         [
             row["implementation"],
@@ -171,14 +209,21 @@ def alphabets():
         f"13.7 % of errors for prototypical networks and 4.5 % for people on 20 such tasks of theirs. jax "
         f"{report['versions']['jax']}."
     )
-    return f"{table(['training tasks', 'within an alphabet, %', 'random 20-way, %'], rows)}\n\n{about}"
+    return (
+        f"{table(['training tasks', 'within an alphabet, %', 'random 20-way, %'], rows)}\n\n{about}"
+    )
 
 
 def digits():
     rows = []
     for row in read("differentiate")["digits"]:
         bias = f"{row['bias']:.0e}" if row["bias"] < 1e-3 else f"{row['bias']:.3f}"
-        numbers = f"{row['temporary_bytes'] / 1e6:.3g}", f"{row['flops'] / 1e9:.3g}", f"{row['run_seconds']:.2g}", bias
+        numbers = (
+            f"{row['temporary_bytes'] / 1e6:.3g}",
+            f"{row['flops'] / 1e9:.3g}",
+            f"{row['run_seconds']:.2g}",
+            bias,
+        )
         rows.append([row["implementation"], *numbers])
     return table(["strategy", "memory, MB", "GFLOP", "seconds", "difference"], rows)
 
@@ -191,19 +236,29 @@ MADE = (
 
 def main():
     stale = []
-    pages = {"README.md": MADE, "docs/applications.md": applications.MADE, "docs/performance.md": performance.MADE}
+    pages = {
+        "README.md": MADE,
+        "docs/applications.md": applications.MADE,
+        "docs/performance.md": performance.MADE,
+    }
     for page, made in ((ROOT / name, made) for name, made in pages.items()):
         text = page.read_text()
         for make in made:
             pattern = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
-            assert re.search(pattern, text, flags=re.DOTALL), f"{page.name} has no place for {make.__name__}."
-            text = re.sub(pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL)  # noqa: B023
+            assert re.search(pattern, text, flags=re.DOTALL), (
+                f"{page.name} has no place for {make.__name__}."
+            )
+            text = re.sub(
+                pattern, lambda match: match[1] + make() + match[2], text, flags=re.DOTALL
+            )  # noqa: B023
         if "--check" not in sys.argv:
             page.write_text(text)
         elif text != page.read_text():
             stale.append(page.name)
     if stale:
-        sys.exit(f"Tables of {stale} are not those of benchmarks/results; run python benchmarks/readme.py.")
+        sys.exit(
+            f"Tables of {stale} are not those of benchmarks/results; run python benchmarks/readme.py."
+        )
 
 
 if __name__ == "__main__":

@@ -25,18 +25,24 @@ from flax import nnx
 
 import metajax as mj
 from metajax import modalities
-from metajax.data.episodes import rows_of
+from metajax.data.tasks.drawing import rows_of
 from metajax.modalities import corruptions
-from metajax.modalities.measure import known
+from metajax.modalities.measurement import known
 
 WAYS, SHOTS, QUERIES, WIDTH, TASKS = 5, 5, 10, 32, 200
 SEVERITIES = jnp.linspace(0.0, 1.0, 6)
 BASELINE = "late fusion, equal weights"
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--data", nargs="+", default=["digits", "strokes"])
-parser.add_argument("--splits", type=int, help="splits of the digits, nets for Omniglot; 6 and 1 by default")
-parser.add_argument("--steps", type=int, help="steps of training the encoders, by default 150 and 300")
+parser.add_argument(
+    "--splits", type=int, help="splits of the digits, nets for Omniglot; 6 and 1 by default"
+)
+parser.add_argument(
+    "--steps", type=int, help="steps of training the encoders, by default 150 and 300"
+)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
 key = jax.random.key(0)
 
@@ -46,13 +52,21 @@ def image(seed):
 
 
 def conv(channels, seed):
-    return mj.nets.TemporalConv(channels, WIDTH, width=48, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(seed + 1))
+    return mj.nets.TemporalConv(
+        channels, WIDTH, width=48, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(seed + 1)
+    )
 
 
 def digits(split):
     """Written + spoken digits: half of them to train and, on other examples, to validate; the others to test."""
-    order, data = np.random.default_rng(split // 2).permutation(10), mj.data.paired_digits(seed=split // 2)
-    half, rows = (order[:5], order[5:]) if split % 2 else (order[5:], order[:5]), np.arange(10 * 200) % 200
+    order, data = (
+        np.random.default_rng(split // 2).permutation(10),
+        mj.data.paired_digits(seed=split // 2),
+    )
+    half, rows = (
+        (order[:5], order[5:]) if split % 2 else (order[5:], order[:5]),
+        np.arange(10 * 200) % 200,
+    )
     take = lambda kept: mj.data.dataset(
         jax.tree.map(lambda leaf: np.asarray(leaf)[kept], data.x),
         np.unique(np.asarray(data.y)[kept], return_inverse=True)[1],
@@ -60,7 +74,11 @@ def digits(split):
     train, test = (np.isin(np.asarray(data.y), values) for values in half)
     named = ([data.names[value] for value in values] for values in half)
     classes = mj.data.class_split("digits", dict(zip(("train", "test"), named, strict=True)))
-    return (take(train & (rows < 100)), take(train & (rows >= 100)), take(test & (rows < 100))), classes
+    return (
+        take(train & (rows < 100)),
+        take(train & (rows >= 100)),
+        take(test & (rows < 100)),
+    ), classes
 
 
 def strokes(split):
@@ -77,7 +95,14 @@ def strokes(split):
 audio = lambda seed: mj.nets.Audio(conv(40, seed), rate=8000)
 DATA = {
     "digits": (digits, {"image": image, "audio": audio}, (5, 1, 5), 150, 6, True),
-    "strokes": (strokes, {"image": image, "stroke": lambda seed: conv(4, seed)}, (10, 1, 4), 300, 1, False),
+    "strokes": (
+        strokes,
+        {"image": image, "stroke": lambda seed: conv(4, seed)},
+        (10, 1, 4),
+        300,
+        1,
+        False,
+    ),
 }
 CORRUPTIONS = {"image": corruptions.image, "audio": corruptions.audio, "stroke": corruptions.stroke}
 
@@ -113,7 +138,9 @@ def harmed(sample, names):
             support = modalities.corrupt(support, only, level * both * (which == i), keys[0])
             query = modalities.corrupt(query, only, level * (which == i), keys[1])
         query = modalities.drop_modalities(query, 0.1 * harm, keys[2])
-        return task._replace(support=task.support._replace(x=support), query=task.query._replace(x=query))
+        return task._replace(
+            support=task.support._replace(x=support), query=task.query._replace(x=query)
+        )
 
     return draw
 
@@ -124,14 +151,18 @@ def late_loss(apply, ways, names):
 
     def task_loss(params, task, key):
         encode = lambda batch: batch._replace(
-            x=mj.Modalities(apply(mj.Params(params.slow, {}), batch.x, method="encode"), batch.x.present)
+            x=mj.Modalities(
+                apply(mj.Params(params.slow, {}), batch.x, method="encode"), batch.x.present
+            )
         )
         support, query = encode(task.support), encode(task.query)
         adapted = modalities.modal_prototypes(known, ways).adapt(params, support, key)
         total, metrics = loss(adapted, query, key)
         for name in names:
             here = query.x.present[name] * 1.0
-            total += loss(adapted, query._replace(x=modalities.restrict(query.x, [name]), weight=here), key)[0]
+            total += loss(
+                adapted, query._replace(x=modalities.restrict(query.x, [name]), weight=here), key
+            )[0]
         return total, metrics
 
     return task_loss
@@ -140,7 +171,7 @@ def late_loss(apply, ways, names):
 def gated_loss(apply, ways):
     """One net that fuses features before it compares."""
     embed = lambda params, x, key=None, *, reference=None: apply(mj.Params(params.slow, {}), x)
-    return mj.episode(mj.prototypes(embed, ways), mj.losses.cross_entropy(mj.linear_head(embed)))
+    return mj.query_loss(mj.prototypes(embed, ways), mj.losses.cross_entropy(mj.linear_head(embed)))
 
 
 def features_of(apply, names):
@@ -148,14 +179,20 @@ def features_of(apply, names):
 
     def run(params, x, key):
         encode = lambda x: apply(mj.Params(params.slow, {}), x, method="encode")
-        return modalities.severity_curve(encode, x, {name: CORRUPTIONS[name] for name in names}, SEVERITIES, key)
+        return modalities.severity_curve(
+            encode, x, {name: CORRUPTIONS[name] for name in names}, SEVERITIES, key
+        )
 
-    return jax.jit(lambda params, dataset, key: run(params, rows_of(dataset, jnp.arange(len(dataset.y))), key))
+    return jax.jit(
+        lambda params, dataset, key: run(params, rows_of(dataset, jnp.arange(len(dataset.y))), key)
+    )
 
 
 def pick(levels, which, level):
     """{name: [n, WIDTH]}: the modality of that number at that level, the others clean."""
-    return {name: levels[name][level * (which == number)] for number, name in enumerate(sorted(levels))}
+    return {
+        name: levels[name][level * (which == number)] for number, name in enumerate(sorted(levels))
+    }
 
 
 def put(batch, x):
@@ -166,7 +203,9 @@ def put(batch, x):
 def all_of(value, present=None):
     """Examples with the modalities that `present` names, all by default."""
     ones = jnp.ones(len(next(iter(value.values()))), bool)
-    return mj.Modalities(value, {name: ones & (True if present is None else present[name]) for name in value})
+    return mj.Modalities(
+        value, {name: ones & (True if present is None else present[name]) for name in value}
+    )
 
 
 def judge(task_loss, look):
@@ -174,8 +213,12 @@ def judge(task_loss, look):
 
     def run(params, levels, tasks, present, which, both):
         def at(level):
-            query, support = (look(params, pick(levels, which, at), present) for at in (level, level * both))
-            placed = tasks._replace(support=put(tasks.support, support), query=put(tasks.query, query))
+            query, support = (
+                look(params, pick(levels, which, at), present) for at in (level, level * both)
+            )
+            placed = tasks._replace(
+                support=put(tasks.support, support), query=put(tasks.query, query)
+            )
             return mj.evaluate(task_loss, params, placed, key)["accuracy"].per_task
 
         return jax.lax.map(at, jnp.arange(len(SEVERITIES)))
@@ -190,7 +233,10 @@ def weigher(task_loss, names):
     def sample(data, key):
         levels, rows, harm = data
         task_key, which_key, level_key, both_key = jax.random.split(key, 4)
-        which, both = jax.random.randint(which_key, (), 0, len(names)), jax.random.bernoulli(both_key)
+        which, both = (
+            jax.random.randint(which_key, (), 0, len(names)),
+            jax.random.bernoulli(both_key),
+        )
         level = harm * jax.random.randint(level_key, (), 0, len(SEVERITIES))
         query, support = (all_of(pick(levels, which, at)) for at in (level, level * both))
         task = one(rows, task_key)
@@ -203,22 +249,32 @@ def programs(name, steps):
     """What is compiled once for all splits of a data set: nets with their training, weights, and judging."""
     _, encoders, sizes, *_ = DATA[name]
     names, one = sorted(encoders), mj.data.episodes(*sizes)
-    fusions = {"late": mj.nets.fusion.mean, "gated": mj.nets.fusion.Gated(names, WIDTH, rngs=nnx.Rngs(7))}
+    fusions = {
+        "late": mj.nets.fusion.mean,
+        "gated": mj.nets.fusion.Gated(names, WIDTH, rngs=nnx.Rngs(7)),
+    }
     nets, train = {}, {}
     for kind, fusion in fusions.items():
         made = {name: make(0) for name, make in encoders.items()}
-        apply, params = mj.nets.functional(mj.nets.Multimodal(made, fusion, WIDTH, WIDTH, rngs=nnx.Rngs(8)))
-        task_loss = late_loss(apply, sizes[0], names) if kind == "late" else gated_loss(apply, sizes[0])
+        apply, params = mj.nets.functional(
+            mj.nets.Multimodal(made, fusion, WIDTH, WIDTH, rngs=nnx.Rngs(8))
+        )
+        task_loss = (
+            late_loss(apply, sizes[0], names) if kind == "late" else gated_loss(apply, sizes[0])
+        )
         nets[kind] = mj.Params({}, params.fast), features_of(apply, names)
         train[kind] = trainer(task_loss, mj.data.meta_batch(harmed(one, names), 1), 3e-3, steps)
     loss = mj.losses.cross_entropy(modalities.late_head(known))
     write = modalities.modal_prototypes(known, WAYS)
     weigh = mj.chain(modalities.support_weights(known, WAYS), write)
-    weighed = mj.episode(weigh, loss)
+    weighed = mj.query_loss(weigh, loss)
     fuse = lambda params, value: apply(mj.Params(params.slow, {}), all_of(value), method="decide")
     judges = {
         "late": judge(weighed, lambda params, value, present: all_of(value, present)),
-        "gated": judge(mj.episode(write, loss), lambda params, value, present: all_of({"fused": fuse(params, value)})),
+        "gated": judge(
+            mj.query_loss(write, loss),
+            lambda params, value, present: all_of({"fused": fuse(params, value)}),
+        ),
     }
     equal = weigh.init(mj.Params({"weights": dict.fromkeys(names, 0.0)}, ()), key)
     return nets, train, judges, weigher(weighed, names), equal
@@ -237,11 +293,16 @@ def measure(name, compiled, parts, start, split):
     rows, panels = {}, [(which, both) for which in range(len(names)) for both in (0, 1)]
 
     def note(row, kind, params, levels, present=everything):
-        rows[row] = {(names[w], bool(b)): judges[kind](params, levels, tasks[1], present, w, b) for w, b in panels}
+        rows[row] = {
+            (names[w], bool(b)): judges[kind](params, levels, tasks[1], present, w, b)
+            for w, b in panels
+        }
 
     for kind, harm in ((kind, harm) for kind in train for harm in (0, 1)):
         begin, features = nets[kind]
-        params = train[kind](begin._replace(slow=begin.slow | start(begin.slow)), (training, harm), split_key)
+        params = train[kind](
+            begin._replace(slow=begin.slow | start(begin.slow)), (training, harm), split_key
+        )
         levels = [features(params, part, split_key) for part in (validation, test)]
         ending = ", trained corrupted" * harm
         if kind == "gated":
@@ -254,7 +315,9 @@ def measure(name, compiled, parts, start, split):
             continue
         note("learned weights", kind, weights[0], levels[1])
         note("learned weights, trained corrupted", kind, weights[1], levels[1])
-        worth = {n: judges[kind](equal, levels[0], tasks[0], only(n), 0, 0)[0].mean() for n in names}
+        worth = {
+            n: judges[kind](equal, levels[0], tasks[0], only(n), 0, 0)[0].mean() for n in names
+        }
         note("best single modality", kind, equal, levels[1], only(max(names, key=worth.get)))
         for n in names:
             note(f"{n} alone", kind, equal, levels[1], only(n))
@@ -268,12 +331,18 @@ def summary(values):
 
 def report(name, runs):
     """One row of the result for each method and panel: over splits, or over the tasks of all nets."""
-    over = lambda accuracy: np.stack([a.mean(axis=1) for a in accuracy]) if DATA[name][5] else np.hstack(accuracy).T
+    over = lambda accuracy: (
+        np.stack([a.mean(axis=1) for a in accuracy]) if DATA[name][5] else np.hstack(accuracy).T
+    )
     result = []
     for panel in runs[0][BASELINE]:
-        curves = {row: over([np.asarray(run[row][panel]) for run in runs]) for row in runs[0]}  # [cases, severities]
+        curves = {
+            row: over([np.asarray(run[row][panel]) for run in runs]) for row in runs[0]
+        }  # [cases, severities]
         for row, curve in curves.items():
-            relative, effective = modalities.robustness(SEVERITIES, jnp.asarray(curve), jnp.asarray(curves[BASELINE]))
+            relative, effective = modalities.robustness(
+                SEVERITIES, jnp.asarray(curve), jnp.asarray(curves[BASELINE])
+            )
             result.append({
                 "data": name, "corrupted": panel[0], "in the shots too": panel[1], "method": row,
                 "accuracy": [summary(at) for at in curve.T],
@@ -286,7 +355,9 @@ def look_at_characters(steps):
     """An image encoder that has learned to compare characters of Omniglot: five digits teach a picture too little."""
     apply, params = mj.nets.functional(image(0))
     embed = lambda params, x, key=None, *, reference=None: apply(mj.Params(params.slow, {}), x)
-    task_loss = mj.episode(mj.prototypes(embed, 10), mj.losses.cross_entropy(mj.linear_head(embed)))
+    task_loss = mj.query_loss(
+        mj.prototypes(embed, 10), mj.losses.cross_entropy(mj.linear_head(embed))
+    )
     learn = trainer(task_loss, mj.data.meta_batch(mj.data.episodes(10, 1, 4), 1), 3e-3, steps)
     return learn(mj.Params({}, params.fast), mj.data.omniglot(), key).slow
 
@@ -301,21 +372,41 @@ SHOWN = {
 def plot(rows, path):
     """A panel for each data set, corrupted modality, and place of the corruption."""
     panels = list(dict.fromkeys((row["data"], row["corrupted"]) for row in rows))
-    figure, axes = plt.subplots(2, len(panels), figsize=(4 * len(panels), 8), layout="constrained", sharey="col")
+    figure, axes = plt.subplots(
+        2, len(panels), figsize=(4 * len(panels), 8), layout="constrained", sharey="col"
+    )
     for axis, (both, (name, corrupted)) in zip(
         axes.flat, ((both, panel) for both in (False, True) for panel in panels), strict=True
     ):
         for row in rows:
-            here = (row["data"], row["corrupted"], row["in the shots too"]) == (name, corrupted, both)
+            here = (row["data"], row["corrupted"], row["in the shots too"]) == (
+                name,
+                corrupted,
+                both,
+            )
             if here and row["method"] in SHOWN:
                 mean, half = np.array(row["accuracy"]).T
-                axis.plot(SEVERITIES, mean, color=SHOWN[row["method"]], marker="o", label=row["method"])
-                axis.fill_between(SEVERITIES, mean - half, mean + half, color=SHOWN[row["method"]], alpha=0.1)
+                axis.plot(
+                    SEVERITIES, mean, color=SHOWN[row["method"]], marker="o", label=row["method"]
+                )
+                axis.fill_between(
+                    SEVERITIES, mean - half, mean + half, color=SHOWN[row["method"]], alpha=0.1
+                )
         where = "queries and shots" if both else "queries"
-        axis.set(title=f"{name}: {corrupted} of {where}", xlabel="severity", ylabel="accuracy, %", ylim=(15, 100))
+        axis.set(
+            title=f"{name}: {corrupted} of {where}",
+            xlabel="severity",
+            ylabel="accuracy, %",
+            ylim=(15, 100),
+        )
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        *axes.flat[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
     figure.savefig(path, dpi=100)
 
 
@@ -327,12 +418,16 @@ def main(options):
         steps, number[name] = options.steps or steps, options.splits or splits
         compiled, runs = programs(name, steps), []
         eye = look_at_characters(2 * steps) if name == "digits" else None
-        start = lambda slow, eye=eye: {} if eye is None else {"encoders": slow["encoders"] | {"image": eye}}
+        start = lambda slow, eye=eye: (
+            {} if eye is None else {"encoders": slow["encoders"] | {"image": eye}}
+        )
         for split in range(number[name]):
             parts, classes = make(split)
             digests.setdefault(name, []).append(classes.digest)
             runs.append(measure(name, compiled, parts, start, split))
-            print(f"{name}, split {split}, {time.perf_counter() - started:.0f} s so far", flush=True)
+            print(
+                f"{name}, split {split}, {time.perf_counter() - started:.0f} s so far", flush=True
+            )
         rows += report(name, runs)
         header = {
             "jax": jax.__version__,
@@ -343,7 +438,9 @@ def main(options):
             "digests": digests,
             "severities": SEVERITIES.tolist(),
         }
-        (options.out / "severity.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
+        (options.out / "severity.json").write_text(
+            json.dumps({**header, "rows": rows}, indent=1) + "\n"
+        )
         plot(rows, options.out / "severity.png")
         show([row for row in rows if row["data"] == name])
 
@@ -354,7 +451,8 @@ def show(rows):
         where = f"{row['data']}, {row['corrupted']}{' everywhere' * row['in the shots too']}"
         first, last = row["accuracy"][0][0], row["accuracy"][-1][0]
         robust = "   ".join(
-            "{:+5.1f} ± {:3.1f}".format(*row[f"{kind} robustness"]) for kind in ("relative", "effective")
+            "{:+5.1f} ± {:3.1f}".format(*row[f"{kind} robustness"])
+            for kind in ("relative", "effective")
         )
         print(f"{where:<28}{row['method']:<46}{first:5.1f} -> {last:5.1f}   {robust}")
 

@@ -26,9 +26,13 @@ from metajax import modalities
 NAMES, WAYS, INPUTS = ("audio", "depth", "image", "pose", "table", "text"), 10, 64
 SIZES = ((100, 32), (1000, 64))  # examples, and width of encoders and fusion
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--rounds", type=int, default=5, help="runs of each")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results", help="folder")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results", help="folder"
+)
 
 
 def make(width, rows):
@@ -38,12 +42,15 @@ def make(width, rows):
     fusion = mj.nets.fusion.Gated(NAMES, width, rngs=rngs)
     apply, params = mj.nets.functional(mj.nets.Multimodal(encoders, fusion, width, WAYS, rngs=rngs))
     y = jnp.asarray(rng.integers(WAYS, size=rows))
-    x = {name: rng.normal(size=(WAYS, INPUTS))[y] / 2 + rng.normal(size=(rows, INPUTS)) for name in NAMES}
-    x = mj.data.modalities({name: jnp.asarray(value, jnp.float32) for name, value in x.items()})
+    x = {
+        name: rng.normal(size=(WAYS, INPUTS))[y] / 2 + rng.normal(size=(rows, INPUTS))
+        for name in NAMES
+    }
+    x = mj.data.as_modalities({name: jnp.asarray(value, jnp.float32) for name, value in x.items()})
     embed = functools.partial(apply, method="embed")
     params = mj.prototypes(embed, WAYS).adapt(params, mj.Batch(x, y), jax.random.key(0))
     right = jax.nn.one_hot(y, WAYS)
-    features = mj.data.modalities(jax.jit(functools.partial(apply, method="encode"))(params, x))
+    features = mj.data.as_modalities(jax.jit(functools.partial(apply, method="encode"))(params, x))
     answer = functools.partial(apply, params, method="decide")
     return lambda x: (jax.nn.softmax(answer(x)) * right).sum(axis=1).mean(), features
 
@@ -76,15 +83,24 @@ def measure(rows, width, rounds):
             "seconds": median[name],
             "times_slower": median[name] / median["one compiled call"],
             "difference": float(np.abs(values[name] - values["loop, not compiled"]).max()),
-            "shapley": dict(zip(NAMES, modalities.shapley(jnp.asarray(values[name])).tolist(), strict=True)),
+            "shapley": dict(
+                zip(NAMES, modalities.shapley(jnp.asarray(values[name])).tolist(), strict=True)
+            ),
         }
         for name in runs
     ]
 
 
 def main(options):
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    header = {"commit": commit, "jax": jax.__version__, "threads": os.cpu_count(), "rounds": options.rounds}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    header = {
+        "commit": commit,
+        "jax": jax.__version__,
+        "threads": os.cpu_count(),
+        "rounds": options.rounds,
+    }
     report = {**header, "rows": [row for size in SIZES for row in measure(*size, options.rounds)]}
     print(json.dumps(report, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)

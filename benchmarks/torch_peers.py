@@ -37,7 +37,11 @@ def make_net(weights):
             parts |= {f"convolutions/{i}": block.convolution, f"norms/{i}": block.norm}
     net.to(torch.tensor(weights["head/bias"]).dtype)
     leaves = {"kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias"}
-    own = {name: getattr(parts[part], leaves[leaf]) for name in weights for part, _, leaf in [name.rpartition("/")]}
+    own = {
+        name: getattr(parts[part], leaves[leaf])
+        for name in weights
+        for part, _, leaf in [name.rpartition("/")]
+    }
     with torch.no_grad():
         for name, value in weights.items():
             own[name].copy_(to_torch(name, value, shapes))
@@ -115,12 +119,16 @@ def torch_func(workload, *, tasks, threads, channels_last):
     def task_loss(support_x, support_y, query_x, query_y, weights):
         for _ in range(workload.steps):
             slopes = torch.func.grad(value)(weights, support_x, support_y)
-            weights = {name: leaf - workload.inner_rate * slopes[name] for name, leaf in weights.items()}
+            weights = {
+                name: leaf - workload.inner_rate * slopes[name] for name, leaf in weights.items()
+            }
         return value(weights, query_x, query_y)
 
     def meta_backward():
         if tasks == "vmap":
-            torch.func.vmap(task_loss, (0, 0, 0, 0, None))(*support, *query, start).mean().backward()
+            torch.func.vmap(task_loss, (0, 0, 0, 0, None))(
+                *support, *query, start
+            ).mean().backward()
         else:
             for task in zip(*support, *query, strict=True):
                 (task_loss(*task, start) / workload.tasks).backward()
@@ -137,7 +145,10 @@ def higher(workload, *, threads, channels_last):
 
     def meta_backward():
         for support_x, support_y, query_x, query_y in zip(*support, *query, strict=True):
-            with package.innerloop_ctx(net, inner, copy_initial_weights=False) as (patched, differentiable):
+            with package.innerloop_ctx(net, inner, copy_initial_weights=False) as (
+                patched,
+                differentiable,
+            ):
                 for _ in range(workload.steps):
                     differentiable.step(loss(patched(support_x), support_y))
                 (loss(patched(query_x), query_y) / workload.tasks).backward()
@@ -169,7 +180,11 @@ def variants(peer, workload):
     """The ways to run a peer: layouts where there are images, and for torch.func both ways to go over the tasks."""
     layouts = (False, True) if workload.data["query"][0].ndim == 5 else (False,)
     ways = [{"threads": threads, "channels_last": last} for threads in (2, 1) for last in layouts]
-    return [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in ways] if peer == "torch.func" else ways
+    return (
+        [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in ways]
+        if peer == "torch.func"
+        else ways
+    )
 
 
 PEERS = {"torch.func": torch_func, "higher": higher, "torchopt": torchopt}

@@ -27,10 +27,15 @@ class Workload(NamedTuple):
 def sinusoids(tasks=25, width=40):
     rng = np.random.default_rng(0)
     sizes = {"layers/0": (1, width), "layers/1": (width, width), "head": (width, 1)}
-    weights = {f"{name}/kernel": rng.normal(size=shape) / shape[0] ** 0.5 for name, shape in sizes.items()}
+    weights = {
+        f"{name}/kernel": rng.normal(size=shape) / shape[0] ** 0.5 for name, shape in sizes.items()
+    }
     weights |= {f"{name}/bias": 0.1 * rng.normal(size=shape[1]) for name, shape in sizes.items()}
     x = rng.uniform(-5, 5, (2, tasks, 10, 1))
-    amplitude, phase = rng.uniform(0.1, 5, (1, tasks, 1, 1)), rng.uniform(0, np.pi, (1, tasks, 1, 1))
+    amplitude, phase = (
+        rng.uniform(0.1, 5, (1, tasks, 1, 1)),
+        rng.uniform(0, np.pi, (1, tasks, 1, 1)),
+    )
     y = amplitude * np.sin(x - phase)
     data = {"support": (x[0], y[0]), "query": (x[1], y[1])}
     return make(tasks, weights, data, 5, 0.01, 1e-3, 40, 10)
@@ -40,19 +45,28 @@ def images(tasks=8, width=64, size=28, ways=5, shots=1, queries=15):
     rng = np.random.default_rng(0)
     weights = {}
     for i, channels in enumerate((1, width, width, width)):
-        weights[f"convolutions/{i}/kernel"] = rng.normal(size=(3, 3, channels, width)) * (2 / (9 * channels)) ** 0.5
+        weights[f"convolutions/{i}/kernel"] = (
+            rng.normal(size=(3, 3, channels, width)) * (2 / (9 * channels)) ** 0.5
+        )
         weights[f"norms/{i}/scale"] = 1 + 0.1 * rng.normal(size=width)
         weights[f"norms/{i}/shift"] = 0.1 * rng.normal(size=width)
     features = width * (size // 16) ** 2
-    weights |= {"head/kernel": rng.normal(size=(features, ways)) / features**0.5, "head/bias": np.zeros(ways)}
+    weights |= {
+        "head/kernel": rng.normal(size=(features, ways)) / features**0.5,
+        "head/bias": np.zeros(ways),
+    }
     # Every class is a picture of its own under noise, so that there is something to learn.
     classes = rng.uniform(size=(tasks, ways, 1, size, size, 1))
 
     def draw(rows):
         x = 0.7 * classes + 0.3 * rng.uniform(size=(tasks, ways, rows, size, size, 1))
-        return x.reshape(tasks, -1, size, size, 1), np.tile(np.repeat(np.arange(ways), rows), (tasks, 1))
+        return x.reshape(tasks, -1, size, size, 1), np.tile(
+            np.repeat(np.arange(ways), rows), (tasks, 1)
+        )
 
-    return make(tasks, weights, {"support": draw(shots), "query": draw(queries)}, 5, 0.1, 1e-3, 20, 1)
+    return make(
+        tasks, weights, {"support": draw(shots), "query": draw(queries)}, 5, 0.1, 1e-3, 20, 1
+    )
 
 
 def as_floats(tree, dtype):
@@ -74,7 +88,9 @@ def double(workload):
 
     In float32 some of the millions of arguments of ReLU and max-pool lie so near a kink that rounding decides the side.
     """
-    return workload._replace(weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64))
+    return workload._replace(
+        weights=as_floats(workload.weights, np.float64), data=as_floats(workload.data, np.float64)
+    )
 
 
 def is_double(workload):

@@ -30,14 +30,20 @@ from flax import nnx
 
 import metajax as mj
 from metajax.modalities import distill_features, distill_logits, info_nce, pair_loss
-from metajax.modalities.late import scores
+from metajax.modalities.heads import scores
 
 WAYS, SHOTS, PAIRS, QUERIES, WIDTH, SHARPNESS = 5, (1, 5), 2, 5, 32, 3.0
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--steps", type=int, default=400, help="steps of training for each net, a multiple of 10")
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument(
+    "--steps", type=int, default=400, help="steps of training for each net, a multiple of 10"
+)
 parser.add_argument("--tasks", type=int, default=200, help="test tasks, and validation tasks")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of alignment.json and .png")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(), help="folder of alignment.json and .png"
+)
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 key, started = jax.random.key(0), time.perf_counter()
@@ -48,7 +54,9 @@ jax.config.update("jax_compilation_cache_dir", cache.name)
 held_out = {"validation": ("Balinese",), "test": ("Sanskrit", "Tagalog")}
 drawings = mj.data.omniglot_strokes()
 alphabet = np.array([name.split("/")[0] for name in drawings.names])
-validation, test = (mj.data.select(drawings, np.isin(alphabet, names)) for names in held_out.values())
+validation, test = (
+    mj.data.select(drawings, np.isin(alphabet, names)) for names in held_out.values()
+)
 train = mj.data.select(drawings, ~np.isin(alphabet, sum(held_out.values(), ())))
 
 
@@ -66,7 +74,9 @@ def across(task, shots):
     x = support.x._replace(present={"image": jnp.ones_like(pair), "stroke": pair})
     counted = (pair | (place < shots)).astype(jnp.float32)
     support = support._replace(x=x, y=jnp.where(pair, -1, support.y), weight=counted)
-    return task._replace(support=support, query=query._replace(x=mj.modalities.restrict(query.x, ["stroke"])))
+    return task._replace(
+        support=support, query=query._replace(x=mj.modalities.restrict(query.x, ["stroke"]))
+    )
 
 
 # Nets: the body of each encoder is slow, a linear map of its features to a common space is fast.
@@ -80,7 +90,9 @@ def make(seed):
     maps = {name: jnp.eye(WIDTH) for name in made}
     return (
         {name: apply for name, (apply, _) in made.items()},
-        mj.Params({"map": maps}, {"body": {name: params.fast for name, (_, params) in made.items()}}),
+        mj.Params(
+            {"map": maps}, {"body": {name: params.fast for name, (_, params) in made.items()}}
+        ),
     )
 
 
@@ -112,7 +124,9 @@ def encode_whole(params, x, key=None, *, reference=None):
 
 def one(name):
     """The embedding of one modality."""
-    return lambda params, x, key=None, *, reference=None: SHARPNESS * encode(params, x, reference=reference)[name]
+    return lambda params, x, key=None, *, reference=None: (
+        SHARPNESS * encode(params, x, reference=reference)[name]
+    )
 
 
 # Learners. The last that each does is to write prototypes; all are asked for strokes.
@@ -158,7 +172,9 @@ def apart(params, task, key):
     see_all = lambda batch: batch._replace(x=see(params.slow["body"], batch.x, None))
     support, query = see_all(task.support), see_all(task.query)
     for name in bodies:
-        alone = mj.episode(mj.prototypes(one(name), ways), mj.losses.cross_entropy(mj.linear_head(one(name))))
+        alone = mj.query_loss(
+            mj.prototypes(one(name), ways), mj.losses.cross_entropy(mj.linear_head(one(name)))
+        )
         value, metrics = alone(params, mj.Task(support, query), key)
         total += value
     return total, metrics
@@ -166,14 +182,20 @@ def apart(params, task, key):
 
 def bridge(params, support, key):
     """Strokes of the pairs, labelled with what their images look like, by the labelled images."""
-    answers = mj.linear_head(one("image"))(write["image"].adapt(params, support, key), support.x).argmax(axis=1)
+    answers = mj.linear_head(one("image"))(
+        write["image"].adapt(params, support, key), support.x
+    ).argmax(axis=1)
     pair = support.x.present["stroke"]
-    return write["stroke"].adapt(params, support._replace(y=answers.astype(jnp.int32), weight=pair * 1.0), key)
+    return write["stroke"].adapt(
+        params, support._replace(y=answers.astype(jnp.int32), weight=pair * 1.0), key
+    )
 
 
 learned = {
-    "croma": learn(on_features(mj.episode(croma, loss)), croma.init(start, key), pairs_of, 8),
-    "joint": learn(on_features(mj.episode(without, loss)), without.init(start, key), pairs_of, 8),
+    "croma": learn(on_features(mj.query_loss(croma, loss)), croma.init(start, key), pairs_of, 8),
+    "joint": learn(
+        on_features(mj.query_loss(without, loss)), without.init(start, key), pairs_of, 8
+    ),
     "apart": learn(apart, start, mj.data.episodes(10, 1, 2), 4),
 }
 
@@ -185,18 +207,25 @@ def look(params, tasks):
 
     def of_task(task, shots):
         task = across(task, shots)
-        support = task.support._replace(x=see(params.slow["body"], task.support.x, task.support.weight))
+        support = task.support._replace(
+            x=see(params.slow["body"], task.support.x, task.support.weight)
+        )
         return task._replace(
-            support=support, query=task.query._replace(x=see(params.slow["body"], task.query.x, None, ["stroke"]))
+            support=support,
+            query=task.query._replace(x=see(params.slow["body"], task.query.x, None, ["stroke"])),
         )
 
-    return {k: jax.lax.map(functools.partial(of_task, shots=k), tasks, batch_size=10) for k in SHOTS}
+    return {
+        k: jax.lax.map(functools.partial(of_task, shots=k), tasks, batch_size=10) for k in SHOTS
+    }
 
 
 def compiled(adaptation):
     """(params, tasks of features) -> the accuracy of each task."""
-    task_loss = mj.episode(adaptation, loss)
-    return jax.jit(lambda params, tasks: mj.evaluate(task_loss, params, tasks, key)["accuracy"].per_task)
+    task_loss = mj.query_loss(adaptation, loss)
+    return jax.jit(
+        lambda params, tasks: mj.evaluate(task_loss, params, tasks, key)["accuracy"].per_task
+    )
 
 
 def judge(run, params, seen):
@@ -217,7 +246,11 @@ tasks = {"validation": draw(validation, options.tasks, 1), "test": draw(test, op
 seen = {name: look(params, tasks["test"]) for name, params in learned.items()}
 run = {
     name: compiled(a)
-    for name, a in {"croma": croma, "joint": without, "bridge": mj.Adaptation(croma.init, bridge)}.items()
+    for name, a in {
+        "croma": croma,
+        "joint": without,
+        "bridge": mj.Adaptation(croma.init, bridge),
+    }.items()
 }
 accuracy = {
     "CroMA": judge(run["croma"], learned["croma"], seen["croma"]),
@@ -230,15 +263,24 @@ at_rate = lambda rate: learned["joint"]._replace(
     rule=jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned["croma"].rule)
 )
 on_validation = look(learned["joint"], tasks["validation"])
-tried = {rate: mean(judge(run["croma"], at_rate(rate), on_validation)) for rate in (0.03, 0.1, 0.3, 1.0)}
+tried = {
+    rate: mean(judge(run["croma"], at_rate(rate), on_validation)) for rate in (0.03, 0.1, 0.3, 1.0)
+}
 rate = best("rate after joint alignment", tried)
 accuracy["joint, then adapted"] = judge(run["croma"], at_rate(rate), seen["joint"])
 
 # From scratch: all weights of a new net, from the 10 pairs alone.
-pair_rows = (np.arange(WAYS)[:, None] * (max(SHOTS) + PAIRS) + max(SHOTS) + np.arange(PAIRS)[None]).reshape(-1)
-adam = mj.Rule(lambda params, key: {"rate": jnp.asarray(1e-3)}, lambda rule: optax.adam(rule["rate"]))
+pair_rows = (
+    np.arange(WAYS)[:, None] * (max(SHOTS) + PAIRS) + max(SHOTS) + np.arange(PAIRS)[None]
+).reshape(-1)
+adam = mj.Rule(
+    lambda params, key: {"rate": jnp.asarray(1e-3)}, lambda rule: optax.adam(rule["rate"])
+)
 inner = mj.inner_loop(
-    pair_loss(encode_whole, "image", "stroke", contrast), adam, steps=10, differentiate=mj.first_order()
+    pair_loss(encode_whole, "image", "stroke", contrast),
+    adam,
+    steps=10,
+    differentiate=mj.first_order(),
 )
 
 
@@ -252,7 +294,9 @@ def from_scratch(rate, tasks):
         new = mj.Params({"map": fast["map"]}, {"body": fast["body"]}, ((), ()))
         seen = look(new, jax.tree.map(lambda leaf: leaf[None], task))
         return {
-            k: mj.episode(without, loss)(new, jax.tree.map(lambda leaf: leaf[0], seen[k]), key)[1]["accuracy"]
+            k: mj.query_loss(without, loss)(new, jax.tree.map(lambda leaf: leaf[0], seen[k]), key)[
+                1
+            ]["accuracy"]
             for k in SHOTS
         }
 
@@ -274,7 +318,9 @@ def of_strokes(params, tasks):
         for name, rows in {**{k: place < k for k in SHOTS}, 0: place >= max(SHOTS)}.items():
             few = mj.take(task.support, np.flatnonzero(rows))
             few = few._replace(x=see(params.slow["body"], few.x, None, ["stroke"]))
-            answers[name] = mj.episode(write["stroke"], loss)(params, mj.Task(few, query), key)[1]["accuracy"]
+            answers[name] = mj.query_loss(write["stroke"], loss)(params, mj.Task(few, query), key)[
+                1
+            ]["accuracy"]
         return answers
 
     return jax.lax.map(of_task, tasks, batch_size=10)
@@ -294,24 +340,43 @@ def table(title, judged, less, sign):
     for shots in SHOTS:
         print(f"\n{title.format(shots)}")
         for row, values in judged.items():
-            difference = summary(sign * (np.asarray(values[shots]) - np.asarray(judged[less][shots])))
+            difference = summary(
+                sign * (np.asarray(values[shots]) - np.asarray(judged[less][shots]))
+            )
             cell = {"accuracy": summary(values[shots]), "difference": difference}
             report.setdefault(less, {}).setdefault(row, {})[shots] = cell
-            print("{:<22} {:5.1f} ± {:.1f}   {:+.1f} ± {:.1f}".format(row, *summary(values[shots]), *difference))
+            print(
+                "{:<22} {:5.1f} ± {:.1f}   {:+.1f} ± {:.1f}".format(
+                    row, *summary(values[shots]), *difference
+                )
+            )
     print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
 
 
 report = {}
-order = ("CroMA", "joint alignment", "joint, then adapted", "from scratch", "pairs as a bridge", "labelled strokes")
+order = (
+    "CroMA",
+    "joint alignment",
+    "joint, then adapted",
+    "from scratch",
+    "pairs as a bridge",
+    "labelled strokes",
+)
 accuracy = {row: accuracy[row] for row in order}
 table("Strokes named from {} labelled images each; CroMA minus it, paired", accuracy, "CroMA", -1)
 
 # Distillation: 2 drawings of each training character have strokes; their images, as the teacher sees them, are known.
-chosen = np.random.default_rng(0).permuted(np.tile(np.arange(20), (train.classes, 1)), axis=1)[:, :2]
+chosen = np.random.default_rng(0).permuted(np.tile(np.arange(20), (train.classes, 1)), axis=1)[
+    :, :2
+]
 few_rows = (np.asarray(train.start)[:, None] + chosen).reshape(-1)
 few_x = jax.tree.map(lambda leaf: leaf[few_rows], train.x)
-few_x = few_x._replace(value={**few_x.value, "image": few_x.value["image"].astype(jnp.float32) / 255})
-teacher = jax.jit(lambda params, x: one("image")(params, see(params.slow["body"], x, None, ["image"])))
+few_x = few_x._replace(
+    value={**few_x.value, "image": few_x.value["image"].astype(jnp.float32) / 255}
+)
+teacher = jax.jit(
+    lambda params, x: one("image")(params, see(params.slow["body"], x, None, ["image"]))
+)
 few_x = few_x._replace(value={**few_x.value, "image": teacher(learned["apart"], few_x)})
 few = mj.data.dataset(few_x, train.y[few_rows])
 
@@ -322,16 +387,29 @@ def student(params, task, key):
 
     def encoded(batch):
         stroke = see(params.slow["body"], batch.x, None, ["stroke"])
-        value = {"image": batch.x.value["image"], "stroke": SHARPNESS * encode(params, stroke)["stroke"]}
+        value = {
+            "image": batch.x.value["image"],
+            "stroke": SHARPNESS * encode(params, stroke)["stroke"],
+        }
         return batch._replace(x=batch.x._replace(value=value))
 
     support, query = encoded(task.support), encoded(task.query)
     known = lambda params, x, key=None, *, reference=None: x.value
-    heads = mj.modalities.modal_prototypes(known, ways).adapt(params._replace(fast={}), support, key).fast["head"]
+    heads = (
+        mj.modalities.modal_prototypes(known, ways)
+        .adapt(params._replace(fast={}), support, key)
+        .fast["head"]
+    )
     logits = lambda params, x, key=None, *, reference=None: scores(x.value, x.present, heads)
-    value = optax.softmax_cross_entropy_with_integer_labels(logits(params, query.x)["stroke"], query.y).mean()
-    value += see_alike * pair_loss(known, "stroke", "image", distill_features)(params, query, key)[0]
-    value += answer_alike * pair_loss(logits, "stroke", "image", distill_logits)(params, query, key)[0]
+    value = optax.softmax_cross_entropy_with_integer_labels(
+        logits(params, query.x)["stroke"], query.y
+    ).mean()
+    value += (
+        see_alike * pair_loss(known, "stroke", "image", distill_features)(params, query, key)[0]
+    )
+    value += (
+        answer_alike * pair_loss(logits, "stroke", "image", distill_logits)(params, query, key)[0]
+    )
     return value, {}
 
 
@@ -349,7 +427,9 @@ def taught(what, strengths):
     """The student whose strength of teaching is best on validation tasks."""
     students = {one: teach(one) for one in strengths}
     found = {one: of_strokes(params, tasks["validation"]) for one, params in students.items()}
-    return students[best(what, {one: mean({k: judged[k] for k in SHOTS}) for one, judged in found.items()})]
+    return students[
+        best(what, {one: mean({k: judged[k] for k in SHOTS}) for one, judged in found.items()})
+    ]
 
 
 students = {
@@ -359,7 +439,12 @@ students = {
     "all strokes known": learned["apart"],
 }
 distilled = {row: of_strokes(params, tasks["test"]) for row, params in students.items()}
-table("Strokes named from {} labelled strokes each; it minus no teaching, paired", distilled, "no teaching", 1)
+table(
+    "Strokes named from {} labelled strokes each; it minus no teaching, paired",
+    distilled,
+    "no teaching",
+    1,
+)
 
 took = time.perf_counter() - started
 header = {
@@ -370,7 +455,9 @@ header = {
     "tasks": options.tasks,
     "pairs": WAYS * PAIRS,
     "classes": [part.classes for part in (train, validation, test)],
-    "digest": mj.data.class_split("alphabets", {"train": train, "validation": validation, "test": test}).digest,
+    "digest": mj.data.class_split(
+        "alphabets", {"train": train, "validation": validation, "test": test}
+    ).digest,
 }
 (options.out / "alignment.json").write_text(json.dumps({**header, "rows": report}, indent=1) + "\n")
 
@@ -379,7 +466,9 @@ figure = plt.figure(figsize=(15, 4.6), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(1, 1.8))
 task = across(jax.tree.map(lambda leaf: leaf[0], tasks["test"]), 1)
 panels = left.subplots(WAYS, 4)
-for panel, title in zip(panels[0], ("labelled image", "pair: image", "and stroke", "query"), strict=True):
+for panel, title in zip(
+    panels[0], ("labelled image", "pair: image", "and stroke", "query"), strict=True
+):
     panel.set_title(title, fontsize=9)
 
 
@@ -391,9 +480,13 @@ def trace(axes, points):
     axes.set(xlim=(-1.4, 1.4), ylim=(1.4, -1.4), aspect="equal")
 
 
-mixed = np.random.default_rng(0).permutation(np.asarray(pair_rows)[::PAIRS])  # nobody says which pair is which
+mixed = np.random.default_rng(0).permutation(
+    np.asarray(pair_rows)[::PAIRS]
+)  # nobody says which pair is which
 for way, panel in enumerate(panels):
-    panel[0].imshow(1 - task.support.x.value["image"][way * (max(SHOTS) + PAIRS), :, :, 0], cmap="gray")
+    panel[0].imshow(
+        1 - task.support.x.value["image"][way * (max(SHOTS) + PAIRS), :, :, 0], cmap="gray"
+    )
     panel[1].imshow(1 - task.support.x.value["image"][mixed[way], :, :, 0], cmap="gray")
     trace(panel[2], task.support.x.value["stroke"][mixed[way]])
     trace(panel[3], task.query.x.value["stroke"][way * QUERIES])
@@ -406,9 +499,11 @@ for axes, judged, title in (
     (panels_right[1], distilled, "Strokes named from labelled strokes"),
 ):
     shown = {
-        f"{k} shot{'s' * (k > 1)}": {row: np.divide(summary(values[k]), 100) for row, values in judged.items()}
+        f"{k} shot{'s' * (k > 1)}": {
+            row: np.divide(summary(values[k]), 100) for row, values in judged.items()
+        }
         for k in SHOTS
     }
-    mj.plots.ruler(axes, shown, title=title)
+    mj.plots.accuracies(axes, shown, title=title)
 figure.savefig(options.out / "alignment.png", dpi=100)
 print(f"{took:.0f} s; see {options.out / 'alignment.png'} and alignment.json.")

@@ -29,9 +29,13 @@ import metajax as mj
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--seeds", type=int, default=10)
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parents[1] / "benchmarks" / "results")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+)
 options = parser.parse_args()
 
 CLASSES, PIXELS, HIDDEN = 10, 64, 64
@@ -63,7 +67,9 @@ def query_loss(params, batch, key):
 def split(key):
     """1 000 training, 50 validation and 747 test images."""
     rows = jax.random.permutation(key, len(LABELS))
-    return [mj.Batch(IMAGES[some], LABELS[some]) for some in jnp.split(rows, (1000, 1000 + VALIDATION))]
+    return [
+        mj.Batch(IMAGES[some], LABELS[some]) for some in jnp.split(rows, (1000, 1000 + VALIDATION))
+    ]
 
 
 def accuracy(fast, batch):
@@ -80,7 +86,9 @@ def reweighting(key):
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     def weighted_loss(params, batch, key):
-        values = optax.softmax_cross_entropy_with_integer_labels(logits(params.fast, batch.x), batch.y)
+        values = optax.softmax_cross_entropy_with_integer_labels(
+            logits(params.fast, batch.x), batch.y
+        )
         weight = jax.nn.sigmoid(params.slow)
         return (weight * values).sum() / weight.sum(), {}
 
@@ -89,19 +97,27 @@ def reweighting(key):
     state = outer.init(mj.Params(start(start_key), jnp.zeros(1000)))
     task = mj.Task(noisy, validation)
     state, _ = jax.lax.scan(
-        lambda state, key: outer.step(state, task, key), state, jax.random.split(run_key, REWEIGHTING_STEPS)
+        lambda state, key: outer.step(state, task, key),
+        state,
+        jax.random.split(run_key, REWEIGHTING_STEPS),
     )
 
     def plain(batch):
         """The same number of steps without weights."""
-        fit = mj.inner_loop(query_loss, optimizer, steps=10 * REWEIGHTING_STEPS, differentiate=mj.first_order())
+        fit = mj.inner_loop(
+            query_loss, optimizer, steps=10 * REWEIGHTING_STEPS, differentiate=mj.first_order()
+        )
         return accuracy(fit.adapt(mj.Params(start(start_key), ()), batch, run_key).fast, test)
 
     def clean_only(params, batch, key):
-        values = optax.softmax_cross_entropy_with_integer_labels(logits(params.fast, batch.x), batch.y)
+        values = optax.softmax_cross_entropy_with_integer_labels(
+            logits(params.fast, batch.x), batch.y
+        )
         return (values * ~wrong).sum() / (~wrong).sum(), {}
 
-    oracle = mj.inner_loop(clean_only, optimizer, steps=10 * REWEIGHTING_STEPS, differentiate=mj.first_order())
+    oracle = mj.inner_loop(
+        clean_only, optimizer, steps=10 * REWEIGHTING_STEPS, differentiate=mj.first_order()
+    )
     oracle_fast = oracle.adapt(mj.Params(start(start_key), ()), noisy, run_key).fast
     weights = jax.nn.sigmoid(state.params.slow)
     results = {
@@ -123,11 +139,14 @@ def distillation(key):
         return query_loss(params, mj.Batch(params.slow, classes), key)
 
     fresh = mj.Adaptation(
-        init=lambda params, key: params, adapt=lambda params, support, key: params._replace(fast=start(key))
+        init=lambda params, key: params,
+        adapt=lambda params, support, key: params._replace(fast=start(key)),
     )
-    descent = mj.inner_loop(ten_images_loss, optax.sgd(0.1, momentum=0.9), steps=30, differentiate=mj.mixed_mode())
+    descent = mj.inner_loop(
+        ten_images_loss, optax.sgd(0.1, momentum=0.9), steps=30, differentiate=mj.mixed_mode()
+    )
     adaptation = mj.chain(fresh, descent)
-    task_loss = mj.episode(adaptation, query_loss)
+    task_loss = mj.query_loss(adaptation, query_loss)
     outer = mj.outer_loop(task_loss, optax.adam(0.02))
     images = 0.5 + 0.1 * jax.random.normal(image_key, (CLASSES, PIXELS))
     params = mj.Params(start(image_key), images, rule=((), ()))
@@ -136,15 +155,23 @@ def distillation(key):
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), batch)
 
     def step(state, key):
-        return outer.step(state, repeat(mj.Task(train, train), 4), key)  # four random starts; the support is not read
+        return outer.step(
+            state, repeat(mj.Task(train, train), 4), key
+        )  # four random starts; the support is not read
 
     state, _ = jax.lax.scan(step, outer.init(params), jax.random.split(run_key, DISTILLATION_STEPS))
-    scores = jax.random.uniform(real_key, (20, 1000)) - 2 * (train.y[None, None] != classes[:, None, None])
+    scores = jax.random.uniform(real_key, (20, 1000)) - 2 * (
+        train.y[None, None] != classes[:, None, None]
+    )
     real = train.x[scores.argmax(axis=-1)]  # [classes, 20 draws, pixels]
     tests = repeat(mj.Task(train, test), 20)
     learned = mj.evaluate(task_loss, state.params, tests, test_key)["accuracy"].mean
     keys = jax.random.split(test_key, 20)
-    per_draw = jax.vmap(lambda ten, key: task_loss(params._replace(slow=ten), mj.Task(train, test), key)[1]["accuracy"])
+    per_draw = jax.vmap(
+        lambda ten, key: task_loss(params._replace(slow=ten), mj.Task(train, test), key)[1][
+            "accuracy"
+        ]
+    )
     results = {
         "one real image per class": per_draw(real.swapaxes(0, 1), keys).mean(),
         "one distilled image per class": learned,
@@ -154,11 +181,15 @@ def distillation(key):
 
 def run(problem):
     began = time.perf_counter()
-    results, extra = jax.lax.map(jax.jit(problem), jax.random.split(jax.random.key(0), options.seeds))
+    results, extra = jax.lax.map(
+        jax.jit(problem), jax.random.split(jax.random.key(0), options.seeds)
+    )
     rows = []
     for name, seeds in results.items():
         summary = mj.summarize(100 * seeds)
-        rows.append({"method": name, "accuracy": float(summary.mean), "interval": float(summary.interval)})
+        rows.append(
+            {"method": name, "accuracy": float(summary.mean), "interval": float(summary.interval)}
+        )
         print(f"{name:40s} {summary.mean:.1f} ± {summary.interval:.1f} %", flush=True)
     print(f"{time.perf_counter() - began:.0f} s")
     return rows, extra
@@ -168,7 +199,12 @@ def draw(weights, wrong, images, path):
     figure = plt.figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
     axis = left.subplots()
-    axis.hist([weights[~wrong], weights[wrong]], bins=20, range=(0, 1), label=["right label", "wrong label"])
+    axis.hist(
+        [weights[~wrong], weights[wrong]],
+        bins=20,
+        range=(0, 1),
+        label=["right label", "wrong label"],
+    )
     axis.set(xlabel="learned weight", ylabel="training examples")
     axis.legend()
     for axis, image in zip(right.subplots(2, 5).flat, images, strict=True):
@@ -180,7 +216,12 @@ def draw(weights, wrong, images, path):
 
 reweighted, (weights, wrong) = run(reweighting)
 distilled, images = run(distillation)
-report = {"seeds": options.seeds, "jax": jax.__version__, "reweighting": reweighted, "distillation": distilled}
+report = {
+    "seeds": options.seeds,
+    "jax": jax.__version__,
+    "reweighting": reweighted,
+    "distillation": distilled,
+}
 options.out.mkdir(parents=True, exist_ok=True)
 (options.out / "bilevel.json").write_text(json.dumps(report, indent=1) + "\n")
 draw(*jax.device_get((weights[0], wrong[0], images[0])), options.out / "bilevel.png")

@@ -36,13 +36,29 @@ from metajax.nets import sentence_features
 
 WAYS, QUERIES, DIMENSIONS = 2, 10, 24
 STRENGTHS = (0.1, 1.0, 10.0)  # of the ridge
-TRUSTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999)  # λ; the last one is the picture only
+TRUSTS = (
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.999,
+)  # λ; the last one is the picture only
 COLOURS = "green yellow orange red brown white purple pink blue"
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--tasks", type=int, default=400, help="test tasks of each kind")
 parser.add_argument("--practice", type=int, default=100, help="tasks of each kind to choose on")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of groceries.json and .png")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(), help="folder of groceries.json and .png"
+)
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 key, started = jax.random.key(0), time.perf_counter()
@@ -58,7 +74,10 @@ alike /= alike.sum(axis=1, keepdims=True)  # alike @ x: the mean of x over the p
 
 def draw(name, shots, tasks, seed):
     """Tasks of two products of this kind; in NumPy, for every kind has another number of rows to compile for."""
-    rng, mine = np.random.default_rng([seed, shots, kinds.index(name)]), np.flatnonzero(kind == name)
+    rng, mine = (
+        np.random.default_rng([seed, shots, kinds.index(name)]),
+        np.flatnonzero(kind == name),
+    )
     chosen = np.stack([rng.permutation(mine)[:WAYS] for _ in range(tasks)])
     some = lambda product: rng.permutation(np.flatnonzero(label == product))[: shots + QUERIES]
     rows = np.stack([[some(product) for product in one] for one in chosen])
@@ -85,15 +104,23 @@ def counts(texts):
 
 
 descriptions, picture = mj.data.grocery_descriptions(), colours(photographs)
-texts, names = [descriptions[name] for name in shop.names], [re.sub("[-/]", " ", name) for name in shop.names]
+texts, names = (
+    [descriptions[name] for name in shop.names],
+    [re.sub("[-/]", " ", name) for name in shop.names],
+)
 said = np.array([[word in text.lower() for word in COLOURS.split()] for text in texts], np.float32)
-small = [np.asarray(Image.fromarray(icon).resize((32, 32))) for icon in np.asarray(shop.info["iconic"])]
+small = [
+    np.asarray(Image.fromarray(icon).resize((32, 32))) for icon in np.asarray(shop.info["iconic"])
+]
 counted = counts(texts)
 known = {"counted words": counted}
 try:
     both = sentence_features(texts + names)
     sentence, by_name = both[: len(texts)], both[len(texts) :]
-    known = {"description": sentence, "description and colours": np.hstack([sentence, said / 2])} | known
+    known = {
+        "description": sentence,
+        "description and colours": np.hstack([sentence, said / 2]),
+    } | known
 except ImportError as error:
     print(f"Without the pretrained encoder: {error}")
 known["iconic picture"] = colours(np.stack(small))
@@ -113,7 +140,9 @@ def discriminant(rest):
     means = lambda x: np.stack([x[label == product].mean(axis=0) for product in range(len(kind))])
     off = (x - means(x)[label])[mine]
     spread = off.T @ off / len(off)
-    value, vector = np.linalg.eigh(spread + 0.1 * np.trace(spread) / len(spread) * np.eye(len(spread)))
+    value, vector = np.linalg.eigh(
+        spread + 0.1 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    )
     x = x @ (vector / np.sqrt(value))
     # Within a product every direction is now as noisy; each counts by what share of it tells products apart.
     value, vector = np.linalg.eigh(np.cov(means(x)[rest].T))
@@ -130,19 +159,26 @@ def guess(told, means, rest, strength, others):
 
     Learned on the products of `rest`, bool[81]; one left out is a row of zeros, which changes no ridge regression.
     """
-    return within(others) @ ridge(rest[:, None] * within(told), rest[:, None] * within(means), strength)
+    return within(others) @ ridge(
+        rest[:, None] * within(told), rest[:, None] * within(means), strength
+    )
 
 
 guess_apart = jax.jit(jax.vmap(guess, (None, None, 0, None, None)))
 seen = lambda params, x, key=None, *, reference=None: x
 loss = mj.losses.cross_entropy(mj.linear_head(seen))
-am3 = mj.episode(modalities.adaptive_prototypes(seen, lambda params, info, key=None: info, WAYS, DIMENSIONS), loss)
-plain = mj.episode(mj.prototypes(seen, WAYS), loss)
+am3 = mj.query_loss(
+    modalities.adaptive_prototypes(seen, lambda params, info, key=None: info, WAYS, DIMENSIONS),
+    loss,
+)
+plain = mj.query_loss(mj.prototypes(seen, WAYS), loss)
 
 
 def trust(share):
     """Params of AM3 with the same λ for all products."""
-    return mj.Params({}, (), {"kernel": jnp.zeros(DIMENSIONS), "bias": jax.scipy.special.logit(share)})
+    return mj.Params(
+        {}, (), {"kernel": jnp.zeros(DIMENSIONS), "bias": jax.scipy.special.logit(share)}
+    )
 
 
 @jax.jit
@@ -153,7 +189,9 @@ def try_out(tasks):
 
 
 judge = jax.jit(
-    lambda share, tasks, names: modalities.judge_side_information(am3, trust(share), tasks, key, names_only=names)
+    lambda share, tasks, names: modalities.compare_side_information(
+        am3, trust(share), tasks, key, names_only=names
+    )
 )
 judge_plain = jax.jit(lambda tasks: mj.evaluate(plain, trust(0.5), tasks, key)["accuracy"].per_task)
 
@@ -165,7 +203,9 @@ def look_up(tasks, features, info):
     support, query = features[tasks.support.x], features[tasks.query.x]
     known = centred(info[tasks.support.info])
     query -= support.mean(axis=1, keepdims=True)
-    return mj.Task(tasks.support._replace(x=centred(support), info=known), tasks.query._replace(x=query))
+    return mj.Task(
+        tasks.support._replace(x=centred(support), info=known), tasks.query._replace(x=query)
+    )
 
 
 def fold(test, practice, tasks):
@@ -185,7 +225,11 @@ def fold(test, practice, tasks):
         chosen[name] = STRENGTHS[row], TRUSTS[column]
         info = guess(told, means, rest, STRENGTHS[row], told)
         by = guess(told, means, rest, STRENGTHS[row], by_name) if name == "description" else info
-        judged = judge(TRUSTS[column], look_up(tasks, features, info), look_up(tasks, features, by).support.info)
+        judged = judge(
+            TRUSTS[column],
+            look_up(tasks, features, info),
+            look_up(tasks, features, by).support.info,
+        )
         rows |= {f"{name}, {control}": one["accuracy"].per_task for control, one in judged.items()}
         if name != "description":
             del rows[f"{name}, names only"]
@@ -204,26 +248,41 @@ def summary(folds):
 results, settings = {}, {}
 for shots in (1, 5):
     practice = {name: draw(name, shots, options.practice, seed=1) for name in kinds}
-    runs, chosen = zip(*(fold(name, practice, draw(name, shots, options.tasks, seed=2)) for name in kinds), strict=True)
+    runs, chosen = zip(
+        *(fold(name, practice, draw(name, shots, options.tasks, seed=2)) for name in kinds),
+        strict=True,
+    )
     settings[shots] = dict(zip(kinds, chosen, strict=True))
     results[shots] = {
         row: {
             "accuracy": summary([run[row] for run in runs]),
             "minus picture only": summary([run[row] - run["picture only"] for run in runs]),
-            "kinds": {name: float(100 * run[row].mean()) for name, run in zip(kinds, runs, strict=True)},
+            "kinds": {
+                name: float(100 * run[row].mean()) for name, run in zip(kinds, runs, strict=True)
+            },
         }
         for row in runs[0]
     }
-    print(f"\n{shots} shot{'s' * (shots > 1)}, {WAYS}-way within a kind: accuracy, and (paired) minus picture only, %")
+    print(
+        f"\n{shots} shot{'s' * (shots > 1)}, {WAYS}-way within a kind: accuracy, and (paired) minus picture only, %"
+    )
     for row, one in results[shots].items():
         line = "{:<36} {:5.1f} ± {:4.1f} ({:.1f})   {:+5.2f} ± {:.2f} ({:.2f})"
         print(line.format(row, *one["accuracy"], *one["minus picture only"]))
     print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
 
 took = time.perf_counter() - started
-report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "seconds": took, "kinds": kinds}
+report = {
+    "jax": jax.__version__,
+    "device": jax.devices()[0].device_kind,
+    "seconds": took,
+    "kinds": kinds,
+}
 products = np.array(shop.names)
-parts = ({"train": products[kind != name].tolist(), "test": products[kind == name].tolist()} for name in kinds)
+parts = (
+    {"train": products[kind != name].tolist(), "test": products[kind == name].tolist()}
+    for name in kinds
+)
 report["digests"] = [mj.data.class_split("kinds", part).digest for part in parts]
 report |= {"tasks": options.tasks, "ways": WAYS, "queries": QUERIES, "rows": results}
 report |= {"chosen (ridge, trust)": settings}
@@ -235,7 +294,13 @@ for number, (shots, rows) in enumerate(results.items()):
     mean, interval, _ = np.array([rows[row]["minus picture only"] for row in shown]).T
     place = np.arange(len(shown)) + 0.2 * (number - 0.5)
     left.errorbar(
-        mean, place, xerr=interval, fmt="o", markersize=5, capsize=2, label=f"{shots} shot{'s' * (shots > 1)}"
+        mean,
+        place,
+        xerr=interval,
+        fmt="o",
+        markersize=5,
+        capsize=2,
+        label=f"{shots} shot{'s' * (shots > 1)}",
     )
 left.axvline(0, color="0.6", linewidth=1)
 left.set(yticks=range(len(shown)), yticklabels=shown, xlabel="accuracy minus picture only, points")
@@ -245,7 +310,12 @@ left.legend(frameon=False)
 best, alone = (results[1][row]["kinds"] for row in (f"{written}, given", "picture only"))
 for row, name in enumerate(kinds):
     better = best[name] >= alone[name]
-    right.plot([alone[name], best[name]], [row, row], color=mj.plots.RIGHT if better else mj.plots.WRONG, linewidth=2)
+    right.plot(
+        [alone[name], best[name]],
+        [row, row],
+        color=mj.plots.RIGHT if better else mj.plots.WRONG,
+        linewidth=2,
+    )
     right.plot(alone[name], row, "o", color="0.5", markersize=4)
 right.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel="accuracy, %", xlim=(45, 100))
 right.set_title(f"1 shot: from picture only (dot) to {written} as well", fontsize=10)

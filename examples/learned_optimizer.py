@@ -28,10 +28,16 @@ import metajax as mj
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--steps", type=int, default=800, help="outer steps")
-parser.add_argument("--tasks", type=int, default=256, help="in each test; a quarter of them for tuning")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parents[1] / "benchmarks" / "results")
+parser.add_argument(
+    "--tasks", type=int, default=256, help="in each test; a quarter of them for tuning"
+)
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+)
 options = parser.parse_args()
 
 WAYS, SHOTS, QUERIES, BATCH, INNER_STEPS, PAIRS = 10, 8, 4, 20, 200, 16
@@ -39,10 +45,15 @@ RATES = jnp.logspace(-4, -1, 13)
 SCHEDULES = {
     "constant": optax.constant_schedule(1.0),
     "cosine": optax.cosine_decay_schedule(1.0, INNER_STEPS),
-    "warm-up and cosine": optax.warmup_cosine_decay_schedule(0.0, 1.0, INNER_STEPS // 10, INNER_STEPS),
+    "warm-up and cosine": optax.warmup_cosine_decay_schedule(
+        0.0, 1.0, INNER_STEPS // 10, INNER_STEPS
+    ),
 }
 DECAYS = {"Adam": (0.0,), "AdamW": (0.1, 1.0)}
-MEASURES = {"mean over steps": lambda curve: curve.mean(axis=-1), "last step": lambda curve: curve[..., -1]}
+MEASURES = {
+    "mean over steps": lambda curve: curve.mean(axis=-1),
+    "last step": lambda curve: curve[..., -1],
+}
 KEY, began = jax.random.key(0), time.perf_counter()
 
 
@@ -56,7 +67,10 @@ def letters(dataset, key):
 def start(key, widths):
     """Weights and biases of an MLP."""
     pairs = list(itertools.pairwise(widths))
-    normals = [jax.random.normal(k, pair) for k, pair in zip(jax.random.split(key, len(pairs)), pairs, strict=True)]
+    normals = [
+        jax.random.normal(k, pair)
+        for k, pair in zip(jax.random.split(key, len(pairs)), pairs, strict=True)
+    ]
     return [(normal * (2 / len(normal)) ** 0.5, jnp.zeros(normal.shape[1])) for normal in normals]
 
 
@@ -73,13 +87,20 @@ def loss(params, batch, key):
 def curves(rule, weights, tasks, widths):
     """Query loss after every step [tasks, steps] from a random start, and accuracy after the last [tasks]."""
     descent = mj.inner_loop(
-        loss, rule, steps=INNER_STEPS, differentiate=mj.first_order(), sample=mj.minibatch(BATCH), path=True
+        loss,
+        rule,
+        steps=INNER_STEPS,
+        differentiate=mj.first_order(),
+        sample=mj.minibatch(BATCH),
+        path=True,
     )
 
     def curve(params, task, key):
         params = params._replace(fast=start(key, widths))
         path = descent.adapt(params, task.support, key).fast
-        losses, metrics = jax.lax.map(lambda fast: loss(params._replace(fast=fast), task.query, key), path)
+        losses, metrics = jax.lax.map(
+            lambda fast: loss(params._replace(fast=fast), task.query, key), path
+        )
         return losses.mean(), {"curve": losses, "accuracy": metrics["accuracy"][-1]}
 
     found = mj.evaluate(curve, mj.Params((), (), weights), tasks, KEY, tasks_at_once=32)
@@ -97,12 +118,17 @@ def adam(schedule, decay):
 
 # Data: scripts without a letter in common, and digits.
 split = mj.data.split_scripts(
-    mj.data.glyphs(), train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"]
+    mj.data.glyphs(),
+    train=["Latin"],
+    validation=["Armenian", "Georgian"],
+    test=["Greek", "Cyrillic"],
 )
 bunch = load_digits()
 digits = mj.data.dataset((bunch.data / 16).astype("float32"), bunch.target)
 letter_net, digit_net = (196, 32, WAYS), (64, 32, 32, WAYS)
-draw = lambda sample, dataset, number, seed: mj.data.meta_batch(sample, number)(dataset, jax.random.key(seed))
+draw = lambda sample, dataset, number, seed: mj.data.meta_batch(sample, number)(
+    dataset, jax.random.key(seed)
+)
 validation = draw(letters, split.validation, options.tasks // 4, 1)
 tests = {
     "Greek and Cyrillic letters": (draw(letters, split.test, options.tasks, 2), letter_net),
@@ -117,7 +143,9 @@ learned = mj.learned_optimizer(2e-3)
 outer = mj.persistent(
     learned,
     loss,
-    optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, options.steps))),
+    optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, options.steps))
+    ),
     horizon=INNER_STEPS,
     truncation=20,
     pairs=PAIRS,
@@ -146,7 +174,9 @@ for method, decays in DECAYS.items():
         rule = adam(schedule, decay)
         for rate in RATES:
             curve = curves(rule, rate, validation, letter_net)[0].mean(axis=0)
-            validated[method, schedule, decay, float(rate)] = {name: of(curve).item() for name, of in MEASURES.items()}
+            validated[method, schedule, decay, float(rate)] = {
+                name: of(curve).item() for name, of in MEASURES.items()
+            }
     for measure in MEASURES:
         setting = min((s for s in validated if s[0] == method), key=lambda s: validated[s][measure])
         tuned[method, measure] = setting
@@ -160,21 +190,32 @@ for name, (tasks, widths) in tests.items():
     drawn[name] = {"learned": curve.mean(axis=0)}
     for measure in MEASURES:
         for method in (*DECAYS, "learned"):
-            row, value, right = {"tasks": name, "measure": measure, "method": method}, ours[measure], accuracy
+            row, value, right = (
+                {"tasks": name, "measure": measure, "method": method},
+                ours[measure],
+                accuracy,
+            )
             if method != "learned":
                 _, schedule, decay, rate = tuned[method, measure]
                 other, right = curves(adam(schedule, decay), rate, tasks, widths)
                 value = MEASURES[measure](other)
                 drawn[name][f"{method}, tuned for the {measure}"] = other.mean(axis=0)
                 row |= {"schedule": schedule, "decay": decay, "rate": rate}
-            found = {"loss": value, "accuracy": 100 * right, "learned_minus_this": ours[measure] - value}
+            found = {
+                "loss": value,
+                "accuracy": 100 * right,
+                "learned_minus_this": ours[measure] - value,
+            }
             for column, numbers in found.items():
                 summary = mj.summarize(numbers)
                 row |= {column: summary.mean.item(), f"{column}_interval": summary.interval.item()}
             rows.append(row)
             print(f"{name}, {measure}, {method}:")
             for column in found:
-                print(f"    {column:20s}{row[column]:8.3f} ± {row[f'{column}_interval']:.3f}", flush=True)
+                print(
+                    f"    {column:20s}{row[column]:8.3f} ± {row[f'{column}_interval']:.3f}",
+                    flush=True,
+                )
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
 for method, schedule, decay in dict.fromkeys(setting[:3] for setting in validated):
@@ -185,16 +226,27 @@ for method, schedule, decay in dict.fromkeys(setting[:3] for setting in validate
     axes[0].plot(RATES, losses, style, color=color, label=label)
 ours = curves(learned, state.params.rule, validation, letter_net)[0].mean()
 axes[0].axhline(ours, color="C0", linewidth=2.5, label="learned")
-axes[0].set(xscale="log", ylim=(0.97 * float(ours), 2.4), xlabel="rate", ylabel="query loss, mean over 200 steps")
+axes[0].set(
+    xscale="log",
+    ylim=(0.97 * float(ours), 2.4),
+    xlabel="rate",
+    ylabel="query loss, mean over 200 steps",
+)
 axes[0].set_title("validation: Armenian and Georgian")
 axes[0].legend(fontsize=6.5)
 for axis, (name, lines) in zip(axes[1:], drawn.items(), strict=True):
     for number, (label, line) in enumerate(lines.items()):
         axis.plot(
-            range(1, INNER_STEPS + 1), line, color=f"C{number}", linewidth=2.5 if number == 0 else 1.2, label=label
+            range(1, INNER_STEPS + 1),
+            line,
+            color=f"C{number}",
+            linewidth=2.5 if number == 0 else 1.2,
+            label=label,
         )
     best = min(float(line.min()) for line in lines.values())
-    axis.set(ylim=(0.95 * best, 2.4), xlabel="inner steps", ylabel="query loss", title=f"test: {name}")
+    axis.set(
+        ylim=(0.95 * best, 2.4), xlabel="inner steps", ylabel="query loss", title=f"test: {name}"
+    )
     axis.legend(fontsize=7)
 parts = {"train": split.train, "validation": split.validation, "test": split.test}
 report = {

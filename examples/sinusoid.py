@@ -22,9 +22,13 @@ import metajax as mj
 
 SHOTS, SEEDS, TEST_TASKS, INNER_STEPS = 5, 3, 1000, (0, 1, 5, 10)
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--steps", type=int, default=20_000, help="outer steps of 25 tasks")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of sinusoid.json and .png")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(), help="folder of sinusoid.json and .png"
+)
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 
@@ -46,7 +50,7 @@ def train(adaptation, key):
     """A whole run: from fresh weights to params that were learned."""
     net_key, rule_key, run_key = jax.random.split(key, 3)
     _, params = mj.nets.functional(mj.nets.MLP(1, (40, 40), 1, rngs=nnx.Rngs(net_key)))
-    outer = mj.outer_loop(mj.episode(adaptation, loss), optax.adam(1e-3))
+    outer = mj.outer_loop(mj.query_loss(adaptation, loss), optax.adam(1e-3))
 
     def step(state, number):
         sample_key, step_key = jax.random.split(jax.random.fold_in(run_key, number))
@@ -58,19 +62,36 @@ def train(adaptation, key):
 
 
 rows, learned = [], {}
-print(f"Squared error on {TEST_TASKS} tasks, mean of {SEEDS} seeds (and the seeds), after inner steps")
+print(
+    f"Squared error on {TEST_TASKS} tasks, mean of {SEEDS} seeds (and the seeds), after inner steps"
+)
 for name, adaptation in adaptations(1).items():
     started = time.perf_counter()
-    learned[name] = jax.jit(jax.vmap(lambda key: train(adaptation, key)))(jax.random.split(jax.random.key(0), SEEDS))  # noqa: B023
+    learned[name] = jax.jit(jax.vmap(lambda key: train(adaptation, key)))(
+        jax.random.split(jax.random.key(0), SEEDS)
+    )  # noqa: B023
     for steps in INNER_STEPS:
-        task_loss = mj.episode(adaptations(steps)[name], loss)
-        judge = jax.jit(jax.vmap(lambda params: mj.evaluate(task_loss, params, test, jax.random.key(2))))  # noqa: B023
+        task_loss = mj.query_loss(adaptations(steps)[name], loss)
+        judge = jax.jit(
+            jax.vmap(lambda params: mj.evaluate(task_loss, params, test, jax.random.key(2)))
+        )  # noqa: B023
         errors = np.asarray(judge(learned[name])["loss"].mean)
-        finite = bool(np.isfinite(errors).all())  # step sizes learned for one step may diverge over more
-        rows.append({"method": name, "inner_steps": steps, "seeds": errors.tolist() if finite else None})
-        print(f"  {name:<14} {steps:2} steps: {errors.mean():.3f} ({', '.join(f'{e:.3f}' for e in errors)})")
+        finite = bool(
+            np.isfinite(errors).all()
+        )  # step sizes learned for one step may diverge over more
+        rows.append(
+            {"method": name, "inner_steps": steps, "seeds": errors.tolist() if finite else None}
+        )
+        print(
+            f"  {name:<14} {steps:2} steps: {errors.mean():.3f} ({', '.join(f'{e:.3f}' for e in errors)})"
+        )
     print(f"  trained in {time.perf_counter() - started:.0f} s")
-report = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "outer_steps": options.steps, "rows": rows}
+report = {
+    "jax": jax.__version__,
+    "device": jax.devices()[0].device_kind,
+    "outer_steps": options.steps,
+    "rows": rows,
+}
 (options.out / "sinusoid.json").write_text(json.dumps(report, indent=1) + "\n")
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", sharey=True)
@@ -81,7 +102,9 @@ for number, axis in enumerate(axes):
     axis.plot(task.query.x[order], task.query.y[order], color="0.6", linewidth=3, label="truth")
     for steps, style in ((0, ":"), (1, "--"), (10, "-")):
         params = jax.tree.map(lambda leaf: leaf[0], learned["MAML"])
-        curve = mj.predict(adaptations(steps)["MAML"], apply, params, task.support, x, jax.random.key(3))
+        curve = mj.predict(
+            adaptations(steps)["MAML"], apply, params, task.support, x, jax.random.key(3)
+        )
         axis.plot(x, curve, style, color="C3", label=f"MAML, {steps} steps")
     axis.plot(task.support.x, task.support.y, "ko", label="support")
     axis.set(title=f"task {number + 1}", xlabel="x")

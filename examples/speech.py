@@ -23,16 +23,20 @@ from flax import nnx
 
 import metajax as mj
 from metajax import modalities
-from metajax.modalities.measure import first_shots
+from metajax.modalities.measurement import first_shots
 
 WAYS, FRAMES, MELS, WIDTH, TASKS, SHOTS = 5, 20, 40, 16, 100, (1, 5)
 RATES = (0.0, 0.01, 0.1, 1.0)  # of fine-tuning a head
 COUNTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # as how many shots the class means of other speakers count
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--steps", type=int, default=100, help="steps of training of each net")
 parser.add_argument("--splits", type=int, default=10, help="splits of the words, 2 to 10")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(), help="folder of speech.json and speech.png")
+parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path(), help="folder of speech.json and speech.png"
+)
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 key, started = jax.random.key(0), time.perf_counter()
@@ -50,16 +54,24 @@ def spectrograms(wave):
     return jax.vmap(at)(place, series.value)
 
 
-pairs = mj.data.paired_digits(seed=0)  # all 2 000 recordings, each with a written digit of the same value
+pairs = mj.data.paired_digits(
+    seed=0
+)  # all 2 000 recordings, each with a written digit of the same value
 sounds = np.asarray(spectrograms(pairs.x.value["audio"])).reshape(10, 200, FRAMES, MELS)
 pictures = np.asarray(pairs.x.value["image"]).reshape(10, 200, 28, 28, 1)
 speakers = ["george", "jackson", "nicolas", "theo"]
-spoken = [np.asarray(spectrograms(mj.data.spoken_digits(speakers=[name]).x)) for name in speakers]  # [500, ...] each
-rows_of = lambda classes, each: mj.data.dataset(np.arange(classes * each), np.repeat(np.arange(classes), each))
+spoken = [
+    np.asarray(spectrograms(mj.data.spoken_digits(speakers=[name]).x)) for name in speakers
+]  # [500, ...] each
+rows_of = lambda classes, each: mj.data.dataset(
+    np.arange(classes * each), np.repeat(np.arange(classes), each)
+)
 
 # The net keeps the order of time: its features are those of all frames, side by side. Each recording is normalised by
 # itself, so that features do not depend on what else is asked, and are computed once.
-net = mj.nets.TemporalConv(MELS, WIDTH, width=48, blocks=2, stride=1, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(0))
+net = mj.nets.TemporalConv(
+    MELS, WIDTH, width=48, blocks=2, stride=1, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(0)
+)
 apply, start = mj.nets.functional(net)
 start = mj.Params({}, start.fast)
 
@@ -72,7 +84,9 @@ def embed(params, x, key=None, *, reference=None):
 known = lambda params, x, key=None, *, reference=None: x  # of features that are there already
 heard, answer = (mj.losses.cross_entropy(mj.linear_head(features)) for features in (embed, known))
 features_of = jax.jit(embed)
-empty = lambda ways: {"head": {"kernel": jnp.zeros((FRAMES * WIDTH, ways)), "bias": jnp.zeros(ways)}}
+empty = lambda ways: {
+    "head": {"kernel": jnp.zeros((FRAMES * WIDTH, ways)), "bias": jnp.zeros(ways)}
+}
 
 
 def trainer(task_loss, sample, rate=3e-3, steps=options.steps):
@@ -104,7 +118,7 @@ def place(features, tasks):
 
 def judge(adaptation, ways, loss=answer):
     """(params, tasks, shots) -> mean accuracy and loss over tasks with only the first shots, compiled once for all."""
-    task_loss = mj.episode(adaptation, loss)
+    task_loss = mj.query_loss(adaptation, loss)
     few = lambda tasks, shots: jax.vmap(lambda task: first_shots(task, shots, ways))(tasks)
 
     @jax.jit
@@ -123,7 +137,9 @@ def summary(values):
 nearest = {ways: judge(mj.prototypes(known, ways), ways) for ways in (WAYS, 10)}
 descend = mj.inner_loop(answer, mj.shared_rate(0.0), steps=20, differentiate=mj.first_order())
 tuned_words = judge(mj.chain(mj.prototypes(known, WAYS), descend), WAYS)
-at_rate = lambda rate: mj.Params({}, (), ((), jnp.asarray(rate)))  # a chain has one rule for each link
+at_rate = lambda rate: mj.Params(
+    {}, (), ((), jnp.asarray(rate))
+)  # a chain has one rule for each link
 
 # New words. The pretrained net learns to name the training words; the meta-trained one, to tell words by examples.
 draw_words, draw_held = drawer(WAYS, 200, WAYS), drawer(WAYS, 50, WAYS)
@@ -137,15 +153,19 @@ def stitched(dataset, key):
     """
     *keys, cut_key = jax.random.split(key, 3)
     whole, other = (mj.data.episodes(WAYS, 1, 5)(dataset, k) for k in keys)
-    begins = (jnp.arange(FRAMES) < jax.random.randint(cut_key, (), FRAMES // 4, 3 * FRAMES // 4 + 1))[None, :, None]
+    begins = (
+        jnp.arange(FRAMES) < jax.random.randint(cut_key, (), FRAMES // 4, 3 * FRAMES // 4 + 1)
+    )[None, :, None]
     join = lambda first, last: first._replace(x=jnp.where(begins, first.x, last.x))
     both = whole, mj.Task(join(whole.support, other.support), join(whole.query, other.query))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
 
 
-meta_train = trainer(mj.episode(mj.prototypes(embed, WAYS), heard), stitched)
+meta_train = trainer(mj.query_loss(mj.prototypes(embed, WAYS), heard), stitched)
 orders = [np.random.default_rng(seed).permutation(10) for seed in range(5)]
-halves = [(order[i:][:WAYS], order[WAYS - i :][:WAYS]) for order in orders for i in (0, WAYS)][: options.splits]
+halves = [(order[i:][:WAYS], order[WAYS - i :][:WAYS]) for order in orders for i in (0, WAYS)][
+    : options.splits
+]
 
 
 # A name as class-side information: AM3 leans on what a GRU makes of the letters.
@@ -153,27 +173,33 @@ def describe(params, info, key=None):
     return read(mj.Params(params.slow["letters"], {}), info)
 
 
-letters = np.array([[ord(c) - 96 for c in name.ljust(5, "`")] for name in pairs.names], np.int32)  # 0 pads
+letters = np.array(
+    [[ord(c) - 96 for c in name.ljust(5, "`")] for name in pairs.names], np.int32
+)  # 0 pads
 read, written = mj.nets.functional(
     mj.nets.Text(27, mj.nets.GRU(32, FRAMES * WIDTH, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(1))
 )
 leaning = modalities.adaptive_prototypes(known, describe, WAYS, FRAMES * WIDTH)
-named = mj.episode(leaning, answer)
+named = mj.query_loss(leaning, answer)
 
 
 def with_and_without_shots(params, task, key):
     blank = task.support._replace(weight=jnp.zeros(len(task.support.y)))
-    (first, metrics), (second, _) = (named(params, task._replace(support=s), key) for s in (task.support, blank))
+    (first, metrics), (second, _) = (
+        named(params, task._replace(support=s), key) for s in (task.support, blank)
+    )
     return first + second, metrics
 
 
-learn_names = trainer(with_and_without_shots, mj.data.meta_batch(mj.data.episodes(WAYS, 1, 5), 4), steps=200)
+learn_names = trainer(
+    with_and_without_shots, mj.data.meta_batch(mj.data.episodes(WAYS, 1, 5), 4), steps=200
+)
 
 
 @jax.jit
 def judge_names(params, tasks, shots):
     tasks = jax.vmap(lambda task: first_shots(task, shots, WAYS))(tasks)
-    judged = modalities.judge_side_information(named, params, tasks, key, tasks_at_once=20)
+    judged = modalities.compare_side_information(named, params, tasks, key, tasks_at_once=20)
     return {control: metrics["accuracy"].mean for control, metrics in judged.items()}
 
 
@@ -182,7 +208,9 @@ see, eye = mj.nets.functional(mj.nets.Conv4(32, width=32, norm=mj.nets.GroupNorm
 look = lambda params, x, key=None, *, reference=None: see(mj.Params(params.slow, {}), x)
 seen = mj.losses.cross_entropy(mj.linear_head(look))
 characters = mj.data.meta_batch(mj.data.episodes(20, 1, 3), 1)
-learn_to_look = trainer(mj.episode(mj.prototypes(look, 20), seen), characters, steps=2 * options.steps)
+learn_to_look = trainer(
+    mj.query_loss(mj.prototypes(look, 20), seen), characters, steps=2 * options.steps
+)
 eye = learn_to_look(mj.Params({}, eye.fast), mj.data.omniglot(), key)
 views = jax.jit(look)(eye, pictures.reshape(-1, 28, 28, 1) / 255.0).reshape(10, 200, -1)
 value = lambda params, x, key=None, *, reference=None: x.value
@@ -200,7 +228,10 @@ def note(table, row, shots, value):
 
 for split, (train, test) in enumerate(halves):
     split_key = jax.random.fold_in(key, split)
-    parts = {part: [pairs.names[word] for word in half] for part, half in (("train", train), ("test", test))}
+    parts = {
+        part: [pairs.names[word] for word in half]
+        for part, half in (("train", train), ("test", test))
+    }
     digests["new words"].append(mj.data.class_split("words", parts).digest)
     x, here = sounds[train], np.arange(200) % 4 < 3
     part = lambda kept, x=x: mj.data.dataset(
@@ -209,13 +240,20 @@ for split, (train, test) in enumerate(halves):
     pretrained = pretrain(start._replace(fast=empty(WAYS)), part(here), split_key)
     meta = meta_train(start, part(here), split_key)
     new = sounds[test].reshape(-1, FRAMES, MELS)
-    plain, ours, theirs = new.reshape(len(new), -1), features_of(meta, new), features_of(pretrained, new)
+    plain, ours, theirs = (
+        new.reshape(len(new), -1),
+        features_of(meta, new),
+        features_of(pretrained, new),
+    )
     own = features_of(meta, part(here).x)
     with_names = mj.data.dataset(np.asarray(own), part(here).y, info=letters[train])
     params = leaning.init(mj.Params({}, {"letters": written.fast}), key)
     params = learn_names(params, with_names, split_key)
     tasks, held_tasks = draw_words(split_key, letters[test]), draw_held(split_key, letters[train])
-    kept, theirs = (place(*two) for two in ((features_of(pretrained, part(~here).x), held_tasks), (theirs, tasks)))
+    kept, theirs = (
+        place(*two)
+        for two in ((features_of(pretrained, part(~here).x), held_tasks), (theirs, tasks))
+    )
     plain, heard_tasks, blank = place(plain, tasks), place(ours, tasks), mj.Params({}, ())
     ones = jnp.ones(len(new), bool)
     both = {"image": views[test].reshape(len(new), -1), "audio": ours}
@@ -267,12 +305,17 @@ def by_word(tasks):
 def trust(params, support, key):
     """Class means of the shots and of the other speakers, who count as so many shots (MAP: Gauvain and Lee 1994)."""
     weight = jnp.concatenate([jnp.full(10, params.slow["count"]), support.weight])
-    x, y = jnp.concatenate([params.slow["means"], support.x]), jnp.concatenate([jnp.arange(10), support.y])
+    x, y = (
+        jnp.concatenate([params.slow["means"], support.x]),
+        jnp.concatenate([jnp.arange(10), support.y]),
+    )
     return mj.prototypes(known, 10).adapt(params, mj.Batch(x, y, weight), key)
 
 
 pretrain = trainer(mj.supervised(heard), mj.data.meta_batch(recordings, 1))
-meta_train = trainer(mj.episode(mj.prototypes(embed, 10), heard), mj.data.meta_batch(across_speakers, 2))
+meta_train = trainer(
+    mj.query_loss(mj.prototypes(embed, 10), heard), mj.data.meta_batch(across_speakers, 2)
+)
 trusting = judge(mj.Adaptation(lambda params, key: params, trust), 10)
 tuned = judge(descend, 10)
 voices = jnp.stack([jnp.asarray(x) for x in spoken])
@@ -283,7 +326,9 @@ def learn(who, fold_key):
     allowed = jnp.isin(jnp.arange(len(voices)), jnp.array(who)) / len(who)
     pretrained = pretrain(start._replace(fast=empty(10)), (voices, allowed), fold_key)
     meta = meta_train(start, (voices, allowed), fold_key)
-    means = jnp.stack([features_of(meta, voices[i]).reshape(10, 50, -1).mean(axis=1) for i in who]).mean(axis=0)
+    means = jnp.stack(
+        [features_of(meta, voices[i]).reshape(10, 50, -1).mean(axis=1) for i in who]
+    ).mean(axis=0)
     return pretrained, meta, means
 
 
@@ -291,7 +336,8 @@ def measure(nets, x, tasks, shots, rates, counts):
     """{row: accuracy}, where there is a choice the list of accuracies for each."""
     pretrained, meta, means = nets
     plain, ours, theirs = (
-        place(f, tasks) for f in (x.reshape(len(x), -1), *map(features_of, (meta, pretrained), (x, x)))
+        place(f, tasks)
+        for f in (x.reshape(len(x), -1), *map(features_of, (meta, pretrained), (x, x)))
     )
     head = lambda rate: mj.Params(pretrained.fast, (), jnp.asarray(rate))
     own = lambda count: mj.Params({}, {"means": means, "count": jnp.asarray(count)})
@@ -316,7 +362,10 @@ for who in range(len(speakers)):
     tasks = by_word(draw_speaker(fold_key))
     for shots in SHOTS:
         chosen = measure(inner, voices[validation], tasks, shots, RATES, COUNTS)
-        rate, count = (grid[int(np.argmax(chosen[row]))] for row, grid in (("fine-tuned", RATES), ("trusting", COUNTS)))
+        rate, count = (
+            grid[int(np.argmax(chosen[row]))]
+            for row, grid in (("fine-tuned", RATES), ("trusting", COUNTS))
+        )
         rows = measure(outer, voices[who], tasks, shots, [rate], [count])
         rows |= {"pretrained, fine-tuned head": rows.pop("fine-tuned")[0]}
         rows |= {"meta-trained, shots and others": rows.pop("trusting")[0]}
@@ -329,7 +378,10 @@ took = time.perf_counter() - started
 
 # The table.
 table = {"new words": words, "new speakers": new_speakers}
-rows = {part: {row: {k: summary(v) for k, v in one.items()} for row, one in t.items()} for part, t in table.items()}
+rows = {
+    part: {row: {k: summary(v) for k, v in one.items()} for row, one in t.items()}
+    for part, t in table.items()
+}
 differences = {
     "meta-trained minus log-mel": (words, "meta-trained, class means", "log-mel, class means"),
     "meta-trained minus pretrained": (words, "meta-trained, class means", "pretrained, class means"),
@@ -377,14 +429,22 @@ given = np.asarray(task.support.weight) > 0
 few = np.arange(len(task.query.y)) % 10 < 4
 sound, task = task, place(ours, task)
 support = mj.Batch(task.support.x[given], task.support.y[given])
-answers = mj.predict(mj.prototypes(known, WAYS), mj.linear_head(known), blank, support, task.query.x, key)
-low, high = new.min(), new.max()
-ink = lambda rows: np.clip((new[rows] - low) / (high - low), 0, 1).transpose(0, 2, 1)[:, ::-1, :, None]  # pitch upward
-picture = mj.Task(
-    mj.Batch(ink(sound.support.x[given]), support.y), mj.Batch(ink(sound.query.x[few]), sound.query.y[few])
+answers = mj.predict(
+    mj.prototypes(known, WAYS), mj.linear_head(known), blank, support, task.query.x, key
 )
-mj.plots.episode(
-    shown, picture, answers.argmax(axis=1)[few], title="Words never heard, told apart by one recording each"
+low, high = new.min(), new.max()
+ink = lambda rows: np.clip((new[rows] - low) / (high - low), 0, 1).transpose(0, 2, 1)[
+    :, ::-1, :, None
+]  # pitch upward
+picture = mj.Task(
+    mj.Batch(ink(sound.support.x[given]), support.y),
+    mj.Batch(ink(sound.query.x[few]), sound.query.y[few]),
+)
+mj.plots.task(
+    shown,
+    picture,
+    answers.argmax(axis=1)[few],
+    title="Words never heard, told apart by one recording each",
 )
 for way, spelled in enumerate(np.asarray(task.support.info)):
     name = "".join(chr(96 + letter) for letter in spelled if letter)
@@ -393,9 +453,13 @@ for axis, of_part, title in zip(
     axes, rows.values(), (f"New words, {WAYS}-way", "A new speaker, 10 words"), strict=True
 ):
     plots = {
-        f"{shots} shot{'s' * (shots > 1)}": {row: np.divide(values[shots], 100) for row, values in of_part.items()}
+        f"{shots} shot{'s' * (shots > 1)}": {
+            row: np.divide(values[shots], 100) for row, values in of_part.items()
+        }
         for shots in SHOTS
     }
-    mj.plots.ruler(axis, plots, title=title)
+    mj.plots.accuracies(axis, plots, title=title)
 figure.savefig(options.out / "speech.png", dpi=100)
-print(f"{time.perf_counter() - started:.0f} s in all; see {options.out / 'speech.png'} and speech.json.")
+print(
+    f"{time.perf_counter() - started:.0f} s in all; see {options.out / 'speech.png'} and speech.json."
+)

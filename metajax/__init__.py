@@ -1,76 +1,83 @@
 """Meta-learning across tasks and modalities in JAX."""
 
-# Floor 0: what everything speaks of.
-from metajax._types import Batch as Batch
-from metajax._types import Loss as Loss
-from metajax._types import Modalities as Modalities
-from metajax._types import Params as Params
-from metajax._types import Series as Series
-from metajax._types import Task as Task
-from metajax._types import TaskLoss as TaskLoss
-from metajax._tree import minibatch as minibatch
-from metajax._tree import take as take
+# What everything speaks of.
+from metajax.types import Adaptation as Adaptation
+from metajax.types import Apply as Apply
+from metajax.types import Batch as Batch
+from metajax.types import Loss as Loss
+from metajax.types import Modalities as Modalities
+from metajax.types import Params as Params
+from metajax.types import Sample as Sample
+from metajax.types import Series as Series
+from metajax.types import Task as Task
+from metajax.types import TaskLoss as TaskLoss
 
-# Floor 1: adaptations, and how to differentiate them.
-from metajax._adaptation import Adaptation as Adaptation
-from metajax._adaptation import chain as chain
-from metajax._adaptation import identity as identity
-from metajax._differentiate import Strategy as Strategy
-from metajax._differentiate import first_order as first_order
-from metajax._differentiate import truncated as truncated
-from metajax._differentiate import unroll as unroll
-from metajax._implicit import conjugate_gradient as conjugate_gradient
-from metajax._implicit import dense as dense
-from metajax._implicit import implicit as implicit
-from metajax._implicit import neumann as neumann
-from metajax._mixed_mode import mixed_mode as mixed_mode
-from metajax._mixed_mode import one_step as one_step
+# How derivatives pass through an inner solve.
+from metajax.differentiate import Strategy as Strategy
+from metajax.differentiate import unroll as unroll
+from metajax.differentiate import first_order as first_order
+from metajax.differentiate import truncated as truncated
+from metajax.differentiate import mixed_mode as mixed_mode
+from metajax.differentiate import one_step as one_step
+from metajax.differentiate import implicit as implicit
+from metajax.differentiate import conjugate_gradient as conjugate_gradient
+from metajax.differentiate import dense as dense
+from metajax.differentiate import neumann as neumann
 
-# Floor 1: estimates of the outer gradient.
-from metajax._estimators import evolution as evolution
-from metajax._estimators import forward as forward
+# Ways to write fast weights.
+from metajax.inner import inner_loop as inner_loop
+from metajax.inner import chain as chain
+from metajax.inner import identity as identity
+from metajax.inner import Rule as Rule
+from metajax.inner import leaf_rates as leaf_rates
+from metajax.inner import learned_rates as learned_rates
+from metajax.inner import shared_rate as shared_rate
+from metajax.inner import learned_optimizer as learned_optimizer
+from metajax.inner import linear_head as linear_head
+from metajax.inner import prototypes as prototypes
+from metajax.inner import ridge as ridge
+from metajax.inner import amortize as amortize
+from metajax.inner import FiLM as FiLM
+from metajax.inner import film as film
+from metajax.inner import modulate as modulate
+from metajax.inner import modulated as modulated
+from metajax.inner import minibatch as minibatch
+from metajax.inner import take as take
 
-# Floor 2: ways to write fast weights.
-from metajax._amortize import FiLM as FiLM
-from metajax._amortize import amortize as amortize
-from metajax._amortize import film as film
-from metajax._amortize import modulate as modulate
-from metajax._amortize import modulated as modulated
-from metajax._closed_form import linear_head as linear_head
-from metajax._closed_form import prototypes as prototypes
-from metajax._closed_form import ridge as ridge
-from metajax._inner_loop import inner_loop as inner_loop
-from metajax._learned_optimizer import learned_optimizer as learned_optimizer
-from metajax._rules import Rule as Rule
-from metajax._rules import leaf_rates as leaf_rates
-from metajax._rules import learned_rates as learned_rates
-from metajax._rules import shared_rate as shared_rate
+# Learning and evaluating across tasks.
+from metajax.outer import query_loss as query_loss
+from metajax.outer import reptile as reptile
+from metajax.outer import supervised as supervised
+from metajax.outer import predict as predict
+from metajax.outer import Info as Info
+from metajax.outer import OuterLoop as OuterLoop
+from metajax.outer import State as State
+from metajax.outer import outer_loop as outer_loop
+from metajax.outer import evolution as evolution
+from metajax.outer import forward as forward
+from metajax.outer import PersistentState as PersistentState
+from metajax.outer import persistent as persistent
+from metajax.outer import bilevel as bilevel
+from metajax.outer import Summary as Summary
+from metajax.outer import evaluate as evaluate
+from metajax.outer import summarize as summarize
 
-# Floor 3: learning and judging across tasks.
-from metajax._bilevel import bilevel as bilevel
-from metajax._cost import Cost as Cost
-from metajax._cost import cost_table as cost_table
-from metajax._cost import estimate_cost as estimate_cost
-from metajax._evaluate import Summary as Summary
-from metajax._evaluate import evaluate as evaluate
-from metajax._evaluate import summarize as summarize
-from metajax._outer_loop import Info as Info
-from metajax._outer_loop import OuterLoop as OuterLoop
-from metajax._outer_loop import State as State
-from metajax._outer_loop import outer_loop as outer_loop
-from metajax._persistent import PersistentState as PersistentState
-from metajax._persistent import persistent as persistent
-from metajax._task_losses import episode as episode
-from metajax._task_losses import predict as predict
-from metajax._task_losses import reptile as reptile
-from metajax._task_losses import supervised as supervised
-from metajax._trust import Check as Check
-from metajax._trust import check_meta_gradient as check_meta_gradient
+# Can this gradient be trusted, and what does it cost?
+from metajax.diagnostics import Check as Check
+from metajax.diagnostics import check_meta_gradient as check_meta_gradient
+from metajax.diagnostics import Cost as Cost
+from metajax.diagnostics import cost_table as cost_table
+from metajax.diagnostics import estimate_cost as estimate_cost
 
-# Floor 4: what stands on the core.
+# Rooms.
 from metajax import data as data
+from metajax import diagnostics as diagnostics
+from metajax import differentiate as differentiate
+from metajax import inner as inner
 from metajax import losses as losses
 from metajax import modalities as modalities
 from metajax import nets as nets
+from metajax import outer as outer
 from metajax import plots as plots
 from metajax import training as training
+from metajax import types as types

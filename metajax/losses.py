@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._closed_form import Apply
-from metajax._tree import references, weights
-from metajax._types import Array, Batch, Loss, Metrics, Params, PyTree
+from metajax._tree import reference_rows, row_weights
+from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
 
 def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
@@ -25,14 +24,18 @@ def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
 
     Source: master weights of Micikevicius et al. 2018, arXiv 1710.03740.
 
-    >>> from metajax._types import Params
+    >>> from metajax.types import Params
     >>> apply = computed_in(lambda params, x, key: params.fast * x)
     >>> apply(Params(jnp.float32(1 / 3), ()), jnp.float32(1), None)
     Array(0.33398438, dtype=float32)
     """
 
     def cast(leaf: Array, dtype: Any) -> Array:
-        return jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+        return (
+            jnp.asarray(leaf, dtype)
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+            else leaf
+        )
 
     def narrow(params: Params, x: PyTree, key: Array | None = None, **options: Any) -> PyTree:
         params, x = jax.tree.map(lambda leaf: cast(leaf, dtype), (params, x))
@@ -52,11 +55,18 @@ def cross_entropy(apply: Apply) -> Loss:
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        logits = apply(params, batch.x, key, reference=references(batch))
-        if not jnp.issubdtype(jnp.result_type(batch.y), jnp.integer) or jnp.shape(batch.y) != logits.shape[:-1]:
+        logits = apply(params, batch.x, key, reference=reference_rows(batch))
+        if (
+            not jnp.issubdtype(jnp.result_type(batch.y), jnp.integer)
+            or jnp.shape(batch.y) != logits.shape[:-1]
+        ):
             got = f"{jnp.result_type(batch.y)}{list(jnp.shape(batch.y))}"
-            raise ValueError(f"Labels must be integers of shape {list(logits.shape[:-1])}, got {got}.")
-        value = optax.softmax_cross_entropy_with_integer_labels(logits.astype(_wide(logits)), batch.y)
+            raise ValueError(
+                f"Labels must be integers of shape {list(logits.shape[:-1])}, got {got}."
+            )
+        value = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(_wide(logits)), batch.y
+        )
         correct = (logits.argmax(axis=-1) == batch.y).astype(value.dtype)
         return _mean(value, batch), {"accuracy": _mean(correct, batch)}
 
@@ -74,9 +84,11 @@ def squared_error(apply: Apply) -> Loss:
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        predictions = apply(params, batch.x, key, reference=references(batch))
+        predictions = apply(params, batch.x, key, reference=reference_rows(batch))
         if predictions.shape != batch.y.shape:
-            raise ValueError(f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; make them equal.")
+            raise ValueError(
+                f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; make them equal."
+            )
         squares = (predictions.astype(_wide(predictions)) - batch.y) ** 2
         return _mean(squares.reshape(len(squares), -1).mean(axis=1), batch), {}
 
@@ -100,14 +112,19 @@ def sequence_cross_entropy(apply: Apply) -> Loss:
         likely, y = apply(params, batch.x, key), batch.y
         if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != likely.shape[:-1]:
             got = f"{jnp.result_type(y)}{list(jnp.shape(y))}"
-            raise ValueError(f"Targets must be integers of shape {list(likely.shape[:-1])}, got {got}.")
-        row = weights(batch).astype(likely.dtype)
+            raise ValueError(
+                f"Targets must be integers of shape {list(likely.shape[:-1])}, got {got}."
+            )
+        row = row_weights(batch).astype(likely.dtype)
         counts = row[:, None] * (y > 0)
         right = likely.argmax(axis=-1) == y
         log_p = jnp.take_along_axis(likely, y[..., None], axis=-1)[..., 0]
         total, rows = (jnp.where(value > 0, value, 1) for value in (counts.sum(), row.sum()))
         whole = (right | (y == 0)).all(axis=1)
-        metrics = {"accuracy": (row * whole).sum() / rows, "characters": (counts * right).sum() / total}
+        metrics = {
+            "accuracy": (row * whole).sum() / rows,
+            "characters": (counts * right).sum() / total,
+        }
         return -(counts * log_p).sum() / total, metrics
 
     return loss
@@ -122,5 +139,5 @@ def _mean(values: Array, batch: Batch) -> Array:
     """Mean over rows by weight; zero where nothing counts."""
     if batch.weight is None:
         return values.mean()
-    total = weights(batch).sum()
+    total = row_weights(batch).sum()
     return (values * batch.weight).sum() / jnp.where(total > 0, total, 1)

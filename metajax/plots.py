@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from metajax._tree import shapes
-from metajax._types import Array, Modalities, PyTree, Series, Task
-from metajax.data.arrays import Dataset
+from metajax._checks import shapes
+from metajax.data.datasets import Dataset
 from metajax.data.strokes import draw
+from metajax.types import Array, Modalities, PyTree, Series, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#2a9d4a", "#d1372c"
 
 
-def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None:
+def task(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None:
     """A classification task of images: its support set on the left, each way a row, and its query set on the right.
 
     A query that is answered rightly stands in a green frame, in the row of its class; a wrong one in a red frame, with
@@ -35,7 +35,9 @@ def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> N
         ValueError: images of another shape, or not one prediction for each query.
     """
     support_x, query_x = np.asarray(task.support.x), np.asarray(task.query.x)
-    support_y, query_y, answers = (np.asarray(values) for values in (task.support.y, task.query.y, predictions))
+    support_y, query_y, answers = (
+        np.asarray(values) for values in (task.support.y, task.query.y, predictions)
+    )
     if support_x.ndim != 4 or support_x.shape[-1] not in (1, 3) or answers.shape != query_y.shape:
         raise ValueError(
             f"Need images [rows, height, width, 1 or 3] and a prediction for each query, got {support_x.shape} and "
@@ -50,7 +52,14 @@ def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> N
             right = answers[row] == way
             _image(axes, query_x[row], shots + 0.5 + place, way, RIGHT if right else WRONG)
             if not right:
-                axes.text(shots + 1.42 + place, way + 0.04, str(answers[row] + 1), ha="right", va="top", color=WRONG)
+                axes.text(
+                    shots + 1.42 + place,
+                    way + 0.04,
+                    str(answers[row] + 1),
+                    ha="right",
+                    va="top",
+                    color=WRONG,
+                )
         axes.text(-0.15, way + 0.5, str(way + 1), ha="right", va="center")
     axes.set(xlim=(-0.4, columns), ylim=(ways, 0), aspect="equal", title=title)
     axes.text(shots / 2, ways + 0.1, "support", ha="center", va="top")
@@ -58,7 +67,9 @@ def episode(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> N
     axes.axis("off")
 
 
-def contact_sheet(axes: Axes, dataset: Dataset, *, classes: int = 6, examples: int = 8, title: str = "") -> None:
+def contact_sheet(
+    axes: Axes, dataset: Dataset, *, classes: int = 6, examples: int = 8, title: str = ""
+) -> None:
     """A look at a data set: a class a row, spread evenly over the data set, with its first examples.
 
     Images [height, width, 1 or 3] are shown, of videos the last one, strokes as `data.draw` draws them, and waves and
@@ -80,7 +91,12 @@ def contact_sheet(axes: Axes, dataset: Dataset, *, classes: int = 6, examples: i
         raise ValueError(f"{classes=} and {examples=} must be 1 or more.")
     views = dataset.x.value if isinstance(dataset.x, Modalities) else {"": dataset.x}
     present = dataset.x.present if isinstance(dataset.x, Modalities) else {}
-    chosen = np.linspace(0, dataset.classes - 1, min(classes, dataset.classes)).round().astype(int).tolist()
+    chosen = (
+        np.linspace(0, dataset.classes - 1, min(classes, dataset.classes))
+        .round()
+        .astype(int)
+        .tolist()
+    )
     block = 1 if len(views) == 1 else len(views) + 0.25
     for place, label in enumerate(chosen):
         rows = int(dataset.start[label]) + np.arange(min(examples, int(dataset.count[label])))
@@ -89,7 +105,9 @@ def contact_sheet(axes: Axes, dataset: Dataset, *, classes: int = 6, examples: i
         for line, (name, value) in enumerate(views.items(), start=1):
             there = np.asarray(present[name])[rows] if name in present else np.ones(len(rows), bool)
             shown = jax.tree.map(lambda leaf: np.asarray(leaf[rows]), value)  # noqa: B023
-            axes.text(examples + 0.15, top + line - 0.5, name, va="center", color="grey", fontsize="small")
+            axes.text(
+                examples + 0.15, top + line - 0.5, name, va="center", color="grey", fontsize="small"
+            )
             for column, here in enumerate(there.tolist()):
                 example = jax.tree.map(lambda leaf: leaf[column], shown) if here else None  # noqa: B023
                 _example(axes, example, column, top + line - 1)
@@ -125,7 +143,9 @@ def curves(
     axes.legend(frameon=False)
 
 
-def ruler(axes: Axes, measured: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str = "") -> None:
+def accuracies(
+    axes: Axes, measured: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str = ""
+) -> None:
     """Accuracies as points with 95 % intervals, a line of the picture for each row, a colour for each setting.
 
     Args:
@@ -141,7 +161,9 @@ def ruler(axes: Axes, measured: Mapping[str, Mapping[str, tuple[float, float]]],
         place = np.arange(len(rows)) + 0.16 * (number - (len(measured) - 1) / 2)
         axes.errorbar(mean, place, xerr=interval, fmt="o", markersize=5, capsize=2, label=setting)
         if "learned" in rows:
-            axes.axvline(mean[rows.index("learned")], color=f"C{number}", alpha=0.3, linewidth=1, zorder=0)
+            axes.axvline(
+                mean[rows.index("learned")], color=f"C{number}", alpha=0.3, linewidth=1, zorder=0
+            )
     axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="accuracy, %", title=title)
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
@@ -154,8 +176,18 @@ def _image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) 
     from matplotlib.patches import Rectangle
 
     shown = 1 - image[..., 0] if image.shape[-1] == 1 else image
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06))
-    axes.add_patch(Rectangle((left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6))
+    axes.imshow(
+        shown,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        extent=(left + 0.06, left + 0.94, top + 0.94, top + 0.06),
+    )
+    axes.add_patch(
+        Rectangle(
+            (left + 0.06, top + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=1.6
+        )
+    )
 
 
 def _example(axes: Axes, example: PyTree, left: float, top: float) -> None:
@@ -164,8 +196,20 @@ def _example(axes: Axes, example: PyTree, left: float, top: float) -> None:
     shape = getattr(value, "shape", None)
     if shape and len(shape) in (3, 4) and shape[-1] in (1, 3):
         image = value.reshape(-1, *shape[-3:])[-1]
-        _image(axes, np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1), left, top, "lightgrey")
-    elif shape and len(shape) == 2 and shape[1] == 4 and set(np.unique(value[:, 3])) <= {0, 1} and value[0, 3] == 1:
+        _image(
+            axes,
+            np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1),
+            left,
+            top,
+            "lightgrey",
+        )
+    elif (
+        shape
+        and len(shape) == 2
+        and shape[1] == 4
+        and set(np.unique(value[:, 3])) <= {0, 1}
+        and value[0, 3] == 1
+    ):
         _image(axes, np.asarray(draw(value[None], frames=1, size=56))[0, 0], left, top, "lightgrey")
     elif shape and _is_curve(value):
         curve = value.reshape(len(value), -1).astype(float)
@@ -176,7 +220,9 @@ def _example(axes: Axes, example: PyTree, left: float, top: float) -> None:
             axes.plot(across, height, color=f"C{channel}", linewidth=0.7)
     else:
         text = "–" if example is None else str(shapes(example))
-        axes.text(left + 0.5, top + 0.5, text, ha="center", va="center", color="grey", fontsize="xx-small")
+        axes.text(
+            left + 0.5, top + 0.5, text, ha="center", va="center", color="grey", fontsize="xx-small"
+        )
 
 
 def _is_curve(value: Array) -> bool:

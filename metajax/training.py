@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._evaluate import Summary
-from metajax._outer_loop import Info, OuterLoop, State, count_tasks
-from metajax._types import Array, Params, PyTree
-from metajax.data.stream import Stream, tasks_of
+from metajax._tree import count_tasks
+from metajax.data.read.streams import Stream, tasks_of
+from metajax.outer.evaluation import Summary
+from metajax.outer.outer_loops import Info, OuterLoop, State
+from metajax.types import Array, Params, PyTree
 
 
 def fit(
@@ -71,7 +72,9 @@ def fit(
             shard.
     """
     if min(fuse, every) < 1 or steps < 0 or every % fuse:
-        raise ValueError(f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every.")
+        raise ValueError(
+            f"{steps=} must be 0 or more, {fuse=} and {every=} 1 or more, and fuse must divide every."
+        )
     draw, given, tasks = _source(sample, dataset, key, fuse)
 
     def one(state: State, key: Array, read: PyTree) -> tuple[State, Info]:
@@ -113,9 +116,16 @@ def fit(
             if done % every == 0 or done == steps or stopped.is_set() or out_of_time:
                 store.save(done, state)  # first of all: what follows may fail
                 speed = sum(len(info.loss) for info in infos) * tasks / (spent - before)
-                record = {"step": done, "seconds": spent, "tasks_per_second": speed, **_means(infos)}
+                record = {
+                    "step": done,
+                    "seconds": spent,
+                    "tasks_per_second": speed,
+                    **_means(infos),
+                }
                 if evaluate is not None:
-                    record |= _flatten(evaluate(state.params, jax.random.fold_in(jax.random.fold_in(key, done), 2)))
+                    record |= _flatten(
+                        evaluate(state.params, jax.random.fold_in(jax.random.fold_in(key, done), 2))
+                    )
                 records.append(record)
                 if log is not None:
                     with open(log, "a", encoding="utf-8") as file:
@@ -129,11 +139,17 @@ def _source(
 ) -> tuple[Callable[[Any, Array], PyTree], Callable[[int], Iterator[Any]], int]:
     """(what a step is given, key) -> tasks; first step -> what the steps are given; and the number of tasks."""
     if not isinstance(sample, Stream):
-        return sample, lambda first: itertools.repeat(dataset), count_tasks(jax.eval_shape(sample, dataset, key))
+        return (
+            sample,
+            lambda first: itertools.repeat(dataset),
+            count_tasks(jax.eval_shape(sample, dataset, key)),
+        )
     if fuse > 1:
         raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
     if sample.options["shard"] != (0, 1):
-        raise ValueError(f"fit trains on all tasks, not on shard={sample.options['shard']}; use `tasks_of` for that.")
+        raise ValueError(
+            f"fit trains on all tasks, not on shard={sample.options['shard']}; use `tasks_of` for that."
+        )
     return sample.finish, lambda first: tasks_of(sample, key, first=first), sample.tasks
 
 
@@ -152,9 +168,12 @@ def _means(infos: list[Info]) -> dict[str, Any]:
 
 def _flatten(summaries: dict[str, Summary]) -> dict[str, Any]:
     """{"evaluate/<name>": mean, "evaluate/<name>/interval": half-width}."""
-    means = {f"evaluate/{name}": np.asarray(summary.mean).tolist() for name, summary in summaries.items()}
+    means = {
+        f"evaluate/{name}": np.asarray(summary.mean).tolist() for name, summary in summaries.items()
+    }
     return means | {
-        f"evaluate/{name}/interval": np.asarray(summary.interval).tolist() for name, summary in summaries.items()
+        f"evaluate/{name}/interval": np.asarray(summary.interval).tolist()
+        for name, summary in summaries.items()
     }
 
 
@@ -186,9 +205,15 @@ class _Bar:
     def advance(self, number: int, means: dict[str, Any], tasks_per_second: float) -> None:
         if self.bar is None:
             return
-        shown = {name: value for name, value in means.items() if name != "grad_norm" and (name != "skipped" or value)}
+        shown = {
+            name: value
+            for name, value in means.items()
+            if name != "grad_norm" and (name != "skipped" or value)
+        }
         numbers = {name: value for name, value in shown.items() if isinstance(value, (int, float))}
-        text = {name: f"{value:.3g}" for name, value in {**numbers, "tasks/s": tasks_per_second}.items()}
+        text = {
+            name: f"{value:.3g}" for name, value in {**numbers, "tasks/s": tasks_per_second}.items()
+        }
         self.bar.set_postfix(text, refresh=False)
         self.bar.update(number)
 
@@ -219,7 +244,9 @@ class _Store:
         import orbax.checkpoint as ocp
 
         leaves, structure = jax.tree.flatten(state)
-        restored = self.manager.restore(self.manager.latest_step(), args=ocp.args.StandardRestore(leaves))
+        restored = self.manager.restore(
+            self.manager.latest_step(), args=ocp.args.StandardRestore(leaves)
+        )
         return jax.tree.unflatten(structure, restored)
 
     def save(self, step: int, state: State) -> None:

@@ -1,28 +1,33 @@
-"""The suite runs in float64 and without silent rank promotion, and a skip that is not expected fails CI."""
+"""The suite runs in float64, without rank promotion, and an unexpected skip fails CI."""
 
 import os
 import pathlib
 import tempfile
 
-import jax
-import pytest
+# Most of the suite's time is compilation. LLVM does not optimise, which saves a quarter of it. The
+# user's own flags stay. This must happen before JAX starts its backend.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+import metajax  # noqa: E402, F401  # it adds the flag that jaxlib 0.10.2 needs
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the suite's time is compilation: LLVM does not optimise, which takes a quarter of it away, and the workers of
-# one run share what they compile; the next run starts afresh.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# The workers of one run share what they compile. The next run starts afresh, unless the variable
+# METAJAX_TEST_PROGRAMS names a folder to keep compiled programs in.
+if "METAJAX_TEST_PROGRAMS" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="metajax-tests-")
     os.environ["METAJAX_TEST_PROGRAMS"] = _compiled.name
 jax.config.update("jax_compilation_cache_dir", os.environ["METAJAX_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-_PACKS = pathlib.Path(__file__).parents[2] / "shared" / "data"
-if _PACKS.is_dir():
-    os.environ.setdefault("METAJAX_DATA", str(_PACKS))
+_DATA_FILES = pathlib.Path(__file__).parents[2] / "shared" / "data"
+if _DATA_FILES.is_dir():
+    os.environ.setdefault("METAJAX_DATA", str(_DATA_FILES))
 
 ALLOWED_SKIPS = {
     "tests/test_benchmarks.py::test_alphabets_are_learned",
@@ -30,24 +35,33 @@ ALLOWED_SKIPS = {
     "tests/test_packs.py::test_the_packs_are_read_whole",
     "tests/test_sentence.py::test_the_pretrained_encoder_is_that_of_another_library",
 }
-"""Node ids that may be skipped in CI: what needs a data pack, or the pretrained encoder, which installs by hand."""
+"""Node ids that may be skipped in CI: they need a data file, or the pretrained encoder."""
+
+CORE = ("differentiate", "inner", "outer", "tree", "checks", "algorithms")
+"""Rooms whose tests are marked `core`."""
 
 collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the tests read what it wrote
 _skipped = []
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix("test_").startswith(CORE):
+            item.add_marker(pytest.mark.core)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def unload_programs():
-    """After each file: Linux allows a process 65 530 mappings of memory, of which those of 28 tests took 5 000."""
+    """After each file: Linux allows a process 65 530 memory mappings; 28 tests took 5 000."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
 def packs():
-    """Skips where the data packs are not at hand; see `metajax.data.omniglot`."""
+    """Skips where the data files are not available; see `metajax.data.omniglot`."""
     if "METAJAX_DATA" not in os.environ:
-        pytest.skip("METAJAX_DATA does not name a folder with data packs")
+        pytest.skip("METAJAX_DATA does not name a folder with data files")
 
 
 def pytest_runtest_logreport(report):

@@ -38,7 +38,7 @@ def make_net(fast=nnx.Param, dtype=jnp.float64, ways=WAYS):
 class Row(NamedTuple):
     fast: object
     make: object  # (apply, ways) -> Adaptation
-    task_loss: object = mj.episode  # (adaptation, loss) -> TaskLoss
+    task_loss: object = mj.query_loss  # (adaptation, loss) -> TaskLoss
     optimizer: optax.GradientTransformation = optax.adam(1e-2, eps_root=1e-8)
     writes: tuple = ()  # entries of fast that are replaced
     labels: bool = True  # whether the adaptation reads labels
@@ -50,7 +50,9 @@ def _embed(apply):
 
 
 def _descend(optimizer, **options):
-    return lambda apply, ways: mj.inner_loop(mj.losses.cross_entropy(apply), optimizer, steps=2, **options)
+    return lambda apply, ways: mj.inner_loop(
+        mj.losses.cross_entropy(apply), optimizer, steps=2, **options
+    )
 
 
 def _proto_maml(apply, ways):
@@ -60,7 +62,9 @@ def _proto_maml(apply, ways):
 def _imaml(apply, ways):
     """The solve is dense, so that properties hold to rounding."""
     exact = mj.implicit(mj.dense(), tolerance=float("inf"))
-    return mj.inner_loop(mj.losses.cross_entropy(apply), optax.sgd(0.3), steps=10, proximity=0.3, differentiate=exact)
+    return mj.inner_loop(
+        mj.losses.cross_entropy(apply), optax.sgd(0.3), steps=10, proximity=0.3, differentiate=exact
+    )
 
 
 def _mmaml(apply, ways):
@@ -81,7 +85,9 @@ ALGORITHMS = {
     "maml": Row(nnx.Param, _descend(optax.sgd(0.2))),
     "maml_momentum": Row(nnx.Param, _descend(optax.sgd(0.1, momentum=0.9))),
     "maml_adam": Row(nnx.Param, _descend(optax.adam(0.02, eps_root=1e-8))),
-    "maml_plus_plus": Row(nnx.Param, _descend(mj.leaf_rates(0.2, steps=2), differentiate=mj.mixed_mode())),
+    "maml_plus_plus": Row(
+        nnx.Param, _descend(mj.leaf_rates(0.2, steps=2), differentiate=mj.mixed_mode())
+    ),
     "imaml": Row(nnx.Param, _imaml),
     "fomaml": Row(nnx.Param, _descend(optax.sgd(0.2), differentiate=mj.first_order())),
     "anil": Row(HEAD, _descend(optax.sgd(0.2))),
@@ -92,7 +98,9 @@ ALGORITHMS = {
         lambda adaptation, loss: mj.reptile(adaptation),
         optax.sgd(0.5),
     ),
-    "prototypes": Row(HEAD, lambda apply, ways: mj.prototypes(_embed(apply), ways), writes=("head",)),
+    "prototypes": Row(
+        HEAD, lambda apply, ways: mj.prototypes(_embed(apply), ways), writes=("head",)
+    ),
     "ridge": Row(HEAD, lambda apply, ways: mj.ridge(_embed(apply), ways), writes=("head",)),
     "proto_maml": Row(nnx.Param, _proto_maml, writes=("head",)),
     "mmaml": Row(nnx.Param, _mmaml, start=_modulated),
@@ -135,8 +143,10 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
         return jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
 
     gradient = jax.jit(jax.value_and_grad(mean))
-    judge = jax.jit(functools.partial(mj.evaluate, mj.episode(adaptation, loss)))
-    return Problem(apply, loss, params, adaptation, task_loss, outer, jax.jit(outer.step), gradient, judge)
+    judge = jax.jit(functools.partial(mj.evaluate, mj.query_loss(adaptation, loss)))
+    return Problem(
+        apply, loss, params, adaptation, task_loss, outer, jax.jit(outer.step), gradient, judge
+    )
 
 
 def first(tree):

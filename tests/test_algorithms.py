@@ -11,7 +11,9 @@ import metajax as mj
 
 KEY = jax.random.key(3)
 # One worker takes all tests of an algorithm, for they share what was compiled.
-every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ALGORITHMS])
+every = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ALGORITHMS]
+)
 writers = pytest.mark.parametrize("name", ["prototypes", "ridge", "proto_maml"])
 
 
@@ -28,7 +30,10 @@ def test_adapt_rewrites_only_fast(name):
     assert_close(adapted._replace(fast=()), problem.params._replace(fast=()), 0)
     if not ALGORITHMS[name].writes:
         chex.assert_trees_all_equal_shapes_and_dtypes(adapted.fast, problem.params.fast)
-    changed = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (adapted.fast, problem.params.fast)))]  # noqa: B905
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(*map(jax.tree.leaves, (adapted.fast, problem.params.fast)))
+    ]  # noqa: B905
     assert any(changed) == (name != "identity")
 
 
@@ -61,10 +66,16 @@ def test_chunks_and_a_python_loop_agree(name):
     tasks, whole = make_tasks(), make_problem(name)
     expected = whole.step(whole.state, tasks, KEY)
     for size in (1, 2):
-        assert_close(make_problem(name, tasks_at_once=size).step(whole.state, tasks, KEY), expected, 1e-9)
+        assert_close(
+            make_problem(name, tasks_at_once=size).step(whole.state, tasks, KEY), expected, 1e-9
+        )
     task_loss = jax.jit(whole.task_loss)
     looped = [
-        task_loss(whole.params, jax.tree.map(lambda leaf: leaf[number], tasks), jax.random.fold_in(KEY, number))[0]  # noqa: B023
+        task_loss(
+            whole.params,
+            jax.tree.map(lambda leaf: leaf[number], tasks),
+            jax.random.fold_in(KEY, number),
+        )[0]  # noqa: B023
         for number in range(len(tasks.query.y))
     ]
     np.testing.assert_allclose(expected[1].loss, np.mean(looped), rtol=1e-9)
@@ -76,7 +87,9 @@ def test_learning_lowers_the_loss_on_unseen_tasks(name):
     state = problem.state
     for number in range(60):
         state, _ = problem.step(state, make_tasks(seed=number), jax.random.fold_in(KEY, number))
-    before, after = (problem.judge(params, unseen, KEY)["loss"].mean for params in (problem.params, state.params))
+    before, after = (
+        problem.judge(params, unseen, KEY)["loss"].mean for params in (problem.params, state.params)
+    )
     # Without adaptation only the mean over labels is there to learn.
     assert after < before - (0 if name == "identity" else 0.02)
 
@@ -155,7 +168,9 @@ def test_identity_is_the_unit_of_chain(name):
 @every
 def test_a_task_that_is_not_finite_is_left_out_and_counted(name):
     problem, tasks = make_problem(name, tasks_at_once=1), make_tasks()
-    losses = [problem.step(problem.state, _repeat(tasks, number), KEY)[1].loss for number in (0, 2, 3)]
+    losses = [
+        problem.step(problem.state, _repeat(tasks, number), KEY)[1].loss for number in (0, 2, 3)
+    ]
 
     def poison(batch, where):
         return batch._replace(x=batch.x.at[where].set(jnp.nan))

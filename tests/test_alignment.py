@@ -13,7 +13,10 @@ N = 7
 def make(seed=0, number=N, features=(3, 3)):
     rng = np.random.default_rng(seed)
     shared = rng.normal(size=(number, 2))
-    return [jnp.asarray(shared @ rng.normal(size=(2, d)) + rng.normal(size=(number, d))) for d in features]
+    return [
+        jnp.asarray(shared @ rng.normal(size=(2, d)) + rng.normal(size=(number, d)))
+        for d in features
+    ]
 
 
 def cosines(first, second):
@@ -29,7 +32,9 @@ def test_values_against_loops():
     info, sigmoid, ranked, hits = 0.0, 0.0, 0.0, 0.0
     for i in rows:
         for one in (s, s.T):
-            info -= weight[i] / 2 * np.log(np.exp(one[i, i] / 0.5) / np.exp(one[i, rows] / 0.5).sum())
+            info -= (
+                weight[i] / 2 * np.log(np.exp(one[i, i] / 0.5) / np.exp(one[i, rows] / 0.5).sum())
+            )
             ranked += weight[i] * max(0.0, 0.4 - one[i, i] + max(one[i, j] for j in rows if j != i))
             for j in rows:
                 logit = (1 if i == j else -1) * (3 * one[i, j] - 1)
@@ -48,7 +53,9 @@ def test_values_against_loops():
             ]
         )
 
-    np.testing.assert_allclose(all_of_them(first, second, jnp.asarray(weight)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        all_of_them(first, second, jnp.asarray(weight)), expected, rtol=1e-12
+    )
     assert 0 < hits / weight.sum() < 1
     assert_close(info_nce(first, second, weight=jnp.ones(N)), info_nce(first, second))
 
@@ -64,11 +71,15 @@ def test_canonical_correlations():
     angles = scipy.linalg.subspace_angles(x, y)
     assert_close(cca(first, second, regularisation=1e-13), minus_sum(np.cos(angles) ** 2), 1e-8)
     mixing = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)))
-    assert_close(cca(first, second @ mixing, regularisation=1e-13), minus_sum(np.cos(angles) ** 2), 1e-8)
+    assert_close(
+        cca(first, second @ mixing, regularisation=1e-13), minus_sum(np.cos(angles) ** 2), 1e-8
+    )
     a, b, c = x.T @ x / 30 + 0.5 * np.eye(3), y.T @ y / 30 + 0.5 * np.eye(5), x.T @ y / 30
     squares = scipy.linalg.eigh(c @ np.linalg.solve(b, c.T), a, eigvals_only=True)
     assert_close(cca(first, second, regularisation=0.5), minus_sum(squares), 1e-10)
-    assert_close(cca(second, first, regularisation=0.5), cca(first, second, regularisation=0.5), 1e-10)
+    assert_close(
+        cca(second, first, regularisation=0.5), cca(first, second, regularisation=0.5), 1e-10
+    )
     doubled = [jnp.concatenate([z, z[:4]]) for z in (first, second)]
     weight = jnp.ones(30).at[:4].set(2.0)
     assert_close(cca(first, second, weight=weight), cca(*doubled), 1e-10)
@@ -77,7 +88,9 @@ def test_canonical_correlations():
 @jax.jit
 def losses(first, second, weight):
     pair = (first, second)
-    return jnp.stack([loss(*pair, weight=weight) for loss in (info_nce, sigmoid_loss, triplet, cca)])
+    return jnp.stack(
+        [loss(*pair, weight=weight) for loss in (info_nce, sigmoid_loss, triplet, cca)]
+    )
 
 
 @jax.jit
@@ -93,7 +106,9 @@ def test_what_does_not_count_is_inert():
     assert_close(losses(*damaged, weight), losses(first, second, weight))
     assert_close(gradients(*damaged, weight), gradients(first, second, weight))
     assert not any(g[:, 4].any() for g in gradients(*damaged, weight))
-    assert_close(losses(first, second, 0 * weight), jnp.array([0, 0, 0, -0.003]))  # δ for each correlation
+    assert_close(
+        losses(first, second, 0 * weight), jnp.array([0, 0, 0, -0.003])
+    )  # δ for each correlation
     assert not any(g.any() for g in gradients(first, second, 0 * weight))
 
 

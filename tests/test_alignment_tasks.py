@@ -10,7 +10,7 @@ import pytest
 
 import metajax as mj
 from metajax.modalities.alignment import cca, info_nce, recall, sigmoid_loss, triplet
-from metajax.modalities.alignment_tasks import pair_loss
+from metajax.modalities.pairs import pair_loss
 
 WIDTH, PAIRS, WAYS, KEY = 4, 8, 3, jax.random.key(0)
 
@@ -43,18 +43,24 @@ def make_task(key, labelled=WAYS):
         return {"image": concept, "stroke": concept @ own}
 
     given, pairs, asked = (jnp.arange(n) % WAYS for n in (labelled, PAIRS, PAIRS))
-    support, query = (examples(y, k) for y, k in ((jnp.concatenate([given, pairs]), keys[0]), (asked, keys[1])))
+    support, query = (
+        examples(y, k) for y, k in ((jnp.concatenate([given, pairs]), keys[0]), (asked, keys[1]))
+    )
     has_stroke = jnp.arange(labelled + PAIRS) >= labelled
     y = jnp.concatenate([given, jnp.full(PAIRS, -1)]).astype(jnp.int32)
     return mj.Task(
-        mj.Batch(mj.data.modalities(support, {"stroke": has_stroke}), y, weight=jnp.ones(len(y))),
-        mj.Batch(mj.data.modalities(query), asked.astype(jnp.int32), weight=jnp.ones(PAIRS)),
+        mj.Batch(
+            mj.data.as_modalities(support, {"stroke": has_stroke}), y, weight=jnp.ones(len(y))
+        ),
+        mj.Batch(mj.data.as_modalities(query), asked.astype(jnp.int32), weight=jnp.ones(PAIRS)),
     )
 
 
 contrast = functools.partial(info_nce, temperature=0.3)
 align = mj.inner_loop(pair_loss(encode, "image", "stroke", contrast), optax.sgd(0.3), steps=5)
-croma = mj.episode(mj.chain(align, mj.prototypes(image, WAYS)), mj.losses.cross_entropy(mj.linear_head(stroke)))
+croma = mj.query_loss(
+    mj.chain(align, mj.prototypes(image, WAYS)), mj.losses.cross_entropy(mj.linear_head(stroke))
+)
 params = mj.Params({"map": jnp.eye(WIDTH) + 0.1}, ())
 ready = params._replace(rule=((), ()))
 aligned = jax.jit(lambda support: align.adapt(params, support, KEY).fast)
@@ -78,7 +84,10 @@ def losses(value, present, weight):
     def all_of_them(fast, value):
         batch = mj.Batch(mj.Modalities(value, present), (), weight=weight)
         return jnp.stack(
-            [pair_loss(encode, "image", "stroke", m)(mj.Params(fast, ()), batch, KEY)[0] for m in MEASURES]
+            [
+                pair_loss(encode, "image", "stroke", m)(mj.Params(fast, ()), batch, KEY)[0]
+                for m in MEASURES
+            ]
         )
 
     return all_of_them(params.fast, value), jax.jacrev(all_of_them, (0, 1))(params.fast, value)
@@ -97,7 +106,9 @@ def test_what_stands_in_an_absent_modality_changes_nothing():
     for gradient in by_value.values():
         assert not np.asarray(gradient)[:, ~whole].any() and np.asarray(gradient)[:3, whole].any()
     image, stroke = value["image"][whole], value["stroke"][whole] @ np.asarray(params.fast["map"])
-    only = jnp.stack([measure(image, stroke, weight=jnp.asarray(weight[whole])) for measure in MEASURES])
+    only = jnp.stack(
+        [measure(image, stroke, weight=jnp.asarray(weight[whole])) for measure in MEASURES]
+    )
     np.testing.assert_allclose(ours[0], only, rtol=1e-10)
 
 
@@ -131,8 +142,10 @@ def test_names_tell_modalities_apart():
 def test_alignment_finds_new_pairs_and_meta_learning_finds_more():
     """Retrieval of the query's pairs: after the inner loop more than before, and after meta-training yet more."""
     retrieve = pair_loss(encode, "image", "stroke", functools.partial(recall, k=1))
-    outer = mj.outer_loop(mj.episode(align, pair_loss(encode, "image", "stroke", contrast)), optax.adam(0.03))
-    still, moved = (mj.episode(adaptation, retrieve) for adaptation in (mj.identity(), align))
+    outer = mj.outer_loop(
+        mj.query_loss(align, pair_loss(encode, "image", "stroke", contrast)), optax.adam(0.03)
+    )
+    still, moved = (mj.query_loss(adaptation, retrieve) for adaptation in (mj.identity(), align))
 
     @jax.jit
     def run(params, tasks, keys):
@@ -143,7 +156,9 @@ def test_alignment_finds_new_pairs_and_meta_learning_finds_more():
 
         learned = jax.lax.scan(step, outer.init(params), keys)[0].params
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, learned)
-        after = jax.lax.map(lambda params: mj.evaluate(moved, params, tasks, KEY)["loss"].mean, both)
+        after = jax.lax.map(
+            lambda params: mj.evaluate(moved, params, tasks, KEY)["loss"].mean, both
+        )
         return mj.evaluate(still, params, tasks, KEY)["loss"].mean, *after
 
     before, adapted, learned = run(params, made(100), jax.random.split(KEY, 60))
@@ -154,7 +169,8 @@ def test_alignment_finds_new_pairs_and_meta_learning_finds_more():
 def test_errors_name_the_modalities():
     batch = made(1).support
     with pytest.raises(
-        ValueError, match=r"\['strokes'\] are not among the modalities, which are \['image', 'stroke'\]"
+        ValueError,
+        match=r"\['strokes'\] are not among the modalities, which are \['image', 'stroke'\]",
     ):
         pair_loss(encode, "image", "strokes")(params, batch, KEY)
     with pytest.raises(ValueError, match="x is a Modalities, got"):

@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from problems import FEATURES, WAYS, assert_close, first, make_tasks
 
 import metajax as mj
-from metajax._amortize import FiLM, amortize, film, modulate, modulated
+from metajax.inner.amortised import amortize
+from metajax.inner.modulation import FiLM, film, modulate, modulated
 
 KEY = jax.random.key(0)
 
@@ -25,7 +26,12 @@ def wide(tree):
 def make_task(rows=6, seed=0):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2 * rows, 2)), rng.normal(size=(2 * rows, 1))
-    return mj.Task(*(mj.Batch(jnp.asarray(x[s]), jnp.asarray(y[s])) for s in (slice(0, rows), slice(rows, None))))
+    return mj.Task(
+        *(
+            mj.Batch(jnp.asarray(x[s]), jnp.asarray(y[s]))
+            for s in (slice(0, rows), slice(rows, None))
+        )
+    )
 
 
 def hold(rate):
@@ -63,7 +69,11 @@ def kernel(*shape, seed=3):
 WRITE_CONTEXT = amortize(lambda params, key: kernel(3, 3), mean_of_pairs, entry="context")
 CONTEXT = mj.losses.squared_error(context_apply)
 CASES = {
-    "mmaml": (mj.chain(modulate(read, reader), mj.inner_loop(LOSS, hold(0.1), steps=2)), LOSS, START),
+    "mmaml": (
+        mj.chain(modulate(read, reader), mj.inner_loop(LOSS, hold(0.1), steps=2)),
+        LOSS,
+        START,
+    ),
     "neural_process": (WRITE_CONTEXT, CONTEXT, mj.Params({}, {"kernel": kernel(5, 1)})),
     "written_cavia": (
         mj.chain(WRITE_CONTEXT, mj.inner_loop(CONTEXT, optax.sgd(0.1), steps=2)),
@@ -78,14 +88,16 @@ every = pytest.mark.parametrize("name", CASES)
 def make(name):
     """(params, compiled value and gradient of the episode)."""
     adaptation, loss, params = CASES[name]
-    task_loss = mj.episode(adaptation, loss)
+    task_loss = mj.query_loss(adaptation, loss)
     value = lambda params, task: task_loss(params, task, KEY)[0]
     return adaptation.init(params, KEY), jax.jit(jax.value_and_grad(value)), value
 
 
 def padded(task, junk=0.0):
     """Two more rows in the support set, among the others, that count nothing and hold junk."""
-    rows = mj.Batch(*(jnp.concatenate([leaf, jnp.full((2, leaf.shape[1]), junk)]) for leaf in task.support[:2]))
+    rows = mj.Batch(
+        *(jnp.concatenate([leaf, jnp.full((2, leaf.shape[1]), junk)]) for leaf in task.support[:2])
+    )
     rows = rows._replace(weight=jnp.array([1.0] * 6 + [0.0] * 2))
     return task._replace(support=mj.take(rows, jnp.array([0, 6, 1, 2, 7, 3, 4, 5])))
 
@@ -98,7 +110,9 @@ def test_order_and_padding_and_what_stands_in_it_change_nothing(name):
     shuffled = mj.take(task.support, jnp.array([3, 0, 7, 5, 1, 4, 2, 6]))
     assert_close(run(params, task._replace(support=shuffled)), expected, 1e-9)
     assert_close(run(params, padded(make_task(), 7.0)), expected, 1e-9)
-    if name == "neural_process":  # compiled is eager and padded is not; no inner loss multiplies a NaN by weight 0
+    if (
+        name == "neural_process"
+    ):  # compiled is eager and padded is not; no inner loss multiplies a NaN by weight 0
         assert_close(value(params, make_task()), expected[0], 1e-9)
         assert_close(run(params, padded(make_task(), jnp.nan)), expected, 1e-9)
 
@@ -110,9 +124,13 @@ def test_every_parameter_receives_its_gradient(name):
     _, slopes = run(params, task)
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
         assert bool((slope != 0).any()), jax.tree_util.keystr(path)
-    way = jax.tree.map(lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), slopes)
+    way = jax.tree.map(
+        lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), slopes
+    )
     moved = lambda step: jax.tree.map(lambda leaf, along: leaf + step * along, params, way)
-    along = sum(jax.tree.leaves(jax.tree.map(lambda slope, along: (slope * along).sum(), slopes, way)))
+    along = sum(
+        jax.tree.leaves(jax.tree.map(lambda slope, along: (slope * along).sum(), slopes, way))
+    )
     difference = run(moved(1e-6), task)[0] - run(moved(-1e-6), task)[0]
     np.testing.assert_allclose(difference / 2e-6, along, rtol=1e-5)
 
@@ -126,7 +144,9 @@ def test_nan_in_padding_does_not_reach_the_modulation():
     @jax.jit
     @jax.value_and_grad
     def size(params, support):
-        return sum((leaf**2).sum() for leaf in jax.tree.leaves(adaptation.adapt(params, support, KEY).fast))
+        return sum(
+            (leaf**2).sum() for leaf in jax.tree.leaves(adaptation.adapt(params, support, KEY).fast)
+        )
 
     assert_close(size(params, junk), size(params, support), 0)
     few = mj.take(make_task().support, jnp.array([0, 2, 3, 5]))  # eager, and without weights
@@ -140,19 +160,32 @@ def test_nan_in_padding_does_not_reach_the_modulation():
 def test_a_modulation_that_changes_nothing_is_maml():
     """Forward and in the gradient of the net, when the reader says nothing and scale and shift are held at 1 and 0."""
     params, run, _ = make("mmaml")
-    silent = params._replace(rule=(params.rule[0]._replace(fast=jax.tree.map(jnp.zeros_like, reader.fast)), ()))
+    silent = params._replace(
+        rule=(params.rule[0]._replace(fast=jax.tree.map(jnp.zeros_like, reader.fast)), ())
+    )
     value, slopes = run(silent, padded(make_task()))
-    maml = mj.episode(mj.inner_loop(PLAIN, optax.sgd(0.1), steps=2), PLAIN)
-    expected, slope = jax.jit(jax.value_and_grad(lambda params: maml(params, make_task(), KEY)[0]))(net)
+    maml = mj.query_loss(mj.inner_loop(PLAIN, optax.sgd(0.1), steps=2), PLAIN)
+    expected, slope = jax.jit(jax.value_and_grad(lambda params: maml(params, make_task(), KEY)[0]))(
+        net
+    )
     assert_close(value, expected, 1e-12)
-    assert_close({name: leaf for name, leaf in slopes.fast.items() if name != "modulation"}, slope.fast, 1e-12)
+    assert_close(
+        {name: leaf for name, leaf in slopes.fast.items() if name != "modulation"},
+        slope.fast,
+        1e-12,
+    )
 
 
 def test_holding_holds():
     params = make("mmaml")[0]
-    modulation = modulate(read, reader).adapt(params._replace(rule=reader), make_task().support, KEY)
+    modulation = modulate(read, reader).adapt(
+        params._replace(rule=reader), make_task().support, KEY
+    )
     all_move = mj.chain(modulate(read, reader), mj.inner_loop(LOSS, optax.sgd(0.1), steps=2))
-    held, moved = (jax.jit(link.adapt)(params, make_task().support, KEY).fast for link in (CASES["mmaml"][0], all_move))
+    held, moved = (
+        jax.jit(link.adapt)(params, make_task().support, KEY).fast
+        for link in (CASES["mmaml"][0], all_move)
+    )
     assert_close(held["modulation"], modulation.fast["modulation"], 1e-12)
     for one, other in zip(*map(jax.tree.leaves, (moved, modulation.fast)), strict=True):
         assert bool((one != other).any())
@@ -179,14 +212,22 @@ def test_film_is_what_it_says_in_layers_and_norms_fast_or_slow(fast):
     run, params = mj.nets.functional(module, fast=fast)
     _, whole = mj.nets.functional(module)
     neutral = film(whole.fast)
-    assert sorted(neutral) == ["head", "layer_norm", "norm"]  # no bias: nothing to modulate in the others
+    assert sorted(neutral) == [
+        "head",
+        "layer_norm",
+        "norm",
+    ]  # no bias: nothing to modulate in the others
     rng = np.random.default_rng(0)
     by = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), neutral)
     x = jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)
-    filmed = jax.jit(lambda by: modulated(run)(params._replace(fast={**params.fast, "modulation": by}), x))
+    filmed = jax.jit(
+        lambda by: modulated(run)(params._replace(fast={**params.fast, "modulation": by}), x)
+    )
     expected = jax.jit(lambda by: module(x, by))
     for modulation in (by, {"norm": by["norm"]}):
-        np.testing.assert_allclose(filmed(modulation), expected({**neutral, **modulation}), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(
+            filmed(modulation), expected({**neutral, **modulation}), rtol=2e-5, atol=2e-5
+        )
     np.testing.assert_array_equal(filmed(neutral), jax.jit(run)(params, x))
 
 
@@ -208,7 +249,9 @@ def test_cavia_moves_nothing_but_the_modulation_of_a_slow_net():
     adapted = jax.jit(cavia.adapt)(params, support, KEY)
     assert adapted.fast.keys() == {"modulation"}
     assert LOSS(adapted, support, KEY)[0] < 0.97 * PLAIN(net, support, KEY)[0]
-    slope = jax.jit(jax.grad(lambda params: mj.episode(cavia, LOSS)(params, make_task(), KEY)[0]))(params)
+    slope = jax.jit(
+        jax.grad(lambda params: mj.query_loss(cavia, LOSS)(params, make_task(), KEY)[0])
+    )(params)
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(slope))
 
 
@@ -222,8 +265,12 @@ def test_a_hypernetwork_writes_a_head_of_any_number_of_ways():
         written = mean_WxD @ params.rule
         return {"kernel": written[:, :-1].T, "bias": written[:, -1]}
 
-    adaptation = amortize(lambda params, key: jnp.zeros((FEATURES, FEATURES + 1)), encode, entry="head")
-    task_loss = mj.episode(adaptation, mj.losses.cross_entropy(mj.linear_head(lambda params, x, key, reference: x)))
+    adaptation = amortize(
+        lambda params, key: jnp.zeros((FEATURES, FEATURES + 1)), encode, entry="head"
+    )
+    task_loss = mj.query_loss(
+        adaptation, mj.losses.cross_entropy(mj.linear_head(lambda params, x, key, reference: x))
+    )
 
     @jax.jit
     def judge(rule, tasks):
@@ -252,9 +299,13 @@ def test_images_are_read_through_a_slow_body_by_any_function():
     head = {"kernel": kernel(3, WAYS, seed=4), "bias": jnp.zeros(WAYS)}
     params = mj.Params({"head": head, "modulation": film({"body": body})}, {"body": body})
     said = lambda rule, rows, key: (rows.value @ rule).sum(axis=1)
-    adaptation = modulate(said, kernel(3, 6), items=lambda params, support, key: modulated(features)(params, support.x))
+    adaptation = modulate(
+        said,
+        kernel(3, 6),
+        items=lambda params, support, key: modulated(features)(params, support.x),
+    )
     params, task = adaptation.init(params, KEY), first(make_tasks())
-    loss = mj.episode(adaptation, modulated(mj.losses.cross_entropy(mj.linear_head(features))))
+    loss = mj.query_loss(adaptation, modulated(mj.losses.cross_entropy(mj.linear_head(features))))
     slope = jax.jit(jax.grad(lambda params: loss(params, task, KEY)[0]))(params)
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(slope))
     with pytest.raises(ValueError, match=r"Rows with integers.*int32.*items=lambda"):
@@ -265,7 +316,9 @@ def test_without_a_shot_the_modulation_is_the_readers_own():
     adaptation = modulate(read, reader)
     params = adaptation.init(START, KEY)
     write = jax.jit(lambda support: adaptation.adapt(params, support, KEY).fast["modulation"])
-    nothing, other = (write(make_task(seed=n).support._replace(weight=jnp.zeros(6))) for n in (0, 1))
+    nothing, other = (
+        write(make_task(seed=n).support._replace(weight=jnp.zeros(6))) for n in (0, 1)
+    )
     assert_close(nothing, other, 0)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(nothing))
 
@@ -281,14 +334,19 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=rf"must give shape \(1, {SIZE}\).*got \(1, 3\)"):
         modulate(lambda rule, x, key: read(rule, x)[:, :3], reader).adapt(params, support, KEY)
     with pytest.raises(
-        ValueError, match=r"must have 'modulation', as film\(...\) makes it; it is \['head', 'layers'\]"
+        ValueError,
+        match=r"must have 'modulation', as film\(...\) makes it; it is \['head', 'layers'\]",
     ):
         LOSS(net, support, KEY)
-    with pytest.raises(ValueError, match=r"no layer with a bias to modulate in \{'kernel': 'float64\[2, 3\]'\}"):
+    with pytest.raises(
+        ValueError, match=r"no layer with a bias to modulate in \{'kernel': 'float64\[2, 3\]'\}"
+    ):
         film({"kernel": jnp.ones((2, 3))})
     for layer, channels in {"body": 4, "head": 7}.items():
         by = {layer: FiLM(jnp.ones(channels), jnp.zeros(channels))}
-        with pytest.raises(ValueError, match=rf"\['{layer}'\] is to be modulated by .*\[{channels}\]"):
+        with pytest.raises(
+            ValueError, match=rf"\['{layer}'\] is to be modulated by .*\[{channels}\]"
+        ):
             LOSS(net._replace(fast={**net.fast, "modulation": by}), support, KEY)
     with pytest.raises(ValueError, match="is to be modulated by"):
         LOSS(net._replace(fast={**net.fast, "modulation": jnp.ones(3)}), support, KEY)

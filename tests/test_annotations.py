@@ -42,7 +42,7 @@ def make_batch(seed=0, weight=None):
         "kind": jnp.asarray(KINDS, jnp.int32),
         "size": jnp.asarray(rng.normal(size=ROWS)),
     }
-    x = mj.data.modalities(value, {name: jnp.asarray(here) for name, here in HERE.items()})
+    x = mj.data.as_modalities(value, {name: jnp.asarray(here) for name, here in HERE.items()})
     return mj.Batch(x, jnp.asarray(rng.integers(0, 2, ROWS), jnp.int32), weight)
 
 
@@ -100,7 +100,9 @@ def test_padding_is_inert():
 
 def test_with_weight_0_or_nothing_present_it_is_the_plain_loss():
     batch = make_batch()
-    plain = jax.value_and_grad(PLAIN, has_aux=True)(PARAMS, batch._replace(x=remove_modalities(batch.x, HEADS)), KEY)
+    plain = jax.value_and_grad(PLAIN, has_aux=True)(
+        PARAMS, batch._replace(x=remove_modalities(batch.x, HEADS)), KEY
+    )
     nowhere = batch._replace(
         x=batch.x._replace(present={**batch.x.present, **{n: jnp.zeros(ROWS, bool) for n in HEADS}})
     )
@@ -120,25 +122,36 @@ def test_every_head_receives_gradient_and_so_do_the_shared_features():
 def test_it_works_in_the_inner_loop_and_in_the_outer_loss():
     """Support annotations move the heads and what they share; the query is judged without a single one."""
     support, query = make_batch(1), make_batch(2)
-    query = query._replace(x=query.x._replace(present={**query.x.present, **{n: jnp.zeros(ROWS, bool) for n in HEADS}}))
+    query = query._replace(
+        x=query.x._replace(present={**query.x.present, **{n: jnp.zeros(ROWS, bool) for n in HEADS}})
+    )
     params = mj.Params({**PARAMS.fast, "body": PARAMS.slow}, ())
-    read = lambda params, x, key=None, *, reference=None: embed(mj.Params((), params.fast["body"]), x)
+    read = lambda params, x, key=None, *, reference=None: embed(
+        mj.Params((), params.fast["body"]), x
+    )
     heads = {name: mj.linear_head(read, head=name) for name in HEADS}
     plain = mj.losses.cross_entropy(mj.linear_head(read))
     both = annotated(plain, heads, weight=SHARE)
-    task_loss = mj.episode(mj.inner_loop(both, optax.sgd(0.1), steps=2), both)
-    slope = jax.jit(jax.grad(lambda params: task_loss(params, mj.Task(support, query), KEY)[0]))(params)
+    task_loss = mj.query_loss(mj.inner_loop(both, optax.sgd(0.1), steps=2), both)
+    slope = jax.jit(jax.grad(lambda params: task_loss(params, mj.Task(support, query), KEY)[0]))(
+        params
+    )
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(slope))
     before, after = (
         both(some, support, KEY)[0]
-        for some in (params, mj.inner_loop(both, optax.sgd(0.1), steps=2).adapt(params, support, KEY))
+        for some in (
+            params,
+            mj.inner_loop(both, optax.sgd(0.1), steps=2).adapt(params, support, KEY),
+        )
     )
     assert after < before
 
 
 def test_class_means_do_not_see_an_annotation():
-    blind = lambda params, x, key=None, *, reference=None: embed(params, remove_modalities(x, HEADS))
-    task_loss = mj.episode(mj.prototypes(blind, 2), LOSS)
+    blind = lambda params, x, key=None, *, reference=None: embed(
+        params, remove_modalities(x, HEADS)
+    )
+    task_loss = mj.query_loss(mj.prototypes(blind, 2), LOSS)
     task = mj.Task(make_batch(1), make_batch(2))
     value, metrics = task_loss(PARAMS, task, KEY)
     changed = task._replace(support=put(task.support, slice(None), kind=0, size=0.0))
@@ -148,18 +161,25 @@ def test_class_means_do_not_see_an_annotation():
 def test_errors_say_what_to_do():
     batch = make_batch()
     with pytest.raises(
-        ValueError, match=r"\['colour'\] are not among the modalities, which are \['image', 'kind', 'size'\]"
+        ValueError,
+        match=r"\['colour'\] are not among the modalities, which are \['image', 'kind', 'size'\]",
     ):
         annotated(PLAIN, {"colour": HEADS["kind"]})(PARAMS, batch, KEY)
-    with pytest.raises(ValueError, match=r"a head and a weight, got \['kind', 'size'\] and \['kind'\]"):
+    with pytest.raises(
+        ValueError, match=r"a head and a weight, got \['kind', 'size'\] and \['kind'\]"
+    ):
         annotated(PLAIN, HEADS, weight={"kind": 1.0})
     with pytest.raises(ValueError, match="needs a head"):
         annotated(PLAIN, {})
     with pytest.raises(ValueError, match=r"stand in a Modalities, got .*; see data.modalities"):
         LOSS(PARAMS, batch._replace(x=batch.x.value["image"]), KEY)
     size, kind = (batch._replace(x=remove_modalities(batch.x, [name])) for name in ("kind", "size"))
-    with pytest.raises(ValueError, match=r"head of 'size' must give \[6\] for float64\[6\], got \[6, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"head of 'size' must give \[6\] for float64\[6\], got \[6, 3\]"
+    ):
         annotated(PLAIN, {"size": HEADS["kind"]})(PARAMS, size, KEY)
     one = lambda *arguments, **options: HEADS["kind"](*arguments, **options)[:, 0]
-    with pytest.raises(ValueError, match=r"head of 'kind' must give \[6, classes\] for int32\[6\], got \[6\]"):
+    with pytest.raises(
+        ValueError, match=r"head of 'kind' must give \[6, classes\] for int32\[6\], got \[6\]"
+    ):
         annotated(PLAIN, {"kind": one})(PARAMS, kind, KEY)

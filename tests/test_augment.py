@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 from jax.test_util import check_grads
 
-from metajax.data.augment import affine, colour, compose, crop, cutout, flip, sometimes
+from metajax.data.augment.images import affine, colour, compose, crop, cutout, flip, sometimes
 
 HEIGHT, WIDTH = 21, 17
 RNG = np.random.default_rng(0)
@@ -64,14 +64,22 @@ def test_no_strength_is_the_identity(name):
 
 @pytest.mark.parametrize("name", STRONG)
 def test_derivatives_by_the_image(name):
-    check_grads(lambda x: STRONG[name](x, jax.random.key(2)), (IMAGE.astype(float),), order=1, rtol=1e-3, atol=1e-3)
+    check_grads(
+        lambda x: STRONG[name](x, jax.random.key(2)),
+        (IMAGE.astype(float),),
+        order=1,
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize(("x", "fill"), [(IMAGE, 0.0), (BYTES, 7)])
 def test_a_crop_is_one_of_the_windows(x, fill):
     new = draws(crop(2, fill=fill), x, 1000)
     padded = np.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=fill)
-    windows = np.stack([padded[r : r + 9, c : c + 7] for r, c in itertools.product(range(5), range(5))])
+    windows = np.stack(
+        [padded[r : r + 9, c : c + 7] for r, c in itertools.product(range(5), range(5))]
+    )
     same = (new[:, None] == windows[None]).all(axis=(2, 3, 4))
     assert (same.sum(axis=1) == 1).all()
     assert same.sum(axis=0).min() > 20 and same.sum(axis=0).max() < 65  # of 40 expected, σ = 6.2
@@ -88,7 +96,9 @@ def test_sometimes_has_its_probability_and_a_key_of_its_own():
     noise = lambda x, key: x + 1 + jax.random.uniform(key, (), jnp.float32)
     new = draws(sometimes(noise, 0.25), np.zeros(1, np.float32), 2000)
     hit = new > 0
-    assert 430 < hit.sum() < 570 and 1.45 < new[hit].mean() < 1.55  # the chance says nothing of the draw
+    assert (
+        430 < hit.sum() < 570 and 1.45 < new[hit].mean() < 1.55
+    )  # the chance says nothing of the draw
     assert (draws(sometimes(noise, 1.0), np.zeros(1, np.float32), 50) > 0).all()
 
 
@@ -98,7 +108,11 @@ def test_compose_goes_from_first_to_last_with_different_keys():
     once, twice = (draws(compose(*chain), x, 1000) for chain in ((add,), (add, double, add)))
     np.testing.assert_allclose(draws(compose(add, double), x, 1000), 2 * once)
     second = twice - 2 * once
-    assert abs(np.corrcoef(once[:, 0], second[:, 0])[0, 1]) < 0.1 and second.min() >= 0 and second.max() <= 1
+    assert (
+        abs(np.corrcoef(once[:, 0], second[:, 0])[0, 1]) < 0.1
+        and second.min() >= 0
+        and second.max() <= 1
+    )
 
 
 def measured(options, number):
@@ -108,7 +122,13 @@ def measured(options, number):
     """
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     planes = np.stack(
-        [rows, columns, np.ones_like(rows), np.random.default_rng(0).random(rows.shape, np.float32)], axis=2
+        [
+            rows,
+            columns,
+            np.ones_like(rows),
+            np.random.default_rng(0).random(rows.shape, np.float32),
+        ],
+        axis=2,
     )
     new = draws(affine(**options), planes, number)
     design = np.stack([rows, columns, np.ones_like(rows)], axis=2).reshape(-1, 3)
@@ -127,7 +147,9 @@ def measured(options, number):
         down, right = np.linalg.solve(matrix, centre - offset) - centre
         matrices.append(matrix)
         offsets.append(offset)
-        parameters.append([np.rad2deg(angle), right / WIDTH, down / HEIGHT, size, np.rad2deg(slant)])
+        parameters.append(
+            [np.rad2deg(angle), right / WIDTH, down / HEIGHT, size, np.rad2deg(slant)]
+        )
     return planes, new, matrices, offsets, np.array(parameters)
 
 
@@ -145,15 +167,21 @@ def test_affine_is_that_of_scipy_and_its_parameters_are_uniform_and_independent(
             np.testing.assert_allclose(image[..., plane], expected, atol=1e-3)
     part = (found - LOW) / (HIGH - LOW)
     assert part.min() > -1e-3 and part.max() < 1 + 1e-3
-    assert (np.abs(part.mean(axis=0) - 0.5) < 0.06).all() and (np.abs(part.std(axis=0) - 12**-0.5) < 0.03).all()
+    assert (np.abs(part.mean(axis=0) - 0.5) < 0.06).all() and (
+        np.abs(part.std(axis=0) - 12**-0.5) < 0.03
+    ).all()
     assert np.abs(np.corrcoef(part.T) - np.eye(5)).max() < 0.2
 
 
-@pytest.mark.parametrize(("option", "moved"), [("degrees", [0]), ("translate", [1, 2]), ("scale", [3]), ("shear", [4])])
+@pytest.mark.parametrize(
+    ("option", "moved"), [("degrees", [0]), ("translate", [1, 2]), ("scale", [3]), ("shear", [4])]
+)
 def test_each_option_of_affine_moves_its_own_parameter(option, moved):
     found = measured({option: ALL[option]}, 30)[-1]
     still = np.delete(np.arange(5), moved)
-    np.testing.assert_allclose(found[:, still], np.broadcast_to([0, 0, 0, 1, 0], (30, 5))[:, still], atol=2e-3)
+    np.testing.assert_allclose(
+        found[:, still], np.broadcast_to([0, 0, 0, 1, 0], (30, 5))[:, still], atol=2e-3
+    )
     assert (np.ptp(found[:, moved], axis=0) > 0.7 * (HIGH - LOW)[moved]).all()
 
 
@@ -198,21 +226,32 @@ def test_colour_is_that_of_a_loop_and_its_factors_are_uniform():
         np.testing.assert_allclose(image, expected, atol=1e-6)
     part = (found - 1) / np.array([0.1, 0.3, 0.5])
     assert np.abs(part).max() < 1 + 1e-4
-    assert (np.abs(part.mean(axis=0)) < 0.12).all() and (np.abs(part.std(axis=0) - 3**-0.5) < 0.06).all()
+    assert (np.abs(part.mean(axis=0)) < 0.12).all() and (
+        np.abs(part.std(axis=0) - 3**-0.5) < 0.06
+    ).all()
     assert np.abs(np.corrcoef(part.T) - np.eye(3)).max() < 0.2
 
 
-@pytest.mark.parametrize(("option", "index"), [("brightness", 0), ("contrast", 1), ("saturation", 2)])
+@pytest.mark.parametrize(
+    ("option", "index"), [("brightness", 0), ("contrast", 1), ("saturation", 2)]
+)
 def test_each_option_of_colour_moves_its_own_factor(option, index):
     found = np.array(
-        [factors(new, IMAGE.astype(float)) for new in draws(colour(**{option: 0.2}), IMAGE.astype(float), 30)]
+        [
+            factors(new, IMAGE.astype(float))
+            for new in draws(colour(**{option: 0.2}), IMAGE.astype(float), 30)
+        ]
     )
     np.testing.assert_allclose(np.delete(found, index, axis=1), 1, atol=1e-6)
     assert np.ptp(found[:, index]) > 0.25
 
 
 def test_colour_stays_in_its_range_and_takes_one_channel():
-    new = draws(colour(brightness=1.0, contrast=1.0), np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5, 1), 50)
+    new = draws(
+        colour(brightness=1.0, contrast=1.0),
+        np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5, 1),
+        50,
+    )
     assert new.min() == 0 and new.max() == 1
 
 
@@ -225,13 +264,16 @@ def test_cutout_is_a_square_around_any_pixel(size, x):
     for index, (row, column) in enumerate(np.ndindex(9, 7)):
         for r, c in np.ndindex(9, 7):
             expected[index, r, c] = (
-                row - size // 2 <= r < row - size // 2 + size and column - size // 2 <= c < column - size // 2 + size
+                row - size // 2 <= r < row - size // 2 + size
+                and column - size // 2 <= c < column - size // 2 + size
             )
     kinds, weight = np.unique(expected.reshape(63, -1), axis=0, return_counts=True)
     same = (hidden.reshape(1500, 1, -1) == kinds[None]).all(axis=2)
     assert (same.sum(axis=1) == 1).all()
     often = 1500 * weight / 63
-    assert ((same.sum(axis=0) - often) ** 2 / often).sum() < 120  # χ² with at most 62 degrees of freedom
+    assert (
+        (same.sum(axis=0) - often) ** 2 / often
+    ).sum() < 120  # χ² with at most 62 degrees of freedom
 
 
 def test_cutout_and_crop_fill():

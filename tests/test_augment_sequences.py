@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from metajax import Series
-from metajax.data.augment_sequences import spec_augment, text_dropout, wave
+from metajax.data.augment.sequences import spec_augment, text_dropout, wave
 
 STEPS, CHANNELS = 12, 6
 RNG = np.random.default_rng(0)
@@ -21,7 +21,9 @@ TEXT = np.array([7, 8, 9, 8, 5, 6, 0, 0], np.int32)
 def draws(augment, x, number, seed=0):
     """That many augmented examples of one."""
     keys = jax.random.split(jax.random.key(seed), number)
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(augment, (None, 0)))(jax.tree.map(jnp.asarray, x), keys))
+    return jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(augment, (None, 0)))(jax.tree.map(jnp.asarray, x), keys)
+    )
 
 
 def chi_square(counts):
@@ -67,9 +69,13 @@ def test_no_strength_is_the_identity(augment, x):
     np.testing.assert_array_equal(new, np.broadcast_to(x, new.shape))
 
 
-@pytest.mark.parametrize(("augment", "x"), [(spec_augment(4, 2), SPECTROGRAM), (wave(shift=3, gain=6), WAVE)])
+@pytest.mark.parametrize(
+    ("augment", "x"), [(spec_augment(4, 2), SPECTROGRAM), (wave(shift=3, gain=6), WAVE)]
+)
 def test_derivatives_by_the_example(augment, x):
-    check_grads(lambda x: augment(x, jax.random.key(2)), (x.astype(float),), order=1, rtol=1e-4, atol=1e-4)
+    check_grads(
+        lambda x: augment(x, jax.random.key(2)), (x.astype(float),), order=1, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("along", ["time", "frequency"])
@@ -82,13 +88,19 @@ def test_a_stretch_is_uniform_in_width_and_place(along):
     grid = hidden[:, :, None] if along == "time" else hidden[:, None, :]
     np.testing.assert_array_equal(new, np.where(grid, 0, SPECTROGRAM))
     width = hidden.sum(axis=1)
-    assert chi_square(np.bincount(width, minlength=widest + 1)) < 16.3  # 99.9 % of χ² with 3 degrees of freedom
+    assert (
+        chi_square(np.bincount(width, minlength=widest + 1)) < 16.3
+    )  # 99.9 % of χ² with 3 degrees of freedom
     for wide in range(1, widest + 1):
         rows = hidden[width == wide]
         start = rows.argmax(axis=1)
         place = np.arange(size)[None]
-        np.testing.assert_array_equal(rows, (place >= start[:, None]) & (place < start[:, None] + wide))
-        assert chi_square(np.bincount(start, minlength=size - wide + 1)) < 32  # at most 11 degrees of freedom
+        np.testing.assert_array_equal(
+            rows, (place >= start[:, None]) & (place < start[:, None] + wide)
+        )
+        assert (
+            chi_square(np.bincount(start, minlength=size - wide + 1)) < 32
+        )  # at most 11 degrees of freedom
 
 
 def runs(hidden):
@@ -99,7 +111,9 @@ def runs(hidden):
 def test_both_directions_and_several_masks():
     new = draws(spec_augment(2, 1, masks=3), SPECTROGRAM, 500)
     late, high = (new == 0).all(axis=2), (new == 0).all(axis=1)
-    np.testing.assert_array_equal(new, np.where(late[:, :, None] | high[:, None, :], 0, SPECTROGRAM))
+    np.testing.assert_array_equal(
+        new, np.where(late[:, :, None] | high[:, None, :], 0, SPECTROGRAM)
+    )
     assert runs(late).max() == 3 and runs(high).max() == 3
     assert abs(np.corrcoef(late.sum(axis=1), high.sum(axis=1))[0, 1]) < 0.15
     for masks in (1, 2):
@@ -111,12 +125,20 @@ def test_both_directions_and_several_masks():
 def test_masks_of_a_series_stay_within_its_length(length):
     new = draws(spec_augment(5, 2), Series(SPECTROGRAM, np.int32(length)), 300)
     assert (new.length == length).all()
-    np.testing.assert_array_equal(new.value[:, length:], np.broadcast_to(SPECTROGRAM, new.value.shape)[:, length:])
-    late = (draws(spec_augment(5, 0, masks=1), Series(SPECTROGRAM, np.int32(length)), 600).value == 0).all(axis=2)
+    np.testing.assert_array_equal(
+        new.value[:, length:], np.broadcast_to(SPECTROGRAM, new.value.shape)[:, length:]
+    )
+    late = (
+        draws(spec_augment(5, 0, masks=1), Series(SPECTROGRAM, np.int32(length)), 600).value == 0
+    ).all(axis=2)
     width = late.sum(axis=1)
-    assert not late[:, length:].any() and chi_square(np.bincount(width, minlength=min(5, length) + 1)) < 20.6
+    assert (
+        not late[:, length:].any()
+        and chi_square(np.bincount(width, minlength=min(5, length) + 1)) < 20.6
+    )
     rows = jax.vmap(spec_augment(5, 2))(
-        Series(jnp.ones((2, STEPS, CHANNELS)), jnp.array([2, 9])), jax.random.split(jax.random.key(0))
+        Series(jnp.ones((2, STEPS, CHANNELS)), jnp.array([2, 9])),
+        jax.random.split(jax.random.key(0)),
     )
     assert (rows.value[0, 2:] == 1).all() and rows.length.tolist() == [2, 9]
 
@@ -126,12 +148,16 @@ def test_a_wave_is_shifted_and_louder_as_a_loop_says():
     counts, gains = np.zeros(7, int), []
     for one in new:
         for shift in range(-3, 4):
-            expected = np.array([WAVE[i - shift] if 0 <= i - shift < 30 else 0.0 for i in range(30)])
+            expected = np.array(
+                [WAVE[i - shift] if 0 <= i - shift < 30 else 0.0 for i in range(30)]
+            )
             ratio = (one @ expected) / (expected @ expected)
             if np.allclose(one, ratio * expected, atol=1e-6):
                 counts[shift + 3] += 1
                 gains.append(20 * np.log10(ratio))
-    assert counts.sum() == 700 and chi_square(counts) < 22.5  # 99.9 % of χ² with 6 degrees of freedom
+    assert (
+        counts.sum() == 700 and chi_square(counts) < 22.5
+    )  # 99.9 % of χ² with 6 degrees of freedom
     assert -6.001 < min(gains) < -5.7 and 5.7 < max(gains) < 6.001 and abs(np.mean(gains)) < 0.5
     quiet = draws(wave(gain=6), WAVE, 20)
     assert np.ptp(quiet / WAVE[None], axis=1).max() < 1e-5 and np.ptp(quiet[:, 0]) > 0.1
@@ -147,7 +173,9 @@ def test_a_recording_of_several_channels_or_some_length_is_shifted_alike():
         expected = wave(shift=3, gain=6)(jnp.asarray(WAVE, jnp.float64), key)
         moved = wave(shift=3, gain=6)(both, key)
         assert moved.length == 30 and not moved.value[30:].any()
-        np.testing.assert_allclose(moved.value[:30], jnp.stack([expected, -expected], axis=1), atol=1e-6)
+        np.testing.assert_allclose(
+            moved.value[:30], jnp.stack([expected, -expected], axis=1), atol=1e-6
+        )
         np.testing.assert_array_equal(wave(shift=3, gain=6)(both.value[:30], key), moved.value[:30])
 
 
@@ -159,7 +187,9 @@ def test_tokens_are_replaced_with_their_rate_and_the_first_stays():
     assert np.abs(np.corrcoef(hit[:, 1:6].T) - np.eye(5)).max() < 0.08
     other = draws(text_dropout(0.3, unknown=100, keep=(8, 6)), TEXT, 300)
     np.testing.assert_array_equal(np.unique(other), [0, 5, 6, 7, 8, 9, 100])
-    assert ((other != TEXT[None]).any(axis=0) == [False, False, True, False, True, False, False, False]).all()
+    assert (
+        (other != TEXT[None]).any(axis=0) == [False, False, True, False, True, False, False, False]
+    ).all()
 
 
 def test_tokens_are_left_out_and_the_rest_moves_up():
@@ -173,7 +203,9 @@ def test_tokens_are_left_out_and_the_rest_moves_up():
     assert {tuple(row) for row in found.tolist()} == set(possible)
     expected = 2000 * np.array([possible[tuple(row)] for row in found.tolist()])
     assert ((counts - expected) ** 2 / expected).sum() < 38  # at most 15 degrees of freedom
-    np.testing.assert_array_equal(draws(text_dropout(1.0, unknown=None), TEXT, 1)[0], [7, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(
+        draws(text_dropout(1.0, unknown=None), TEXT, 1)[0], [7, 0, 0, 0, 0, 0, 0, 0]
+    )
 
 
 @pytest.mark.parametrize(

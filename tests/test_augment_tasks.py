@@ -9,8 +9,8 @@ import scipy.stats
 from problems import assert_close
 
 import metajax as mj
-from metajax.data.augment import affine, crop, flip
-from metajax.data.augment_tasks import augmented, mixup, permuted_labels
+from metajax.data.augment.images import affine, crop, flip
+from metajax.data.augment.tasks import augmented, mixup, permuted_labels
 
 KEY = jax.random.key(0)
 EPISODES = mj.data.episodes(ways=3, shots=2, queries=3)
@@ -23,7 +23,9 @@ def images():
 
 def first_rows(dataset, key):
     """A sampler of the same task over and over, quick to compile: of three classes, one of them in both sets."""
-    part = lambda low, high: mj.Batch(jax.tree.map(lambda leaf: leaf[low:high], dataset.x), dataset.y[low:high])
+    part = lambda low, high: mj.Batch(
+        jax.tree.map(lambda leaf: leaf[low:high], dataset.x), dataset.y[low:high]
+    )
     return mj.Task(part(0, 6), part(6, 15))
 
 
@@ -57,7 +59,9 @@ def test_a_group_shares_its_draw_in_support_and_query_set(per):
         "pair of rows": lambda batch: jnp.arange(len(batch.y)) // 2,
     }[per]
     task = draw(augmented(first_rows, mark, group=group))
-    number = np.concatenate([np.broadcast_to(group(batch), 3 * k) for k, batch in ((2, task.support), (3, task.query))])
+    number = np.concatenate(
+        [np.broadcast_to(group(batch), 3 * k) for k, batch in ((2, task.support), (3, task.query))]
+    )
     drawn = np.concatenate(marks(task))
     np.testing.assert_array_equal(drawn[:, None] == drawn[None], number[:, None] == number[None])
     other = draw(augmented(first_rows, mark, group=group), jax.random.key(1))
@@ -68,11 +72,15 @@ def test_one_transformation_for_a_class_is_the_same_for_its_examples():
     """With equal examples in a class, augmented ones are equal as well, and differ between classes."""
     y = np.repeat(np.arange(4), 5)
     source = mj.data.dataset(np.random.default_rng(0).random((4, 8, 8, 1)).astype(np.float32)[y], y)
-    turned = draw(augmented(EPISODES, affine(degrees=45), group=lambda batch: batch.y), source=source)
+    turned = draw(
+        augmented(EPISODES, affine(degrees=45), group=lambda batch: batch.y), source=source
+    )
     plain = draw(EPISODES, jax.random.split(KEY)[0], source)
     x = np.asarray(turned.support.x).reshape(3, 2, -1)
     np.testing.assert_allclose(x[:, 0], x[:, 1], atol=1e-6)
-    np.testing.assert_allclose(x[:, 0], np.asarray(turned.query.x).reshape(3, 3, -1)[:, 2], atol=1e-6)
+    np.testing.assert_allclose(
+        x[:, 0], np.asarray(turned.query.x).reshape(3, 3, -1)[:, 2], atol=1e-6
+    )
     assert (np.abs(x - np.asarray(plain.support.x).reshape(3, 2, -1)).max(axis=(1, 2)) > 0.05).all()
 
 
@@ -111,8 +119,11 @@ def test_images_may_stay_bytes():
 def several():
     """Images, and a number that every other row lacks."""
     rng = np.random.default_rng(1)
-    x = mj.data.modalities(
-        {"image": rng.random((30, 6, 6, 1)).astype(np.float32), "number": rng.random((30, 1, 1, 1)).astype(np.float32)},
+    x = mj.data.as_modalities(
+        {
+            "image": rng.random((30, 6, 6, 1)).astype(np.float32),
+            "number": rng.random((30, 1, 1, 1)).astype(np.float32),
+        },
         {"number": np.arange(30) % 4 > 1},
     )
     return mj.data.dataset(x, np.arange(30) % 6)
@@ -126,7 +137,9 @@ def test_modalities_are_augmented_by_name_where_they_are_present():
     assert 0 < here.sum() < 9
     np.testing.assert_array_equal(one.query.x.value["image"], plain.query.x.value["image"])
     np.testing.assert_array_equal(one.query.x.value["number"], both.query.x.value["number"])
-    number, image = (np.asarray(both.query.x.value[name])[:, 0, 0, 0] for name in ("number", "image"))
+    number, image = (
+        np.asarray(both.query.x.value[name])[:, 0, 0, 0] for name in ("number", "image")
+    )
     assert (number[~here] == 0).all() and len(np.unique(number[here])) == here.sum()
     assert len(np.unique(image)) == 9 and not np.isin(number, image).any()
     assert_close(both.query.x.present, plain.query.x.present, 0)
@@ -136,7 +149,10 @@ def test_modalities_are_augmented_by_name_where_they_are_present():
 
 
 def test_errors_of_augmented():
-    with pytest.raises(ValueError, match=r"\['imagee'\] are not among the modalities, which are \['image', 'number'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"\['imagee'\] are not among the modalities, which are \['image', 'number'\]",
+    ):
         draw(augmented(first_rows, {"imagee": mark}), source=several())
     with pytest.raises(ValueError, match=r"Modalities need \{name: augmentation\}"):
         draw(augmented(first_rows, mark), source=several())
@@ -176,7 +192,9 @@ def test_mixup_is_a_mean_of_two_rows_with_a_share_of_the_beta_distribution(alpha
     assert ((rest > 0).sum(axis=2) <= 1).all()  # of one other row
     other = np.where((rest > 0).any(axis=2), rest.argmax(axis=2), -1)
     counts = np.stack([(other == row).sum(axis=0) for row in range(5)])[~np.eye(5, dtype=bool)]
-    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 43  # 99.9 % of χ² with 19 degrees of freedom
+    assert (
+        (counts - counts.mean()) ** 2 / counts.mean()
+    ).sum() < 43  # 99.9 % of χ² with 19 degrees of freedom
     expected = scipy.stats.beta(alpha + 1, alpha).cdf([0.3, 0.6, 0.9])
     np.testing.assert_allclose(
         [(own < level).mean() for level in (0.3, 0.6, 0.9)], 0.8 * expected, atol=0.02
@@ -215,7 +233,9 @@ def test_mixup_does_not_mix_padding_in_nor_the_support_set_unless_asked():
     tasks = draw(mj.data.meta_batch(mixup(fixed(batch), 1.0, support=True, query=False), 500))
     np.testing.assert_array_equal(tasks.query.x, np.broadcast_to(batch.x, (500, 5, 5)))
     mix = np.where(np.eye(5, dtype=bool)[None], 0, tasks.support.x)
-    assert (mix[..., [1, 4]] == 0).all() and (mix[..., 2] > 0).sum() > 2 * (mix[..., 0] > 0).sum() > 0
+    assert (mix[..., [1, 4]] == 0).all() and (mix[..., 2] > 0).sum() > 2 * (
+        mix[..., 0] > 0
+    ).sum() > 0
     task = draw(mixup(fixed(batch), 1.0), jax.random.split(KEY, 500)[0])
     assert_close(task.support, batch, 0)
     assert (task.query.x != batch.x).any()
@@ -224,12 +244,18 @@ def test_mixup_does_not_mix_padding_in_nor_the_support_set_unless_asked():
 
 def test_mixup_keeps_absent_modalities():
     here = jnp.array([True, False, True, True, False])
-    value = {"a": jnp.eye(5, dtype=jnp.float32), "b": jnp.where(here[:, None], 1 + jnp.eye(5), jnp.nan)}
-    x = mj.data.modalities(value, {"b": here})
+    value = {
+        "a": jnp.eye(5, dtype=jnp.float32),
+        "b": jnp.where(here[:, None], 1 + jnp.eye(5), jnp.nan),
+    }
+    x = mj.data.as_modalities(value, {"b": here})
     new = draw(mixup(fixed(mj.Batch(x, jnp.arange(5))), 1.0)).query.x
     assert_close(new.present, x.present)
     np.testing.assert_array_equal(np.isnan(new.value["b"]).any(axis=1), ~np.asarray(here))
-    share, other = np.diag(new.value["a"]), np.where(np.eye(5, dtype=bool), 0, new.value["a"]).argmax(axis=1)
+    share, other = (
+        np.diag(new.value["a"]),
+        np.where(np.eye(5, dtype=bool), 0, new.value["a"]).argmax(axis=1),
+    )
     assert (share < 1).any()
     for row in (0, 2, 3):
         both = bool(here[other[row]]) and share[row] < 1
@@ -262,13 +288,17 @@ def test_labels_are_permuted_alike_in_both_sets_and_in_info():
     numbers = np.take_along_axis(np.asarray(tasks.support.info["number"]), new, axis=1)
     np.testing.assert_array_equal(numbers, np.broadcast_to(number, (600, 3)))
     orders = np.unique(new, axis=0, return_counts=True)[1]
-    assert len(orders) == 6 and ((orders - 100) ** 2 / 100).sum() < 20.5  # 99.9 % of χ² with 5 degrees of freedom
+    assert (
+        len(orders) == 6 and ((orders - 100) ** 2 / 100).sum() < 20.5
+    )  # 99.9 % of χ² with 5 degrees of freedom
 
 
 def test_errors_of_permuted_labels():
     with pytest.raises(ValueError, match="ways must be a whole number, 1 or more, got 0"):
         permuted_labels(EPISODES, 0)
-    with pytest.raises(ValueError, match=r"one row for each of the 4 ways, got \{'number': 'int64\[3\]'\}"):
+    with pytest.raises(
+        ValueError, match=r"one row for each of the 4 ways, got \{'number': 'int64\[3\]'\}"
+    ):
         draw(permuted_labels(EPISODES, 4))
     with pytest.raises(ValueError, match="within a Task, got Batch"):
         draw(permuted_labels(mj.data.batches(4), 3))
@@ -281,7 +311,9 @@ def test_augmented_tasks_are_learned_from():
     sample = mixup(augmented(permuted_labels(EPISODES, 3), crop(1)), 0.5)
     embed = lambda params, x, key=None, reference=None: x.reshape(len(x), -1) * params.slow
     loss = mj.losses.cross_entropy(mj.linear_head(embed))
-    task_loss = mj.episode(mj.prototypes(embed, 3), loss)
+    task_loss = mj.query_loss(mj.prototypes(embed, 3), loss)
     params = mj.Params({"head": {}}, jnp.ones((1, 36), jnp.float32))
-    slope = jax.jit(lambda dataset, key: jax.grad(task_loss, has_aux=True)(params, sample(dataset, key), key)[0])
+    slope = jax.jit(
+        lambda dataset, key: jax.grad(task_loss, has_aux=True)(params, sample(dataset, key), key)[0]
+    )
     assert np.isfinite(draw(slope).slow).all() and (draw(slope).slow != 0).any()

@@ -31,8 +31,17 @@ def test_modulation_by_hand():
     assert_close({n: updates[n] for n in ("audio", "head")}, {n: two[n] for n in ("audio", "head")})
     scores = {"audio": 3.0, "image": 2.0, "text": 0.4}
     updates, state = optimizer.update(PARAMS, optimizer.init(PARAMS), scores=scores)
-    factors = {"audio": 1 - np.tanh(0.5 * 3 / 1.2), "image": 1 - np.tanh(0.5 * 2 / 1.7), "text": 1.0, "head": 1.0}
-    assert_close(updates, {n: jax.tree.map(lambda leaf, n=n: factors[n] * leaf, PARAMS[n]) for n in PARAMS}, 1e-6)
+    factors = {
+        "audio": 1 - np.tanh(0.5 * 3 / 1.2),
+        "image": 1 - np.tanh(0.5 * 2 / 1.7),
+        "text": 1.0,
+        "head": 1.0,
+    }
+    assert_close(
+        updates,
+        {n: jax.tree.map(lambda leaf, n=n: factors[n] * leaf, PARAMS[n]) for n in PARAMS},
+        1e-6,
+    )
     again, state = optimizer.update(PARAMS, state)  # the scores are remembered
     assert_close(again, updates)
     unknown, _ = optimizer.update(PARAMS, state, scores=scores | {"audio": jnp.nan})
@@ -42,7 +51,10 @@ def test_modulation_by_hand():
 
 
 def test_noise_has_the_deviation_of_the_gradient():
-    gradient = {"audio": 5 + 3 * jax.random.normal(jax.random.key(0), (100, 100)), "image": jnp.full((50, 50), 2.0)}
+    gradient = {
+        "audio": 5 + 3 * jax.random.normal(jax.random.key(0), (100, 100)),
+        "image": jnp.full((50, 50), 2.0),
+    }
     optimizer = ogm_ge(modality_of, jax.random.key(1), alpha=0.1)
     state = optimizer.init(gradient)
     scores = {"audio": 2.0, "image": 1.0}
@@ -52,7 +64,12 @@ def test_noise_has_the_deviation_of_the_gradient():
     assert_close(updates["image"], gradient["image"])  # a constant one has no deviation
     assert_close(optimizer.update(gradient, state, scores=scores)[0], updates)
     other = optimizer.update(gradient, next_state, scores=scores)[0]
-    assert abs(np.corrcoef((other["audio"] - updates["audio"]).ravel(), noise.ravel())[0, 1] + 0.5**0.5) < 0.05
+    assert (
+        abs(
+            np.corrcoef((other["audio"] - updates["audio"]).ravel(), noise.ravel())[0, 1] + 0.5**0.5
+        )
+        < 0.05
+    )
 
 
 def test_outer_loop_is_told_the_scores_between_steps():
@@ -82,8 +99,12 @@ def test_blending():
     optimizer = optax.chain(gradient_blending(names), optax.sgd(1.0))
     params = {"w": jnp.zeros(2)}
     gradients = {name: {"w": jnp.array([1.0, 10.0]) * (m + 1)} for m, name in enumerate(names)}
-    before = Losses({"audio": 1.0, "image": 1.0, "joint": 1.0}, {"audio": 1.5, "image": 1.2, "joint": 1.0})
-    after = Losses({"audio": 0.5, "image": 0.6, "joint": 0.2}, {"audio": 1.1, "image": 1.3, "joint": 0.7})
+    before = Losses(
+        {"audio": 1.0, "image": 1.0, "joint": 1.0}, {"audio": 1.5, "image": 1.2, "joint": 1.0}
+    )
+    after = Losses(
+        {"audio": 0.5, "image": 0.6, "joint": 0.2}, {"audio": 1.1, "image": 1.3, "joint": 0.7}
+    )
     update = jax.jit(optimizer.update)
     equal, state = update(gradients, optimizer.init(params), params, losses=before)
     assert_close(equal, {"w": jnp.array([-2.0, -20.0])}, 1e-6)
@@ -93,10 +114,14 @@ def test_blending():
     blended, state = update(gradients, state, params, losses=after)
     value = -(share * [1, 2, 3]).sum()
     assert_close(blended, {"w": jnp.array([value, 10 * value])}, 1e-5)
-    assert_close(update(gradients, state, params)[0], blended)  # in force until the next measurement
+    assert_close(
+        update(gradients, state, params)[0], blended
+    )  # in force until the next measurement
     weights = blending_weights(before, after)
     np.testing.assert_allclose([weights[name] for name in names], share, rtol=1e-5)
-    np.testing.assert_allclose([*blending_weights(after, after).values()], 1 / 3, rtol=1e-6)  # nothing learned
+    np.testing.assert_allclose(
+        [*blending_weights(after, after).values()], 1 / 3, rtol=1e-6
+    )  # nothing learned
 
 
 def test_errors_name_the_modalities():

@@ -32,12 +32,14 @@ def sinusoid_gradient(workload):
         adapted = weights
         for _ in range(workload.steps):
             slopes = jax.grad(loss)(adapted, *(part[task] for part in workload.data["support"]))
-            adapted = jax.tree.map(lambda leaf, slope: leaf - workload.inner_rate * slope, adapted, slopes)
+            adapted = jax.tree.map(
+                lambda leaf, slope: leaf - workload.inner_rate * slope, adapted, slopes
+            )
         return loss(adapted, *(part[task] for part in workload.data["query"]))
 
-    return jax.jit(jax.grad(lambda w: sum(after(w, task) for task in range(workload.tasks)) / workload.tasks))(
-        workload.weights
-    )
+    return jax.jit(
+        jax.grad(lambda w: sum(after(w, task) for task in range(workload.tasks)) / workload.tasks)
+    )(workload.weights)
 
 
 NO_CLASSES = {
@@ -47,7 +49,9 @@ NO_CLASSES = {
 """Results that are of no split of classes: of time, of functions, or of classes that training has seen."""
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((FOLDER / "results").glob("*.json")), ids=lambda path: path.stem
+)
 def test_a_result_of_classes_says_of_which_split(path):
     report = json.loads(path.read_text())
     digests = jax.tree.leaves([report.get("digest", []), report.get("digests", [])])
@@ -61,14 +65,31 @@ def test_what_is_timed_has_the_gradient_of_plain_jax(name):
     step, gradient, cost = jax_maml.build(workload)
     assert step()[0].step == 1
     assert cost.keys() == {"trace_seconds", "compile_seconds", "temporary_bytes"}
-    expected = sinusoid_gradient(workload) if name == "W1" else jax_maml.build(workload, lower="native")[1]()
-    assert {name: leaf.shape for name, leaf in expected.items()} == {n: w.shape for n, w in workload.weights.items()}
+    expected = (
+        sinusoid_gradient(workload)
+        if name == "W1"
+        else jax_maml.build(workload, lower="native")[1]()
+    )
+    assert {name: leaf.shape for name, leaf in expected.items()} == {
+        n: w.shape for n, w in workload.weights.items()
+    }
     assert harness.difference(gradient(), expected) < 1e-4
     assert all(np.abs(leaf).max() > 0 for leaf in expected.values())
 
 
 def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
-    command = [sys.executable, "peers.py", "--tiny", "--workloads", "W1", "W9", "--peers", "l2l", "--out", tmp_path]
+    command = [
+        sys.executable,
+        "peers.py",
+        "--tiny",
+        "--workloads",
+        "W1",
+        "W9",
+        "--peers",
+        "l2l",
+        "--out",
+        tmp_path,
+    ]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "There is no workload 'W9'" in done.stdout
@@ -78,7 +99,12 @@ def test_the_comparison_says_what_is_missing_and_goes_on(tmp_path):
     cores = len(os.sched_getaffinity(0))
     fused = ["metajax, `fit(fuse=10)`"] * (workloads.TINY["W1"]().steps_a_turn == 10)
     divided = [f"metajax, {cores} devices"] * (workloads.TINY["W1"]().tasks % cores == 0)
-    assert [row["implementation"] for row in report["rows"]] == ["metajax", "metajax, `mixed_mode()`", *fused, *divided]
+    assert [row["implementation"] for row in report["rows"]] == [
+        "metajax",
+        "metajax, `mixed_mode()`",
+        *fused,
+        *divided,
+    ]
     assert all(row["workload"] == "W1" and row["gradient_error"] < 1e-12 for row in report["rows"])
     assert all(row["ratio"] is None for row in report["rows"])  # there is no peer
 
@@ -93,7 +119,9 @@ def run(script, folder, *options, report=None):
 
 
 def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
-    rows = run("devices", tmp_path, "--workloads", "W1", "W9", "--devices", "1", "2", "--processes", "2")["rows"]
+    rows = run(
+        "devices", tmp_path, "--workloads", "W1", "W9", "--devices", "1", "2", "--processes", "2"
+    )["rows"]
     assert [row["tasks_on_a_device"] for row in rows] == [8, 4, 4]
     assert [row["processes"] for row in rows] == [1, 1, 2]
     assert all(row["gradient_error"] < 1e-12 for row in rows)
@@ -113,12 +141,16 @@ def test_growth_and_episodes_are_measured_and_drawn(tmp_path):
     assert [*report["fits"]] == axes and {row["workload"] for row in report["rows"]} == set(axes)
     assert (tmp_path / "growth.png").exists()
     report = run("episodes", tmp_path, "--repeats", "1")
-    assert {"`np.take`", "`episodes(scale=False)`"} <= {row["implementation"] for row in report["rows"]}
+    assert {"`np.take`", "`episodes(scale=False)`"} <= {
+        row["implementation"] for row in report["rows"]
+    }
 
 
 def test_tasks_are_fed(tmp_path):
     report = run("feed", tmp_path)
-    assert len(report["held_bytes"]) == 10 and {row["implementation"] for row in report["rows"]} == {
+    assert len(report["held_bytes"]) == 10 and {
+        row["implementation"] for row in report["rows"]
+    } == {
         "resident",
         "grain",
     }

@@ -40,28 +40,44 @@ def test_a_hyperparameter_reaches_the_optimum(strategy, steps, value_and_grad):
     adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=strategy)
     outer = mj.bilevel(adaptation, query_loss, optax.adam(0.05), value_and_grad=value_and_grad)
     state = outer.init(params)
-    state, _ = jax.lax.scan(lambda state, key: outer.step(state, task, key), state, jax.random.split(KEY, 400))
+    state, _ = jax.lax.scan(
+        lambda state, key: outer.step(state, task, key), state, jax.random.split(KEY, 400)
+    )
     np.testing.assert_allclose(state.params.slow, best, atol=0.02)
-    adapted = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=500).adapt(state.params, task.support, KEY)
-    np.testing.assert_allclose(state.params.fast, adapted.fast, atol=1e-3)  # warm: it has followed the minimum
+    adapted = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=500).adapt(
+        state.params, task.support, KEY
+    )
+    np.testing.assert_allclose(
+        state.params.fast, adapted.fast, atol=1e-3
+    )  # warm: it has followed the minimum
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
     params, task = ridge_problem()
-    outer = mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.adam(0.1))
+    outer = mj.bilevel(
+        mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.adam(0.1)
+    )
     bad = task._replace(query=task.query._replace(y=task.query.y * jnp.nan))
     start = outer.init(params)
     state, info = outer.step(start, bad, KEY)
     assert info.skipped == 1 and state.step == 1
-    assert jax.tree.all(jax.tree.map(np.array_equal, state._replace(step=0), start._replace(step=0)))
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, state._replace(step=0), start._replace(step=0))
+    )
 
 
 def test_errors_say_what_to_do():
     params, _ = ridge_problem()
     with pytest.raises(ValueError, match="without path=True"):
-        mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, path=True), query_loss, optax.sgd(0.1))
+        mj.bilevel(
+            mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, path=True),
+            query_loss,
+            optax.sgd(0.1),
+        )
     with pytest.raises(ValueError, match=r"must be an optax\.GradientTransformation"):
         mj.bilevel(mj.identity(), query_loss, "adam")
-    outer = mj.bilevel(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.sgd(0.1))
+    outer = mj.bilevel(
+        mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2), query_loss, optax.sgd(0.1)
+    )
     with pytest.raises(ValueError, match="nothing to learn"):
         outer.init(params._replace(slow=()))

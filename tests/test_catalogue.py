@@ -9,8 +9,9 @@ import pytest
 import requests
 from PIL import Image
 
-from metajax.data.published import _OMNIGLOT, omniglot_split
-from metajax.data.tfds import square, tfds
+from metajax.data.read.pictures import square
+from metajax.data.read.tensorflow_sets import tfds
+from metajax.data.sets.published_splits import _OMNIGLOT, omniglot_split
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 RNG = np.random.default_rng(0)
@@ -59,7 +60,9 @@ def encoded(pixels, kind):
 
 def test_omniglot(network, tmp_path):
     """Its files have one bit a pixel; ink is black. The builder insists on 50 alphabets and 1 623 characters."""
-    folders = {f"images_{part}.zip": tmp_path / "files" / part for part in ("background", "evaluation")}
+    folders = {
+        f"images_{part}.zip": tmp_path / "files" / part for part in ("background", "evaluation")
+    }
     alphabets = " ".join(_OMNIGLOT.values()).split()
     for label in range(1623):
         alphabet = label * 50 // 1623
@@ -70,9 +73,18 @@ def test_omniglot(network, tmp_path):
         pixels = np.full((105, 105), True)
         pixels[label % 105] = False
         Image.fromarray(pixels).save(folder / f"{label + 1:04}_01.png")
-    small = {f"images_background_small{number}.zip": folders["images_background.zip"] for number in (1, 2)}
+    small = {
+        f"images_background_small{number}.zip": folders["images_background.zip"]
+        for number in (1, 2)
+    }
     network(folders | small)
-    letters = tfds("omniglot", split="train+test", label=("alphabet", "label"), data_dir=tmp_path, prepare=square(21))
+    letters = tfds(
+        "omniglot",
+        split="train+test",
+        label=("alphabet", "label"),
+        data_dir=tmp_path,
+        prepare=square(21),
+    )
     assert letters.classes == 1623
     assert "Korean/Korean_0" in letters.names
     number = sum(label * 50 // 1623 < 30 for label in range(1623))
@@ -96,14 +108,20 @@ def test_no_network(monkeypatch, tmp_path):
 def test_cifar100(network, tmp_path):
     folder = tmp_path / "files" / "cifar-100-binary"
     folder.mkdir(parents=True)
-    (folder / "coarse_label_names.txt").write_text("".join(f"kind{number}\n" for number in range(20)))
-    (folder / "fine_label_names.txt").write_text("".join(f"thing{number}\n" for number in range(100)))
+    (folder / "coarse_label_names.txt").write_text(
+        "".join(f"kind{number}\n" for number in range(20))
+    )
+    (folder / "fine_label_names.txt").write_text(
+        "".join(f"thing{number}\n" for number in range(100))
+    )
     pixels = RNG.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
     records = [bytes([number % 3, number]) + image.tobytes() for number, image in enumerate(pixels)]
     (folder / "train.bin").write_bytes(b"".join(records))
     (folder / "test.bin").write_bytes(b"".join(records[:2]))
     network({"cifar-100-binary.tar.gz": folder.parent})
-    things = tfds("cifar100", split="train+test", label=("coarse_label", "label"), data_dir=tmp_path)
+    things = tfds(
+        "cifar100", split="train+test", label=("coarse_label", "label"), data_dir=tmp_path
+    )
     assert things.names == (
         "kind0/thing0",
         "kind0/thing3",
@@ -118,15 +136,24 @@ def test_cifar100(network, tmp_path):
 
 def test_caltech_birds2011(network, tmp_path):
     """Photographs of many sizes, some of them grey."""
-    names = [f"{label:03}.Bird_{label}/Bird_{label}_{number}.jpg" for label in (1, 2) for number in (1, 2)]
+    names = [
+        f"{label:03}.Bird_{label}/Bird_{label}_{number}.jpg"
+        for label in (1, 2)
+        for number in (1, 2)
+    ]
     photographs = [np.full((30 + 5 * number, 40, 3), 50 * number, np.uint8) for number in range(4)]
     photographs[3] = photographs[3][..., 0]
     lines = lambda make: "".join(f"{number + 1} {make(number)}\n" for number in range(4)).encode()
-    files = {f"CUB_200_2011/images/{name}": encoded(p, "JPEG") for name, p in zip(names, photographs, strict=True)}
+    files = {
+        f"CUB_200_2011/images/{name}": encoded(p, "JPEG")
+        for name, p in zip(names, photographs, strict=True)
+    }
     files["CUB_200_2011/images.txt"] = lines(lambda number: names[number])
     files["CUB_200_2011/train_test_split.txt"] = lines(lambda number: int(number != 1))
     files["CUB_200_2011/bounding_boxes.txt"] = lines(lambda number: "1.0 2.0 10.0 12.0")
-    masks = {f"segmentations/{n[:-4]}.png": encoded(np.zeros((30, 40), np.uint8), "PNG") for n in names}
+    masks = {
+        f"segmentations/{n[:-4]}.png": encoded(np.zeros((30, 40), np.uint8), "PNG") for n in names
+    }
     birds, shapes = pack(tmp_path / "birds.tgz", files), pack(tmp_path / "masks.tgz", masks)
     network({"CUB_200_2011.tgz": birds, "segmentations.tgz": shapes})
     photos = tfds("caltech_birds2011", data_dir=tmp_path, label="label_name", prepare=square(16))
@@ -135,7 +162,9 @@ def test_caltech_birds2011(network, tmp_path):
     assert sorted(np.asarray(photos.x[:, 8, 8, 0]).tolist()) == [0, 100, 150]
 
 
-@pytest.mark.filterwarnings("ignore:'audioop':DeprecationWarning", "ignore:Couldn't find ffmpeg:RuntimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:'audioop':DeprecationWarning", "ignore:Couldn't find ffmpeg:RuntimeWarning"
+)
 def test_speech_commands(network, tmp_path):
     """Recordings of different lengths."""
 
@@ -149,7 +178,9 @@ def test_speech_commands(network, tmp_path):
         return buffer.getvalue()
 
     words = {
-        f"{word}/{number}.wav": recording(np.arange(10 * number + 5) - 3) for word in ("yes", "no") for number in (1, 2)
+        f"{word}/{number}.wav": recording(np.arange(10 * number + 5) - 3)
+        for word in ("yes", "no")
+        for number in (1, 2)
     }
     words["no/3.wav"] = recording(np.zeros(5))
     lists = {"testing_list.txt": b"yes/9.wav", "validation_list.txt": b"no/3.wav"}

@@ -22,7 +22,9 @@ def test_the_prototype_head_is_the_nearest_class_mean():
 
 
 def test_weights_of_rows_weigh_the_means():
-    support = mj.Batch(jnp.array([[0.0], [4.0], [1.0]]), jnp.array([0, 0, 1]), weight=jnp.array([3.0, 1.0, 1.0]))
+    support = mj.Batch(
+        jnp.array([[0.0], [4.0], [1.0]]), jnp.array([0, 0, 1]), weight=jnp.array([3.0, 1.0, 1.0])
+    )
     head = mj.prototypes(RAW, 2).adapt(EMPTY, support, KEY).fast["head"]
     np.testing.assert_allclose(head["kernel"], [[2.0, 2.0]])
 
@@ -51,7 +53,9 @@ def test_a_class_without_support_is_never_chosen_and_changes_nothing(write):
         mj.predict(adaptation, linear, adaptation.init(EMPTY, KEY), task.support, task.query.x, KEY)
         for adaptation in (narrow, wide)
     ]
-    np.testing.assert_allclose(jax.nn.softmax(answers[1])[:, :3], jax.nn.softmax(answers[0]), rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.nn.softmax(answers[1])[:, :3], jax.nn.softmax(answers[0]), rtol=1e-9
+    )
     assert (jax.nn.softmax(answers[1])[:, 3:] == 0).all()
     gradients = [
         jax.grad(
@@ -68,14 +72,20 @@ def test_a_class_without_support_is_never_chosen_and_changes_nothing(write):
 @pytest.mark.parametrize("write", [mj.prototypes, mj.ridge])
 def test_gradients_equal_finite_differences(write, shots):
     task, adaptation = first(make_tasks(shots=shots)), write(RAW, 3)
-    task_loss = mj.episode(adaptation, mj.losses.cross_entropy(linear))
+    task_loss = mj.query_loss(adaptation, mj.losses.cross_entropy(linear))
 
     def value(rule, support_x, query_x):
         support, query = task.support._replace(x=support_x), task.query._replace(x=query_x)
         return task_loss(EMPTY._replace(rule=rule), mj.Task(support, query), KEY)[0]
 
     rule = adaptation.init(EMPTY, KEY).rule
-    check_grads(jax.jit(value), (rule, task.support.x, task.query.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    check_grads(
+        jax.jit(value),
+        (rule, task.support.x, task.query.x),
+        order=1,
+        modes=("fwd", "rev"),
+        rtol=1e-5,
+    )
 
 
 def test_other_entries_of_fast_stay():
@@ -83,7 +93,10 @@ def test_other_entries_of_fast_stay():
     fast = mj.prototypes(RAW, 3).adapt(params, first(make_tasks()).support, KEY).fast
     np.testing.assert_array_equal(fast["body"], np.ones(3))
     assert fast["head"]["kernel"].shape == (4, 3)
-    assert "other" in mj.prototypes(RAW, 3, head="other").adapt(params, first(make_tasks()).support, KEY).fast
+    assert (
+        "other"
+        in mj.prototypes(RAW, 3, head="other").adapt(params, first(make_tasks()).support, KEY).fast
+    )
 
 
 def test_errors_say_what_to_do():

@@ -7,13 +7,15 @@ from problems import assert_close
 from metajax import Modalities, Series
 from metajax.modalities import corruptions
 from metajax.modalities.corruptions import corrupt
-from metajax.modalities.robustness import robustness, severity_curve
+from metajax.modalities.severity import robustness, severity_curve
 
 N = 6
 RNG = np.random.default_rng(0)
 LENGTH = jnp.array([9, 4, 1, 7, 9, 5])
 STEPS = jnp.asarray(RNG.normal(size=(N, 9, 4)))
-TOKENS = jnp.where(jnp.arange(9)[None] < LENGTH[:, None], jnp.asarray(RNG.integers(3, 50, (N, 9))), 0)
+TOKENS = jnp.where(
+    jnp.arange(9)[None] < LENGTH[:, None], jnp.asarray(RNG.integers(3, 50, (N, 9))), 0
+)
 INPUTS = {
     "image": jnp.asarray(RNG.random((N, 2, 12, 10, 1))),  # a video
     "audio": jnp.asarray(RNG.normal(size=(N, 200))),
@@ -51,7 +53,9 @@ def test_identity_determinism_and_ranges():
     assert strong["image"].max() <= 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(strong))
     for dtype in (jnp.float32, jnp.bfloat16):
-        short = jax.tree.map(lambda leaf, d=dtype: leaf.astype(d) if leaf.dtype == float else leaf, x)
+        short = jax.tree.map(
+            lambda leaf, d=dtype: leaf.astype(d) if leaf.dtype == float else leaf, x
+        )
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), short)
         assert jax.eval_shape(corrupted, short, 0.5, 0) == like
 
@@ -86,7 +90,9 @@ def test_what_is_absent_or_past_the_length_changes_nothing():
             rows = valid if leaf.shape == STEPS.shape else here.reshape(-1, *(1,) * (leaf.ndim - 1))
             return jnp.where(rows, leaf, 77 if leaf.dtype == int else number)
 
-        return x._replace(value=jax.tree.map(one, x.value) | {"text": jnp.where(here[:, None], TOKENS, 77)})
+        return x._replace(
+            value=jax.tree.map(one, x.value) | {"text": jnp.where(here[:, None], TOKENS, 77)}
+        )
 
     def counted(x):
         """What has a meaning, of every modality."""
@@ -96,7 +102,12 @@ def test_what_is_absent_or_past_the_length_changes_nothing():
     lengths = {name: Series(x.value[name].value, LENGTH) for name in ("stroke", "series")}
     clean, damaged = (fill(number) for number in (0.0, jnp.nan))
     clean, damaged = (
-        y._replace(value={n: Series(y.value[n].value, LENGTH) if n in lengths else v for n, v in y.value.items()})
+        y._replace(
+            value={
+                n: Series(y.value[n].value, LENGTH) if n in lengths else v
+                for n, v in y.value.items()
+            }
+        )
         for y in (clean, damaged)
     )
     found = counted(corrupted(damaged, 0.9, 0))
@@ -106,8 +117,12 @@ def test_what_is_absent_or_past_the_length_changes_nothing():
     def total(audio, stroke, series):
         value = {"audio": audio, "stroke": Series(stroke, LENGTH), "series": Series(series, LENGTH)}
         part = Modalities(value, {name: x.present[name] for name in value})
-        new = corrupt(part, {name: CORRUPTIONS[name] for name in value}, 0.9, jax.random.key(0)).value
-        return new["audio"][here].sum() + sum(jnp.where(valid, new[n].value, 0).sum() for n in lengths)
+        new = corrupt(
+            part, {name: CORRUPTIONS[name] for name in value}, 0.9, jax.random.key(0)
+        ).value
+        return new["audio"][here].sum() + sum(
+            jnp.where(valid, new[n].value, 0).sum() for n in lengths
+        )
 
     leaves = [damaged.value["audio"], *(damaged.value[name].value for name in lengths)]
     slopes = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*leaves)
@@ -124,14 +139,18 @@ def test_image_noise_and_square():
     np.testing.assert_allclose((y == 0).mean() * 120, 4 + 116 * 0.00621, atol=0.1)
     assert ((y == 0).all(axis=1).sum((1, 2, 3)) >= 4).all()  # in one place in both frames
     inside = y[(y > 0) & (y < 1)]
-    np.testing.assert_allclose([inside.mean(), inside.std()], [0.5, 0.2 * 0.9546], atol=0.003)  # of a normal one, cut
+    np.testing.assert_allclose(
+        [inside.mean(), inside.std()], [0.5, 0.2 * 0.9546], atol=0.003
+    )  # of a normal one, cut
 
 
 def test_audio_has_the_ratio_of_signal_to_noise():
     x = INPUTS["audio"] * jnp.arange(1.0, N + 1)[:, None]
     for severity, decibel in ((0.1, 20), (1.0, 0)):
         noise = audio(x, severity, jax.random.key(0)) - x
-        assert_close(10 * jnp.log10((x**2).mean(1) / (noise**2).mean(1)), jnp.full(N, 1.0 * decibel), 1e-6)
+        assert_close(
+            10 * jnp.log10((x**2).mean(1) / (noise**2).mean(1)), jnp.full(N, 1.0 * decibel), 1e-6
+        )
     silent = jax.grad(lambda x: audio(x, 0.5, jax.random.key(0)).sum())(0 * x)
     assert_close(silent, jnp.ones_like(x))
 
@@ -143,7 +162,9 @@ def test_text_drops_and_replaces():
     np.testing.assert_allclose(lengths.mean(), 1 + 29 * 0.8, atol=0.5)
     assert ((y > 0) == (np.arange(40)[None] < lengths[:, None])).all()  # padding is at the end
     assert y.max() == 30  # a token of the texts
-    np.testing.assert_allclose((y[:, 0] != 1).mean(), 0.4 * 29 / 30, atol=0.08)  # the first is only ever replaced
+    np.testing.assert_allclose(
+        (y[:, 0] != 1).mean(), 0.4 * 29 / 30, atol=0.08
+    )  # the first is only ever replaced
     for severity, least in ((1.0, 1), (0.0, 30)):
         assert (text(x, severity, jax.random.key(1)) > 0).sum(1).min() >= least
     assert_close(text(0 * x, 1.0, jax.random.key(1)), 0 * x)
@@ -159,7 +180,9 @@ def test_stroke_jitters_and_skips():
     assert set(still) <= {0, 10}  # a tenth of the points, or they are held at an edge of the box
     assert np.median(still) == 10
     moved = (y - np.asarray(x))[:, 30:70, 0]
-    assert 0.015 < np.median(np.abs(moved)) / 0.6745 < 0.03  # the deviation is 0.02, and more in the stretch
+    assert (
+        0.015 < np.median(np.abs(moved)) / 0.6745 < 0.03
+    )  # the deviation is 0.02, and more in the stretch
 
 
 def test_series_noise_and_missing_steps():
@@ -188,15 +211,24 @@ def test_curve_equals_a_loop_and_robustness():
         return {"distance": sum((jnp.abs(x.value[n] - INPUTS[n])).mean() for n in some)}
 
     curve = jax.jit(lambda s: severity_curve(judge, x, some, s, key))(severities)["distance"]
-    assert_close(curve, jnp.stack([judge(corrupt(x, some, s, key))["distance"] for s in severities]))
+    assert_close(
+        curve, jnp.stack([judge(corrupt(x, some, s, key))["distance"] for s in severities])
+    )
     assert curve[0] == 0
     assert (jnp.diff(curve) > 0).all()
-    accuracy, baseline = jnp.array([[0.9, 0.8, 0.1], [0.9, 0.9, 0.9]]), jnp.array([[0.8, 0.6, 0.2], [0.8, 0.8, 0.8]])
+    accuracy, baseline = (
+        jnp.array([[0.9, 0.8, 0.1], [0.9, 0.9, 0.9]]),
+        jnp.array([[0.8, 0.6, 0.2], [0.8, 0.8, 0.8]]),
+    )
     found = robustness(severities, accuracy, baseline)
-    areas = [np.trapezoid(np.asarray(c), np.asarray(severities), axis=1) for c in (accuracy, baseline)]
+    areas = [
+        np.trapezoid(np.asarray(c), np.asarray(severities), axis=1) for c in (accuracy, baseline)
+    ]
     assert_close(found.relative, jnp.asarray(areas[0] - areas[1]))
     assert_close(found.effective, found.relative - 0.1)
-    stretched = robustness(0.5 * severities, accuracy, baseline)  # a mean over severities: their unit does not count
+    stretched = robustness(
+        0.5 * severities, accuracy, baseline
+    )  # a mean over severities: their unit does not count
     assert_close(stretched, found)
     with pytest.raises(ValueError, match=r"\(3,\).*\(2, 3\).*\(3,\)"):
         robustness(severities, accuracy, baseline[0])

@@ -13,7 +13,9 @@ def test_costs_count_products_by_the_length_of_loops():
     params, task = ridge_problem()
     tasks = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), task)
     make = lambda steps: (
-        lambda s: mj.episode(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s), ridge_loss)
+        lambda s: mj.query_loss(
+            mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s), ridge_loss
+        )
     )
     strategies = {"first": mj.first_order(), "all": mj.unroll(), "again": mj.unroll(remat=1)}
     short, long = (mj.estimate_cost(make(steps), strategies, params, tasks) for steps in (10, 110))
@@ -25,7 +27,9 @@ def test_costs_count_products_by_the_length_of_loops():
     solves = {"none": mj.implicit(mj.neumann(terms=0, rate=0.1)), "cg": mj.implicit()}
     found = mj.estimate_cost(make(2), solves, params, tasks)
     assert found["cg"].flops > found["none"].flops  # one round at the least
-    timed = mj.estimate_cost(make(2), {"all": mj.unroll(), "first": mj.first_order()}, params, tasks, repeats=2)
+    timed = mj.estimate_cost(
+        make(2), {"all": mj.unroll(), "first": mj.first_order()}, params, tasks, repeats=2
+    )
     assert timed["all"].run_seconds > 0 and timed["all"].compile_seconds > 0
     assert timed["all"].bias == 0 and timed["first"].bias > 0.01
     table = mj.cost_table({**short, "timed": timed["all"]})

@@ -7,7 +7,7 @@ import pytest
 
 import metajax as mj
 from metajax import data
-from metajax.data.episodes import draw
+from metajax.data.tasks.drawing import draw
 
 KEY = jax.random.key(0)
 COUNTS = [4, 9, 6, 5, 7]
@@ -18,13 +18,16 @@ def unequal():
     y = np.repeat(np.arange(5), COUNTS)
     x = np.stack([y, np.concatenate([np.arange(count) for count in COUNTS])], axis=1)
     order = np.random.default_rng(0).permutation(len(y))
-    return data.dataset(x[order].astype(np.int32), y[order], names=[f"group{c % 2}/{c}" for c in range(5)])
+    return data.dataset(
+        x[order].astype(np.int32), y[order], names=[f"group{c % 2}/{c}" for c in range(5)]
+    )
 
 
 def images(classes=6, each=5):
     rng = np.random.default_rng(0)
     return data.dataset(
-        rng.integers(0, 255, (classes * each, 8, 8, 1)).astype(np.uint8), np.arange(classes * each) % classes
+        rng.integers(0, 255, (classes * each, 8, 8, 1)).astype(np.uint8),
+        np.arange(classes * each) % classes,
     )
 
 
@@ -89,7 +92,9 @@ def test_rotations_are_new_classes():
         for label in range(2):
             for turns in range(4):
                 turned = np.rot90(pictures[np.asarray(source.y) == label], turns, axes=(1, 2))
-                same = {row.tobytes() for row in np.ascontiguousarray(turned)} == {row.tobytes() for row in mine}
+                same = {row.tobytes() for row in np.ascontiguousarray(turned)} == {
+                    row.tobytes() for row in mine
+                }
                 matches += [(label, turns)] if same else []
     assert sorted(matches) == [(label, turns) for label in range(2) for turns in range(4)]
 
@@ -130,7 +135,10 @@ def test_class_splits_are_disjoint():
     assert [len(part) for part in names] == [3, 1, 2]
     assert set.union(*names) == set(source.names)
     assert data.split_classes(source, (3, 1, 2), seed=1)[0].names == parts[0].names
-    assert any(data.split_classes(source, (3, 1, 2), seed=seed)[0].names != parts[0].names for seed in range(2, 5))
+    assert any(
+        data.split_classes(source, (3, 1, 2), seed=seed)[0].names != parts[0].names
+        for seed in range(2, 5)
+    )
 
 
 def test_omniglot_is_read_whole(packs):
@@ -161,12 +169,24 @@ def test_a_missing_or_damaged_pack_is_named(tmp_path, monkeypatch):
 BAD = {
     "float labels": (np.zeros((2, 1)), np.array([0.0, 1.0]), "Labels must be integers"),
     "negative labels": (np.zeros((2, 1)), np.array([-1, 0]), "Labels must lie in 0 to"),
-    "a class without example": (np.zeros((2, 1)), np.array([0, 2]), r"Classes \[1\] have no example"),
+    "a class without example": (
+        np.zeros((2, 1)),
+        np.array([0, 2]),
+        r"Classes \[1\] have no example",
+    ),
     "lengths that differ": (np.zeros((3, 1)), np.array([0, 1]), "same, positive number of rows"),
     "nothing": (np.zeros((0, 1)), np.array([], int), "same, positive number of rows"),
     "NaN": (np.array([[0.0], [np.nan]]), np.array([0, 1]), r"not finite in rows \[1\]"),
-    "large integers": (np.array([[0, 1], [0, 2**31]]), np.array([0, 1]), r"x is too large for int32 in rows \[1\]"),
-    "large numbers": (np.array([1e39, 1.0]), np.array([0, 1]), r"x is too large for float32 in rows \[0\]; rescale"),
+    "large integers": (
+        np.array([[0, 1], [0, 2**31]]),
+        np.array([0, 1]),
+        r"x is too large for int32 in rows \[1\]",
+    ),
+    "large numbers": (
+        np.array([1e39, 1.0]),
+        np.array([0, 1]),
+        r"x is too large for float32 in rows \[0\]; rescale",
+    ),
 }
 
 
@@ -196,7 +216,9 @@ def test_episodes_that_do_not_fit_are_refused():
     source = unequal()
     with pytest.raises(ValueError, match="ways=6 must not exceed the number of classes, 5"):
         data.episodes(6, 1, 1)(source, KEY)
-    with pytest.raises(ValueError, match="shots=2, queries=3 must not exceed together the 4 examples"):
+    with pytest.raises(
+        ValueError, match="shots=2, queries=3 must not exceed together the 4 examples"
+    ):
         data.episodes(2, 2, 3)(source, KEY)
     with pytest.raises(ValueError, match="ways=21"):
         jax.jit(data.episodes(21, 1, 1, rotations=True))(source, KEY)
@@ -213,12 +235,16 @@ def test_episodes_that_do_not_fit_are_refused():
         data.select(source, lambda name: False)
     with pytest.raises(ValueError, match="one bool for each of the 5 classes"):
         data.select(source, [True])
-    with pytest.raises(ValueError, match=r"sizes=\(4, 2\) must be 1 or more and sum to at most the 5 classes"):
+    with pytest.raises(
+        ValueError, match=r"sizes=\(4, 2\) must be 1 or more and sum to at most the 5 classes"
+    ):
         data.split_classes(source, (4, 2))
 
 
 def test_too_small_a_class_is_also_refused_under_jit_where_the_dataset_is_an_argument():
-    with pytest.raises(ValueError, match=r"shots=2, queries=3 .*: 4\}; ask for fewer, or use .*dataset.count >= 5"):
+    with pytest.raises(
+        ValueError, match=r"shots=2, queries=3 .*: 4\}; ask for fewer, or use .*dataset.count >= 5"
+    ):
         jax.jit(data.episodes(2, 2, 3))(unequal(), KEY)
 
 
@@ -228,9 +254,13 @@ def test_check_task_checks_values():
     with pytest.raises(ValueError, match="support set must be integers in 0 to 0"):
         data.check_task(task, ways=1)
     with pytest.raises(ValueError, match="support set must be integers"):
-        data.check_task(task._replace(support=task.support._replace(y=jnp.array([0.0, 1.0]))), ways=2)
+        data.check_task(
+            task._replace(support=task.support._replace(y=jnp.array([0.0, 1.0]))), ways=2
+        )
     with pytest.raises(ValueError, match="of the query set is not finite"):
-        data.check_task(task._replace(query=task.query._replace(x=task.query.x.at[0].set(jnp.nan))), ways=2)
+        data.check_task(
+            task._replace(query=task.query._replace(x=task.query.x.at[0].set(jnp.nan))), ways=2
+        )
     with pytest.raises(ValueError, match="must have the same shape"):
         data.check_task(task._replace(query=task.query._replace(x=task.query.x[:, :4])), ways=2)
     with pytest.raises(ValueError, match="4 rows of x and 2 labels"):
@@ -239,26 +269,37 @@ def test_check_task_checks_values():
 
 
 def several(rows=6):
-    value = {"image": np.full((rows, 4, 4, 1), 255, np.uint8), "audio": np.full((rows, 8), 16384, np.int16)}
+    value = {
+        "image": np.full((rows, 4, 4, 1), 255, np.uint8),
+        "audio": np.full((rows, 8), 16384, np.int16),
+    }
     return value, {"audio": np.arange(rows) % 3 > 0}
 
 
 def test_several_modalities_go_through_data_sets_and_episodes():
     value, present = several(12)
     value["audio"][::3] = 7  # absent
-    x = mj.data.modalities(value, present)
+    x = mj.data.as_modalities(value, present)
     info = {"height": np.array([1.0, 2.0, 3.0]), "icon": np.full((3, 2), 51, np.uint8)}
     data = mj.data.dataset(x, np.repeat([2, 0, 1], 4), names=["a", "b", "c"], info=info)
     assert np.asarray(data.x.value["audio"])[~np.asarray(data.x.present["audio"])].max() == 0
     chosen = mj.data.select(data, lambda name: name != "b")
     np.testing.assert_array_equal(chosen.info["height"], [1.0, 3.0])
     task = jax.jit(mj.data.episodes(2, 1, 3))(chosen, jax.random.key(1))
-    assert task.support.x.value["image"].max() == 1 and task.support.x.value["audio"].dtype == jnp.float32
+    assert (
+        task.support.x.value["image"].max() == 1
+        and task.support.x.value["audio"].dtype == jnp.float32
+    )
     there = np.asarray(task.query.x.present["audio"])
     np.testing.assert_array_equal(np.asarray(task.query.x.value["audio"])[:, 0], 0.5 * there)
-    assert sorted(task.support.info["height"].tolist()) == [1, 3] and np.allclose(task.support.info["icon"], 0.2)
+    assert sorted(task.support.info["height"].tolist()) == [1, 3] and np.allclose(
+        task.support.info["icon"], 0.2
+    )
     assert task.query.info == ()
-    heights = {float(mj.data.episodes(1, 1, 1)(data, jax.random.key(s)).support.info["height"][0]) for s in range(20)}
+    heights = {
+        float(mj.data.episodes(1, 1, 1)(data, jax.random.key(s)).support.info["height"][0])
+        for s in range(20)
+    }
     assert heights == {1.0, 2.0, 3.0}, "of the class that was drawn"
     mj.data.check_task(task, 2)
 
@@ -277,9 +318,12 @@ def test_errors_of_modalities(change, message):
     value, present = several()
     change(value, present)
     with pytest.raises(ValueError, match=message):
-        mj.data.modalities(value, present)
+        mj.data.as_modalities(value, present)
     with pytest.raises(ValueError, match=message):
-        mj.data.dataset(mj.Modalities(value, {**dict.fromkeys(value, np.ones(6, bool)), **present}), np.arange(6))
+        mj.data.dataset(
+            mj.Modalities(value, {**dict.fromkeys(value, np.ones(6, bool)), **present}),
+            np.arange(6),
+        )
 
 
 def test_errors_of_what_is_known_of_classes():

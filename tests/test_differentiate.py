@@ -71,20 +71,22 @@ def test_first_order_is_biased_as_it_says():
 def test_meta_gradients_equal_finite_differences_in_both_modes(optimizer):
     loss, params = smooth_loss()
     task = first(make_tasks())
-    task_loss = mj.episode(mj.inner_loop(loss, OPTIMIZERS[optimizer], steps=3), loss)
+    task_loss = mj.query_loss(mj.inner_loop(loss, OPTIMIZERS[optimizer], steps=3), loss)
 
     def value(fast, support_x):
         support = task.support._replace(x=support_x)
         return task_loss(params._replace(fast=fast), task._replace(support=support), KEY)[0]
 
-    check_grads(jax.jit(value), (params.fast, task.support.x), order=1, modes=("fwd", "rev"), rtol=1e-5)
+    check_grads(
+        jax.jit(value), (params.fast, task.support.x), order=1, modes=("fwd", "rev"), rtol=1e-5
+    )
 
 
 def test_learned_step_sizes_have_exact_gradients():
     loss, params = smooth_loss()
     adaptation = mj.inner_loop(loss, mj.learned_rates(0.3), steps=3)
     params = adaptation.init(params, KEY)
-    task_loss = mj.episode(adaptation, loss)
+    task_loss = mj.query_loss(adaptation, loss)
     value = lambda rule: task_loss(params._replace(rule=rule), first(make_tasks()), KEY)[0]
     check_grads(jax.jit(value), (params.rule,), order=1, modes=("fwd", "rev"), rtol=1e-5)
 
@@ -105,12 +107,14 @@ def test_three_levels_nest():
 
     def reached(fast, rate):
         adaptation = mj.inner_loop(loss, mj.learned_rates(0.3), steps=2)
-        start = params._replace(fast=fast, rule=jax.tree.map(lambda leaf: rate * jnp.ones_like(leaf), fast))
-        outer = mj.outer_loop(mj.episode(adaptation, loss), optax.sgd(0.1), tasks_at_once=1)
+        start = params._replace(
+            fast=fast, rule=jax.tree.map(lambda leaf: rate * jnp.ones_like(leaf), fast)
+        )
+        outer = mj.outer_loop(mj.query_loss(adaptation, loss), optax.sgd(0.1), tasks_at_once=1)
         state = outer.init(start)
         for number in range(2):
             state, _ = outer.step(state, tasks, jax.random.fold_in(KEY, number))
-        return mj.evaluate(mj.episode(adaptation, loss), state.params, tasks, KEY)["loss"].mean
+        return mj.evaluate(mj.query_loss(adaptation, loss), state.params, tasks, KEY)["loss"].mean
 
     check_grads(jax.jit(reached), (params.fast, 0.3), order=1, modes=("rev",), rtol=1e-4)
 
@@ -121,9 +125,11 @@ def test_adam_without_eps_root_is_refused_unless_it_is_not_differentiated():
     with pytest.raises(ValueError, match="eps_root"):
         mj.inner_loop(loss, optax.adam(1e-2), steps=1).adapt(params, support, KEY)
     with pytest.raises(ValueError, match="eps_root"):
-        jax.jit(mj.inner_loop(loss, optax.rmsprop(1e-2, eps_in_sqrt=False), steps=1).adapt)(params, support, KEY)
+        jax.jit(mj.inner_loop(loss, optax.rmsprop(1e-2, eps_in_sqrt=False), steps=1).adapt)(
+            params, support, KEY
+        )
     first_order = mj.inner_loop(loss, optax.adamw(1e-2), steps=1, differentiate=mj.first_order())
-    task_loss = mj.episode(first_order, loss)
+    task_loss = mj.query_loss(first_order, loss)
     gradient = jax.grad(lambda params: task_loss(params, first(make_tasks()), KEY)[0])(params)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
 
@@ -134,7 +140,11 @@ def test_a_step_size_may_be_traced():
 
     def end(rate):
         start, support = mj.Params(jnp.ones(1), ()), mj.Batch(jnp.zeros((1, 1)), jnp.zeros(1))
-        return mj.inner_loop(loss, optax.sgd(rate), steps=1).adapt(start, support, jax.random.key(0)).fast[0]
+        return (
+            mj.inner_loop(loss, optax.sgd(rate), steps=1)
+            .adapt(start, support, jax.random.key(0))
+            .fast[0]
+        )
 
     rates = jnp.array([0.1, 0.5])
     np.testing.assert_allclose(jax.vmap(end)(rates), 1 - rates)
@@ -145,7 +155,7 @@ def test_dead_units_do_not_make_adam_nan():
     loss, params = smooth_loss()
     support = first(make_tasks()).support
     task = mj.Task(support._replace(x=support.x.at[:, 0].set(0)), first(make_tasks()).query)
-    task_loss = mj.episode(mj.inner_loop(loss, optax.adam(1e-2, eps_root=1e-8), steps=3), loss)
+    task_loss = mj.query_loss(mj.inner_loop(loss, optax.adam(1e-2, eps_root=1e-8), steps=3), loss)
     gradient = jax.grad(lambda params: task_loss(params, task, KEY)[0])(params)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
 
@@ -174,6 +184,8 @@ def test_errors_of_the_inner_loop_say_what_to_do():
     with pytest.raises(ValueError, match=r"chain of 2 links .* adaptation\.init"):
         chained.adapt(params, support, KEY)
     initialised = learned.init(params, KEY)
-    wider = initialised._replace(fast={**params.fast, "head": jax.tree.map(lambda a: a[..., :2], params.fast["head"])})
+    wider = initialised._replace(
+        fast={**params.fast, "head": jax.tree.map(lambda a: a[..., :2], params.fast["head"])}
+    )
     with pytest.raises(ValueError, match="learned step sizes have shapes"):
         learned.adapt(wider, support._replace(y=support.y % 2), KEY)

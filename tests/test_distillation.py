@@ -10,8 +10,8 @@ import pytest
 from problems import assert_close
 
 import metajax as mj
-from metajax.modalities.alignment_tasks import pair_loss
 from metajax.modalities.distillation import distill_features, distill_logits, meta_distillation
+from metajax.modalities.pairs import pair_loss
 
 N, WAYS, WIDTH, NAMES, KEY = 8, 3, 4, ("audio", "image", "text"), jax.random.key(0)
 
@@ -46,13 +46,19 @@ def make_batch(seed=0, missing=0.3, rows=N):
     value = {name: jnp.asarray(rng.normal(size=(rows, WIDTH))) for name in NAMES}
     present = {name: jnp.asarray(rng.uniform(size=rows) >= missing) for name in NAMES}
     weight = jnp.asarray(rng.choice([0.0, 1.0, 2.0], rows))
-    return mj.Batch(mj.Modalities(value, present), jnp.asarray(rng.integers(0, WAYS, rows), jnp.int32), weight=weight)
+    return mj.Batch(
+        mj.Modalities(value, present),
+        jnp.asarray(rng.integers(0, WAYS, rows), jnp.int32),
+        weight=weight,
+    )
 
 
 def make_params(seed=0, importance=(0.2, -0.3, 0.5)):
     rng = np.random.default_rng(seed)
     fast = {name: jnp.asarray(rng.normal(size=(WIDTH, WAYS))) for name in NAMES}
-    return mj.Params(fast, {"importance": dict(zip(NAMES, map(jnp.asarray, importance), strict=True))})
+    return mj.Params(
+        fast, {"importance": dict(zip(NAMES, map(jnp.asarray, importance), strict=True))}
+    )
 
 
 def soft(logits):
@@ -61,9 +67,19 @@ def soft(logits):
 
 def test_values_against_loops():
     rng = np.random.default_rng(0)
-    s, t, w = rng.normal(size=(5, WAYS)), rng.normal(size=(5, WAYS)), np.array([1.0, 0.0, 2.0, 0.5, 0.0])
-    kl = [sum(p * np.log(p / q) for p, q in zip(*pair, strict=True)) for pair in zip(soft(t / 3), soft(s / 3))]  # noqa: B905
-    assert_close(distill_logits(*map(jnp.asarray, (s, t)), temperature=3.0, weight=jnp.asarray(w)), 9 * w @ kl / 3.5)
+    s, t, w = (
+        rng.normal(size=(5, WAYS)),
+        rng.normal(size=(5, WAYS)),
+        np.array([1.0, 0.0, 2.0, 0.5, 0.0]),
+    )
+    kl = [
+        sum(p * np.log(p / q) for p, q in zip(*pair, strict=True))
+        for pair in zip(soft(t / 3), soft(s / 3))
+    ]  # noqa: B905
+    assert_close(
+        distill_logits(*map(jnp.asarray, (s, t)), temperature=3.0, weight=jnp.asarray(w)),
+        9 * w @ kl / 3.5,
+    )
     expected = w @ ((s - t) ** 2).mean(axis=1) / 3.5
     assert_close(distill_features(*map(jnp.asarray, (s, t)), weight=jnp.asarray(w)), expected)
     blocks = (jnp.asarray(x).reshape(5, WAYS, 1) for x in (s, t))
@@ -113,9 +129,11 @@ def test_the_teacher_is_held_once(measure):
 @functools.cache
 def compiled(kind):
     """Value and gradient by params and batch: of one pair, of all of them, and of MetaKD as a whole."""
-    metakd = mj.episode(mj.inner_loop(inner_loss, optax.sgd(0.1), steps=2), task_loss_of_net)
+    metakd = mj.query_loss(mj.inner_loop(inner_loss, optax.sgd(0.1), steps=2), task_loss_of_net)
     loss = {
-        "logits": pair_loss(encode, "audio", "image", functools.partial(distill_logits, temperature=3.0)),
+        "logits": pair_loss(
+            encode, "audio", "image", functools.partial(distill_logits, temperature=3.0)
+        ),
         "features": pair_loss(encode, "audio", "image", distill_features),
         "all pairs": teach,
         "metakd": lambda params, batch, key: metakd(params, mj.Task(batch, batch), key),
@@ -129,12 +147,18 @@ every = pytest.mark.parametrize("kind", ["logits", "features", "all pairs", "met
 @every
 def test_what_stands_in_an_absent_modality_changes_nothing(kind):
     batch, params = make_batch(), make_params()
-    spoiled = {n: jnp.where(batch.x.present[n][:, None], x, jnp.nan) for n, x in batch.x.value.items()}
+    spoiled = {
+        n: jnp.where(batch.x.present[n][:, None], x, jnp.nan) for n, x in batch.x.value.items()
+    }
     assert any(jnp.isnan(x).any() for x in spoiled.values())
     ours = compiled(kind)(params, batch, KEY)
     again = compiled(kind)(params, batch._replace(x=batch.x._replace(value=spoiled)), KEY)
     assert ours[0][0] > 0
-    for one, other in ((ours[0], again[0]), (ours[1][0], again[1][0]), (ours[1][1].x.value, again[1][1].x.value)):
+    for one, other in (
+        (ours[0], again[0]),
+        (ours[1][0], again[1][0]),
+        (ours[1][1].x.value, again[1][1].x.value),
+    ):
         assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
     for name, gradient in ours[1][1].x.value.items():
         assert not np.asarray(gradient)[~np.asarray(batch.x.present[name])].any()
@@ -173,7 +197,9 @@ def test_every_parameter_receives_gradient(kind):
 def test_equal_importance_is_the_plain_sum_and_the_more_important_teaches_more():
     batch = make_batch()
     pairs = {
-        (student, teacher): pair_loss(encode, student, teacher, distill_logits)(make_params(), batch, KEY)[0]
+        (student, teacher): pair_loss(encode, student, teacher, distill_logits)(
+            make_params(), batch, KEY
+        )[0]
         for student in NAMES
         for teacher in NAMES
         if student != teacher
@@ -181,16 +207,24 @@ def test_equal_importance_is_the_plain_sum_and_the_more_important_teaches_more()
     equal = teach(make_params(importance=(0.7, 0.7, 0.7)), batch, KEY)[0]
     assert_close(equal, sum(pairs.values()), 1e-12)
     share = {"audio": 0.2, "image": 0.7, "text": 0.1}  # ω, up to a factor
-    weighed = teach(make_params(importance=[np.log(5 * share[name]) for name in NAMES]), batch, KEY)[0]
-    assert_close(weighed, sum(share[t] / share[s] * value for (s, t), value in pairs.items()), 1e-12)
+    weighed = teach(
+        make_params(importance=[np.log(5 * share[name]) for name in NAMES]), batch, KEY
+    )[0]
+    assert_close(
+        weighed, sum(share[t] / share[s] * value for (s, t), value in pairs.items()), 1e-12
+    )
 
 
 def test_a_pair_without_rows_and_rows_without_weight_say_nothing():
     batch = make_batch()
-    never = batch._replace(x=batch.x._replace(present={**batch.x.present, "text": jnp.zeros(N, bool)}))
+    never = batch._replace(
+        x=batch.x._replace(present={**batch.x.present, "text": jnp.zeros(N, bool)})
+    )
     two = mj.Modalities(*({name: tree[name] for name in NAMES[:2]} for tree in never.x))
     params = make_params()
-    pair = mj.Params(params.fast, {"importance": {name: params.slow["importance"][name] for name in NAMES[:2]}})
+    pair = mj.Params(
+        params.fast, {"importance": {name: params.slow["importance"][name] for name in NAMES[:2]}}
+    )
     assert_close(teach(params, never, KEY)[0], teach(pair, batch._replace(x=two), KEY)[0], 1e-12)
     nothing = compiled("all pairs")(params, batch._replace(weight=jnp.zeros(N)), KEY)
     assert nothing[0][0] == 0 and not any(leaf.any() for leaf in jax.tree.leaves(nothing[1][0]))
@@ -199,9 +233,15 @@ def test_a_pair_without_rows_and_rows_without_weight_say_nothing():
 def test_the_meta_gradient_is_exact_through_the_steps():
     """By importance and by the start of every net, teachers' too, against finite differences."""
     params, batch = make_params(), make_batch(missing=0.1)
-    gradient, rng, step = compiled("metakd")(params, batch, KEY)[1][0], np.random.default_rng(0), 1e-5
+    gradient, rng, step = (
+        compiled("metakd")(params, batch, KEY)[1][0],
+        np.random.default_rng(0),
+        1e-5,
+    )
     for part in ("fast", "slow"):
-        way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), getattr(params, part))
+        way = jax.tree.map(
+            lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), getattr(params, part)
+        )
 
         def moved(size):
             new = optax.tree.add_scale(getattr(params, part), size, way)  # noqa: B023
@@ -220,8 +260,11 @@ def test_importance_moves_to_the_modality_that_knows():
         label_key, wrong_key, *keys = jax.random.split(key, 4)
         y = jax.random.randint(label_key, (2 * rows,), 0, WAYS)
         hint = jax.nn.one_hot(y, WAYS)
-        x = mj.data.modalities(
-            {n: hint + noise[n] * jax.random.normal(k, hint.shape) for n, k in zip(noise, keys, strict=True)}
+        x = mj.data.as_modalities(
+            {
+                n: hint + noise[n] * jax.random.normal(k, hint.shape)
+                for n, k in zip(noise, keys, strict=True)
+            }
         )
         wrong = jax.random.bernoulli(wrong_key, 1 / 3, y.shape) & (jnp.arange(2 * rows) < rows)
         part = lambda where: jax.tree.map(lambda leaf: leaf[where], mj.Batch(x, (y + wrong) % WAYS))
@@ -229,8 +272,10 @@ def test_importance_moves_to_the_modality_that_knows():
 
     # The nets start from zero in every task: importance alone is learned across tasks.
     start = {name: jnp.zeros((WAYS, WAYS)) for name in noise}
-    metakd = mj.episode(mj.inner_loop(inner_loss, optax.sgd(0.5), steps=8), task_loss_of_net)
-    outer = mj.outer_loop(lambda slow, task, key: metakd(mj.Params(start, slow.slow), task, key), optax.adam(0.05))
+    metakd = mj.query_loss(mj.inner_loop(inner_loss, optax.sgd(0.5), steps=8), task_loss_of_net)
+    outer = mj.outer_loop(
+        lambda slow, task, key: metakd(mj.Params(start, slow.slow), task, key), optax.adam(0.05)
+    )
 
     @jax.jit
     def learn(state):
@@ -245,13 +290,20 @@ def test_importance_moves_to_the_modality_that_knows():
 
 def test_errors_say_what_to_do():
     batch, params = make_batch(), make_params()
-    with pytest.raises(ValueError, match=r"\['imge'\] are not among the modalities, which are \['audio', 'image', 't"):
+    with pytest.raises(
+        ValueError,
+        match=r"\['imge'\] are not among the modalities, which are \['audio', 'image', 't",
+    ):
         pair_loss(encode, "audio", "imge", distill_logits)(params, batch, KEY)
     misspelled = {"audio": 0.0, "imge": 0.0, "text": 0.0}
-    with pytest.raises(ValueError, match=r"\['imge'\] are not among the modalities, which are \['audio', 'image', 't"):
+    with pytest.raises(
+        ValueError,
+        match=r"\['imge'\] are not among the modalities, which are \['audio', 'image', 't",
+    ):
         teach(params._replace(slow={"importance": misspelled}), batch, KEY)
     with pytest.raises(
-        ValueError, match=r"params.slow\['importance'\] has \['audio', 'text'\], which lack .*\['image'\]"
+        ValueError,
+        match=r"params.slow\['importance'\] has \['audio', 'text'\], which lack .*\['image'\]",
     ):
         teach(params._replace(slow={"importance": {"audio": 0.0, "text": 0.0}}), batch, KEY)
     with pytest.raises(ValueError, match=r"params.slow\['importance'\] has \[\]"):

@@ -24,20 +24,26 @@ DISTRIBUTIONS = {
     "semi-supervised": data.semi_supervised(2, 1, 1, unlabelled=2, distractors=2),
     "noisy": data.noisy_labels(data.episodes(3, 1, 2), 0.5),
     "continual": data.continual(2, 3, 1, 1),
-    "modes": data.task_modes({"any": data.episodes(2, 1, 2), "one": data.grouped_episodes(2, 1, 2)}),
+    "modes": data.task_modes(
+        {"any": data.episodes(2, 1, 2), "one": data.grouped_episodes(2, 1, 2)}
+    ),
     "batches": lambda dataset, key: mj.Task(*2 * [data.batches(20)(dataset, key)]),
 }
 
 
 def letters():
     """Images whose pixels are all 1 + the number of the row, which turning does not change; 0 is padding."""
-    x = np.broadcast_to(np.arange(1, 1 + EACH * len(NAMES))[:, None, None, None], (EACH * len(NAMES), 2, 2, 1))
+    x = np.broadcast_to(
+        np.arange(1, 1 + EACH * len(NAMES))[:, None, None, None], (EACH * len(NAMES), 2, 2, 1)
+    )
     return data.dataset(x.astype(np.int32), np.repeat(np.arange(len(NAMES)), EACH), names=NAMES)
 
 
 def rows(tasks):
     """Of all examples in these tasks."""
-    numbers = np.concatenate([np.asarray(part.x)[..., 0, 0, 0].ravel() for part in (tasks.support, tasks.query)])
+    numbers = np.concatenate(
+        [np.asarray(part.x)[..., 0, 0, 0].ravel() for part in (tasks.support, tasks.query)]
+    )
     return set((numbers[numbers > 0] - 1).tolist())
 
 
@@ -46,15 +52,23 @@ def test_no_split_leaks_into_another_part(name):
     sample = jax.jit(data.meta_batch(DISTRIBUTIONS[name], 40))
     for seed in range(10):
         groups = name in ("varied, grouped", "grouped", "modes") or seed % 2  # and by classes
-        sizes = dict.fromkeys(("train", "test"), 2 if groups else 8)  # 8 classes each, so that it compiles once
+        sizes = dict.fromkeys(
+            ("train", "test"), 2 if groups else 8
+        )  # 8 classes each, so that it compiles once
         split = data.draw_split(NAMES, sizes, seed=seed, group=data.group_of if groups else None)
         seen = {}
         for part, class_names in split.parts.items():
             held = data.select_part(letters(), split, part)
             names = [f"{number // 4}/{number % 4}" for number in range(8)]
-            seen[part] = rows(sample(data.dataset(held.x, held.y, names=names), jax.random.key(seed)))
+            seen[part] = rows(
+                sample(data.dataset(held.x, held.y, names=names), jax.random.key(seed))
+            )
             assert {NAMES[row // EACH] for row in seen[part]} <= set(class_names)
-        assert len(seen["train"]) > 20 and len(seen["test"]) > 20 and seen["train"].isdisjoint(seen["test"])
+        assert (
+            len(seen["train"]) > 20
+            and len(seen["test"]) > 20
+            and seen["train"].isdisjoint(seen["test"])
+        )
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
@@ -88,14 +102,22 @@ def test_classes_labels_and_rows_are_drawn_uniformly():
 
 
 def digest(tasks):
-    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tasks))).hexdigest()
+    return hashlib.sha256(
+        b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tasks))
+    ).hexdigest()
 
 
 def on_devices(name):
     """The digest of four tasks, divided among all devices of this process."""
-    mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("devices",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
     each = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
-    return digest(jax.jit(data.meta_batch(DISTRIBUTIONS[name], 4), out_shardings=each)(letters(), jax.random.key(7)))
+    return digest(
+        jax.jit(data.meta_batch(DISTRIBUTIONS[name], 4), out_shardings=each)(
+            letters(), jax.random.key(7)
+        )
+    )
 
 
 def test_tasks_are_the_same_in_another_process_with_two_devices():
@@ -103,9 +125,14 @@ def test_tasks_are_the_same_in_another_process_with_two_devices():
     code = f"import test_distributions as t; print(*map(t.on_devices, {names}))"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=os.path.dirname(__file__), env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=os.path.dirname(__file__),
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        digest(jax.jit(data.meta_batch(DISTRIBUTIONS[name], 4))(letters(), jax.random.key(7))) for name in names
+        digest(jax.jit(data.meta_batch(DISTRIBUTIONS[name], 4))(letters(), jax.random.key(7)))
+        for name in names
     ]

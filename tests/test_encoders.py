@@ -11,7 +11,6 @@ from flax import nnx
 from problems import assert_close
 
 from metajax import nets
-from metajax._types import Series
 from metajax.nets.attention import Attention, Block, Transformer, pool, positions
 from metajax.nets.audio import Audio, log_mel
 from metajax.nets.graph import GCN
@@ -20,6 +19,7 @@ from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv, window
 from metajax.nets.sets import DeepSets
 from metajax.nets.text import Text
 from metajax.nets.video import Video
+from metajax.types import Series
 
 RNG = np.random.default_rng(0)
 OUTPUTS = 3
@@ -42,20 +42,34 @@ ENCODERS = {
     "gru": Row(lambda rngs: GRU(2, OUTPUTS, width=4, rngs=rngs), SERIES, mean=False),
     "convolution": Row(lambda rngs: TemporalConv(2, OUTPUTS, width=4, blocks=2, rngs=rngs), SERIES),
     "convolution_group": Row(
-        lambda rngs: TemporalConv(2, OUTPUTS, width=16, blocks=1, stride=1, norm=nets.GroupNorm, rngs=rngs), SERIES
+        lambda rngs: TemporalConv(
+            2, OUTPUTS, width=16, blocks=1, stride=1, norm=nets.GroupNorm, rngs=rngs
+        ),
+        SERIES,
     ),
-    "transformer": Row(lambda rngs: SequenceTransformer(2, OUTPUTS, width=4, layers=1, heads=2, rngs=rngs), SERIES),
-    "text": Row(lambda rngs: Text(7, TemporalConv(2, OUTPUTS, **PLAIN, rngs=rngs), rngs=rngs), TEXT),
-    "audio": Row(lambda rngs: Audio(TemporalConv(4, OUTPUTS, **PLAIN, rngs=rngs), rate=1000), SPEECH),
+    "transformer": Row(
+        lambda rngs: SequenceTransformer(2, OUTPUTS, width=4, layers=1, heads=2, rngs=rngs), SERIES
+    ),
+    "text": Row(
+        lambda rngs: Text(7, TemporalConv(2, OUTPUTS, **PLAIN, rngs=rngs), rngs=rngs), TEXT
+    ),
+    "audio": Row(
+        lambda rngs: Audio(TemporalConv(4, OUTPUTS, **PLAIN, rngs=rngs), rate=1000), SPEECH
+    ),
     "video": Row(
         lambda rngs: Video(
-            ViT(4, channels=1, patch=2, width=4, layers=0, rngs=rngs), TemporalConv(4, OUTPUTS, **PLAIN, rngs=rngs)
+            ViT(4, channels=1, patch=2, width=4, layers=0, rngs=rngs),
+            TemporalConv(4, OUTPUTS, **PLAIN, rngs=rngs),
         ),
         VIDEO,
     ),
     "resnet": Row(lambda rngs: ResNet12(OUTPUTS, channels=2, widths=(3,), rngs=rngs), IMAGES),
-    "vit": Row(lambda rngs: ViT(OUTPUTS, channels=2, patch=4, width=4, layers=0, rngs=rngs), IMAGES),
-    "graph": Row(lambda rngs: GCN(EDGES, 2, (4,), OUTPUTS, nodes=5, rngs=rngs), SERIES.value[0, :5]),
+    "vit": Row(
+        lambda rngs: ViT(OUTPUTS, channels=2, patch=4, width=4, layers=0, rngs=rngs), IMAGES
+    ),
+    "graph": Row(
+        lambda rngs: GCN(EDGES, 2, (4,), OUTPUTS, nodes=5, rngs=rngs), SERIES.value[0, :5]
+    ),
     "set": Row(lambda rngs: DeepSets(2, OUTPUTS, width=4, rngs=rngs), SERIES, mean=False),
 }
 TABLE = pytest.mark.parametrize("name", ENCODERS)
@@ -71,7 +85,9 @@ def draw(make):
         return params
 
     shapes = jax.eval_shape(init)
-    normal = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 2)))
+    normal = lambda leaf: jnp.asarray(
+        rng.normal(size=leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 2))
+    )
     return found[0], [jax.tree.map(normal, shapes) for _ in range(2)]
 
 
@@ -104,16 +120,26 @@ def judge(name):
 
     def along(params, x):
         gradient, answer = jax.grad(loss, has_aux=True)(params, x)
-        return sum(jax.tree.leaves(jax.tree.map(lambda g, w: (g * w).sum(), gradient, way))), (answer, gradient)
+        return sum(jax.tree.leaves(jax.tree.map(lambda g, w: (g * w).sum(), gradient, way))), (
+            answer,
+            gradient,
+        )
 
     def one(params, x):
         slope, (answer, gradient) = jax.grad(along, has_aux=True)(params, x)
-        return Judged(answer, gradient, slope, *(() if name == "graph" else apply(params, x, method="tokens")))
+        return Judged(
+            answer, gradient, slope, *(() if name == "graph" else apply(params, x, method="tokens"))
+        )
 
     sides = [jax.tree.map(lambda p, w, s=s: p + s * w, params, way) for s in (STEP, -STEP)]
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *sides, others)
     function = quick(jax.vmap(one, (0, None)))
-    return quick(apply, static_argnames="method"), (params, others), function(several, x), function(*spoil(several, x))
+    return (
+        quick(apply, static_argnames="method"),
+        (params, others),
+        function(several, x),
+        function(*spoil(several, x)),
+    )
 
 
 STEP = 1e-6
@@ -143,10 +169,13 @@ def test_shapes_and_dtypes(name):
     apply, (params, _) = draw(ENCODERS[name].make)
     rows = jax.tree.leaves(ENCODERS[name].x)[0].shape[0]
     for dtype in (jnp.float32, jnp.float64):
-        cast = lambda leaf, dtype=dtype: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        cast = lambda leaf, dtype=dtype: (
+            leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        )
         narrow, x = jax.tree.map(cast, (params, ENCODERS[name].x))
         answer, features = (
-            jax.eval_shape(functools.partial(apply, method=method), narrow, x) for method in ("__call__", "embed")
+            jax.eval_shape(functools.partial(apply, method=method), narrow, x)
+            for method in ("__call__", "embed")
         )
         assert (answer.shape, answer.dtype, features.dtype) == ((rows, OUTPUTS), dtype, dtype)
         if name != "graph":
@@ -184,7 +213,9 @@ def test_weights_mapped_are_a_loop_however_far_x_is_padded(name):
         assert_close(apply(weights, lengthen(ENCODERS[name].x)), clean.answer[which])
 
 
-@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.mean and name != "graph"])
+@pytest.mark.parametrize(
+    "name", [name for name, row in ENCODERS.items() if row.mean and name != "graph"]
+)
 def test_the_mean_of_the_tokens_is_the_answer(name):
     _, _, clean, _ = judge(name)
     some = clean.valid[0].any(1)
@@ -197,10 +228,14 @@ def test_tokens_of_the_others():
     apply, (params, _), clean, _ = judge("set")
     assert_close(clean.tokens[0][0], apply(params, SERIES.value[0][:, None]))
     apply, (params, _) = draw(lambda rngs: nets.Conv4(OUTPUTS, channels=2, width=4, rngs=rngs))
-    (tokens, valid), answer = quick(lambda: (apply(params, IMAGES, method="tokens"), apply(params, IMAGES)))()
+    (tokens, valid), answer = quick(
+        lambda: (apply(params, IMAGES, method="tokens"), apply(params, IMAGES))
+    )()
     assert_close(pool(tokens, valid), answer)
     with pytest.raises(ValueError, match="take pool=False"):
-        jax.eval_shape(lambda: nets.Conv4(3, pool=True, rngs=nnx.Rngs(0)).tokens(jnp.zeros((1, 28, 28, 1))))
+        jax.eval_shape(
+            lambda: nets.Conv4(3, pool=True, rngs=nnx.Rngs(0)).tokens(jnp.zeros((1, 28, 28, 1)))
+        )
 
 
 @pytest.mark.parametrize("name", ["gru", "set", "graph"])
@@ -226,7 +261,10 @@ def test_attention_is_softmax_in_numpy():
     attention = Attention(4, 2, rngs=nnx.Rngs(0))
     queries, tokens = RNG.normal(size=(2, 3, 4)), RNG.normal(size=(2, 5, 4))
     valid = np.array([[True, False, True, True, False], [False] * 5])
-    kernel = {name: np.asarray(getattr(attention, name).kernel[...]) for name in ("query", "key", "value", "output")}
+    kernel = {
+        name: np.asarray(getattr(attention, name).kernel[...])
+        for name in ("query", "key", "value", "output")
+    }
     expected = np.zeros((2, 3, 4))
     for head in (slice(0, 2), slice(2, 4)):
         for query in range(3):
@@ -237,14 +275,19 @@ def test_attention_is_softmax_in_numpy():
     answer = attention(jnp.asarray(queries), jnp.asarray(spoiled), jnp.asarray(valid))
     np.testing.assert_allclose(answer, expected @ kernel["output"], rtol=1e-6, atol=1e-7)
     everything = attention(jnp.asarray(queries), jnp.asarray(tokens), jnp.ones((2, 5), bool))
-    np.testing.assert_allclose(attention(jnp.asarray(queries), jnp.asarray(tokens)), everything, rtol=1e-12)
+    np.testing.assert_allclose(
+        attention(jnp.asarray(queries), jnp.asarray(tokens)), everything, rtol=1e-12
+    )
     with pytest.raises(ValueError, match="heads=3 must divide width=4"):
         Attention(4, 3, rngs=nnx.Rngs(0))
 
 
 def test_tokens_without_a_meaning_stay_out_of_a_transformer_and_its_gradients():
     apply, (params, _) = draw(lambda rngs: Block(4, 2, rngs=rngs))
-    tokens, context = jnp.asarray(RNG.normal(size=(2, 3, 4))), jnp.asarray(RNG.normal(size=(2, 5, 4)))
+    tokens, context = (
+        jnp.asarray(RNG.normal(size=(2, 3, 4))),
+        jnp.asarray(RNG.normal(size=(2, 5, 4))),
+    )
     valid = jnp.array([[True, True, False, False, True], [False] * 5])
     value = lambda params, tokens, context: apply(params, tokens, valid=valid, context=context)
     gradient = quick(jax.grad(lambda *args: (value(*args) ** 2).sum(), argnums=(0, 1, 2)))
@@ -269,7 +312,9 @@ def test_a_transformer_knows_order_by_positions_only():
 def test_a_set_has_no_order():
     apply, (params, _), *_ = judge("set")
     order = jnp.array([2, 0, 1, 3, 4, 5])
-    assert_close(apply(params, SERIES._replace(value=SERIES.value[:, order]))[:2], apply(params, SERIES)[:2])
+    assert_close(
+        apply(params, SERIES._replace(value=SERIES.value[:, order]))[:2], apply(params, SERIES)[:2]
+    )
 
 
 def test_gru_is_flax_s():
@@ -285,7 +330,9 @@ def test_gru_is_flax_s():
             state, _ = cell(state, x[:, step])
         return state @ params["head"]["kernel"] + params["head"]["bias"][None]
 
-    assert_close(apply(params, SERIES.value[1:2, :3]), quick(flax)(params.fast, SERIES.value[1:2, :3]))
+    assert_close(
+        apply(params, SERIES.value[1:2, :3]), quick(flax)(params.fast, SERIES.value[1:2, :3])
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -294,12 +341,15 @@ def test_windows_times_matrix_is_convolution(stride):
     expected = jax.lax.conv_general_dilated(
         SERIES.value, kernel, (stride,), [(1, 1)], dimension_numbers=("NTC", "TIO", "NTC")
     )
-    np.testing.assert_allclose(windows(SERIES.value, stride) @ kernel.reshape(6, 4), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        windows(SERIES.value, stride) @ kernel.reshape(6, 4), expected, rtol=1e-9
+    )
 
 
 def test_statistics_are_of_the_reference_and_count_what_has_a_meaning():
     filming = lambda rngs: Video(
-        ResNet12(4, channels=1, widths=(3,), rngs=rngs), TemporalConv(4, OUTPUTS, width=4, blocks=1, rngs=rngs)
+        ResNet12(4, channels=1, widths=(3,), rngs=rngs),
+        TemporalConv(4, OUTPUTS, width=4, blocks=1, rngs=rngs),
     )
     for make, x in ((ENCODERS["convolution"].make, SERIES), (filming, VIDEO)):
         plain, (params, _) = draw(make)
@@ -316,13 +366,17 @@ def test_statistics_are_of_the_reference_and_count_what_has_a_meaning():
 
 def test_resnet_has_the_size_that_is_published():
     shapes = jax.eval_shape(lambda: nets.functional(ResNet12(64, rngs=nnx.Rngs(0)))[1])
-    convolutions = sum(9 * a * b + 18 * b * b + a * b for a, b in [(3, 64), (64, 160), (160, 320), (320, 640)])
+    convolutions = sum(
+        9 * a * b + 18 * b * b + a * b for a, b in [(3, 64), (64, 160), (160, 320), (320, 640)]
+    )
     norms = 4 * 2 * (64 + 160 + 320 + 640)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == convolutions + norms + 641 * 64
 
 
 def test_vit_tells_places_apart_and_a_token_is_a_patch():
-    apply, (params, _), clean, _ = judge("vit")  # without blocks, so that tokens do not read each other
+    apply, (params, _), clean, _ = judge(
+        "vit"
+    )  # without blocks, so that tokens do not read each other
     for axis in (1, 2):  # the same patches elsewhere
         assert not np.allclose(apply(params, jnp.roll(IMAGES, 4, axis)), clean.answer[0])
     tokens, _ = apply(params, IMAGES.at[:, 3, 4].add(1.0), method="tokens")
@@ -343,13 +397,19 @@ def test_log_mel_is_numpy_s():
             for band in range(10):
                 weight = np.interp(mel(place * rate / 64), edges[band : band + 3], [0, 1, 0])
                 expected[:, frame, band] += weight * power
-    np.testing.assert_allclose(log_mel(jnp.asarray(wave), rate=rate, mels=10), np.log(expected + 1e-6), rtol=1e-9)
+    np.testing.assert_allclose(
+        log_mel(jnp.asarray(wave), rate=rate, mels=10), np.log(expected + 1e-6), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("band", [3, 20, 39])
 def test_a_pure_tone_is_loudest_in_its_band(band):
-    hertz = 700 * (10 ** ((band + 1) * 2595 * np.log10(1 + 4000 / 700) / 41 / 2595) - 1)  # the centre of the band
-    mel = quick(log_mel, static_argnames="rate")(jnp.sin(2 * jnp.pi * hertz * jnp.arange(2000) / 8000)[None], rate=8000)
+    hertz = 700 * (
+        10 ** ((band + 1) * 2595 * np.log10(1 + 4000 / 700) / 41 / 2595) - 1
+    )  # the centre of the band
+    mel = quick(log_mel, static_argnames="rate")(
+        jnp.sin(2 * jnp.pi * hertz * jnp.arange(2000) / 8000)[None], rate=8000
+    )
     assert (mel.argmax(-1) == band).all()
 
 
@@ -360,9 +420,13 @@ def test_gcn_is_dense_algebra():
         adjacency[a, b] = adjacency[b, a] = 1
     root = np.diag(adjacency.sum(1) ** -0.5)
     spread, x = root @ adjacency @ root, np.asarray(SERIES.value[0, :5])
-    layer, head = (jax.tree.map(np.asarray, p) for p in (params.fast["layers"][0], params.fast["head"]))
+    layer, head = (
+        jax.tree.map(np.asarray, p) for p in (params.fast["layers"][0], params.fast["head"])
+    )
     hidden = np.maximum(spread @ x @ layer["kernel"] + layer["bias"], 0)
-    np.testing.assert_allclose(apply(params, x), spread @ hidden @ head["kernel"] + head["bias"], rtol=1e-6)
+    np.testing.assert_allclose(
+        apply(params, x), spread @ hidden @ head["kernel"] + head["bias"], rtol=1e-6
+    )
 
 
 def test_an_unknown_word_is_loud():
@@ -373,16 +437,26 @@ def test_an_unknown_word_is_loud():
 WAVE = jnp.zeros((1, 100))
 REFUSED = {
     "takes .n, t, 2., got .3, 6, 1.": lambda: GRU(2, 3, rngs=nnx.Rngs(0))(SERIES.value[..., :1]),
-    "must be token ids": lambda: Text(7, GRU(2, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))(jnp.zeros((2, 3))),
+    "must be token ids": lambda: Text(7, GRU(2, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))(
+        jnp.zeros((2, 3))
+    ),
     "rate=0 Hz": lambda: log_mel(WAVE, rate=0),
     "is longer than the wave of 100": lambda: log_mel(WAVE, rate=8000),
     "mels=40 some lie between": lambda: log_mel(WAVE, rate=1000),
-    "image gives 4 features": lambda: Video(nets.Conv4(4, rngs=nnx.Rngs(0)), GRU(2, 3, rngs=nnx.Rngs(0))),
-    "too small for 4 poolings": lambda: ResNet12(3, widths=(2,) * 4, rngs=nnx.Rngs(0))(jnp.zeros((1, 8, 8, 3))),
-    "patch=3 does not divide images of 8 x 8": lambda: ViT(3, channels=2, patch=3, rngs=nnx.Rngs(0))(IMAGES),
+    "image gives 4 features": lambda: Video(
+        nets.Conv4(4, rngs=nnx.Rngs(0)), GRU(2, 3, rngs=nnx.Rngs(0))
+    ),
+    "too small for 4 poolings": lambda: ResNet12(3, widths=(2,) * 4, rngs=nnx.Rngs(0))(
+        jnp.zeros((1, 8, 8, 3))
+    ),
+    "patch=3 does not divide images of 8 x 8": lambda: ViT(
+        3, channels=2, patch=3, rngs=nnx.Rngs(0)
+    )(IMAGES),
     r"lead out of the nodes=3": lambda: GCN(EDGES, 2, (), 3, nodes=3, rngs=nnx.Rngs(0)),
     "Edges must be int": lambda: GCN(EDGES.T, 2, (), 3, nodes=5, rngs=nnx.Rngs(0)),
-    "The graph has 5 nodes": lambda: GCN(EDGES, 2, (), 3, nodes=5, rngs=nnx.Rngs(0))(jnp.zeros((4, 2))),
+    "The graph has 5 nodes": lambda: GCN(EDGES, 2, (), 3, nodes=5, rngs=nnx.Rngs(0))(
+        jnp.zeros((4, 2))
+    ),
 }
 
 

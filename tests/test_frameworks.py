@@ -43,12 +43,19 @@ def test_maml_learns_through_a_net_of(make):
     def loss(params, batch, key):
         return ((forward(params.fast, batch.x) - batch.y) ** 2).mean(), {}
 
-    task_loss = mj.episode(mj.inner_loop(loss, optax.sgd(0.01), steps=1), loss)
+    task_loss = mj.query_loss(mj.inner_loop(loss, optax.sgd(0.01), steps=1), loss)
     outer = mj.outer_loop(task_loss, optax.adam(3e-3))
     tasks = SAMPLE((), jax.random.key(9))
     before = mj.evaluate(task_loss, mj.Params(weights, ()), tasks, jax.random.key(1))["loss"].mean
     state, _ = mj.training.fit(
-        outer, outer.init(mj.Params(weights, ())), SAMPLE, (), jax.random.key(2), steps=1000, fuse=100, progress=False
+        outer,
+        outer.init(mj.Params(weights, ())),
+        SAMPLE,
+        (),
+        jax.random.key(2),
+        steps=1000,
+        fuse=100,
+        progress=False,
     )
     after = mj.evaluate(task_loss, state.params, tasks, jax.random.key(1))["loss"].mean
     assert after < 0.7 * before

@@ -9,18 +9,29 @@ import pytest
 import scipy.stats
 
 import metajax as mj
-from metajax.data.functions import completion, gaussian_processes, harmonics, matern, rbf
+from metajax.data.tasks.functions import (
+    gaussian_processes,
+    harmonics,
+    image_completion,
+    matern,
+    rbf,
+)
 
 KEY = jax.random.key(0)
 
 
 def draw(sample, number, seed=0, source=()):
-    return jax.tree.map(np.asarray, jax.jit(mj.data.meta_batch(sample, number))(source, jax.random.key(seed)))
+    return jax.tree.map(
+        np.asarray, jax.jit(mj.data.meta_batch(sample, number))(source, jax.random.key(seed))
+    )
 
 
 def joined(tasks):
     return (
-        np.concatenate([getattr(tasks.support, n), getattr(tasks.query, n)], axis=1)[..., 0].astype(float) for n in "xy"
+        np.concatenate([getattr(tasks.support, n), getattr(tasks.query, n)], axis=1)[..., 0].astype(
+            float
+        )
+        for n in "xy"
     )
 
 
@@ -33,7 +44,9 @@ def test_harmonics_are_a_wave_and_its_overtone():
         fits = []
         for frequency in np.linspace(5, 7, 401):
             phase = frequency * one_x
-            design = np.stack([np.sin(phase), np.cos(phase), np.sin(2 * phase), np.cos(2 * phase)], axis=1)
+            design = np.stack(
+                [np.sin(phase), np.cos(phase), np.sin(2 * phase), np.cos(2 * phase)], axis=1
+            )
             solution = np.linalg.lstsq(design, one_y, rcond=None)[0]
             fits.append((np.abs(design @ solution - one_y).max(), frequency, *solution))
         found.append(min(fits))
@@ -76,7 +89,9 @@ def test_draws_have_the_covariance_of_the_process(kernel):
     x, y = joined(draw(gaussian_processes(4, 8, **options), 800))
 
     def white(length, scale):
-        covariance = scale**2 * np.asarray(kernel(np.abs(x[:, :, None] - x[:, None]) / length)) + 0.1**2 * np.eye(12)
+        covariance = scale**2 * np.asarray(
+            kernel(np.abs(x[:, :, None] - x[:, None]) / length)
+        ) + 0.1**2 * np.eye(12)
         return np.linalg.solve(np.linalg.cholesky(covariance), y[..., None]).reshape(-1)
 
     assert scipy.stats.kstest(white(0.4, 0.7), "norm").pvalue > 1e-3
@@ -86,17 +101,24 @@ def test_draws_have_the_covariance_of_the_process(kernel):
 
 
 def test_length_and_scale_are_drawn_for_each_task():
-    _, y = joined(draw(gaussian_processes(5, 100, length=(0.05, 0.05), scale=(0.5, 4.0), noise=0), 400))
+    _, y = joined(
+        draw(gaussian_processes(5, 100, length=(0.05, 0.05), scale=(0.5, 4.0), noise=0), 400)
+    )
     deviation = y.std(axis=1)
     assert deviation.min() < 0.8 and deviation.max() > 3.2 and 1.9 < deviation.mean() < 2.5
-    _, smooth = joined(draw(gaussian_processes(5, 100, length=(50.0, 50.0), scale=(1.0, 1.0), noise=0), 50))
+    _, smooth = joined(
+        draw(gaussian_processes(5, 100, length=(50.0, 50.0), scale=(1.0, 1.0), noise=0), 50)
+    )
     assert smooth.std(axis=1).max() < 0.3, "hardly anything changes over one length"
 
 
 @pytest.mark.parametrize(("length", "size"), [(0.1, 250), (10.0, 250), (10.0, 2)])
 @pytest.mark.parametrize("kernel", [rbf, matern])
 def test_the_factorisation_is_stable_in_float32(kernel, length, size):
-    task = draw(gaussian_processes(size, size, kernel=kernel, length=(length, length), noise=0), 1000 // size)
+    task = draw(
+        gaussian_processes(size, size, kernel=kernel, length=(length, length), noise=0),
+        1000 // size,
+    )
     assert np.isfinite(task.query.y).all() and task.query.y.dtype == np.float32
 
 
@@ -108,24 +130,40 @@ def pictures(channels=3):
 def test_completion_shows_pixels_where_they_are():
     source = pictures()
     image, seen = np.asarray(source.x), []
-    tasks = draw(completion(7, 9), 400, source=source)
+    tasks = draw(image_completion(7, 9), 400, source=source)
     for n in range(400):
-        pieces = [jax.tree.map(lambda leaf: leaf[n], batch) for batch in (tasks.support, tasks.query)]  # noqa: B023
+        pieces = [
+            jax.tree.map(lambda leaf: leaf[n], batch) for batch in (tasks.support, tasks.query)
+        ]  # noqa: B023
         x, y = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in "xy")
-        row, column = np.rint((x[:, 0] + 1) / 2 * 4).astype(int), np.rint((x[:, 1] + 1) / 2 * 5).astype(int)
-        number = next(number for number in range(4) if (image[number, row[0], column[0]] == y[0]).all())
+        row, column = (
+            np.rint((x[:, 0] + 1) / 2 * 4).astype(int),
+            np.rint((x[:, 1] + 1) / 2 * 5).astype(int),
+        )
+        number = next(
+            number for number in range(4) if (image[number, row[0], column[0]] == y[0]).all()
+        )
         np.testing.assert_array_equal(image[number, row, column], y)
-        np.testing.assert_allclose(x, np.stack([2 * row / 4 - 1, 2 * column / 5 - 1], axis=1), atol=1e-6)
-        assert len({*zip(row, column, strict=True)}) == 16, "without replacement, and the query set is others"
+        np.testing.assert_allclose(
+            x, np.stack([2 * row / 4 - 1, 2 * column / 5 - 1], axis=1), atol=1e-6
+        )
+        assert len({*zip(row, column, strict=True)}) == 16, (
+            "without replacement, and the query set is others"
+        )
         seen.append((number, row[0] * 6 + column[0]))
     for which, total in ((0, 4), (1, 30)):
-        assert scipy.stats.chisquare(np.bincount([one[which] for one in seen], minlength=total)).pvalue > 1e-3
+        assert (
+            scipy.stats.chisquare(np.bincount([one[which] for one in seen], minlength=total)).pvalue
+            > 1e-3
+        )
     assert tasks.support.x.dtype == np.float32 and tasks.support.y.shape == (400, 7, 3)
 
 
 def test_completion_may_ask_for_all_of_the_image():
-    source = mj.data.dataset(np.repeat(np.array([255, 85], np.uint8), 12).reshape(2, 3, 4, 1), np.arange(2))
-    task = completion(5)(source, KEY)
+    source = mj.data.dataset(
+        np.repeat(np.array([255, 85], np.uint8), 12).reshape(2, 3, 4, 1), np.arange(2)
+    )
+    task = image_completion(5)(source, KEY)
     corners = [[-1, -1], [-1, 1], [1, -1], [1, 1]]
     np.testing.assert_array_equal(np.asarray(task.query.x)[[0, 3, 8, 11]], corners)
     assert task.query.y.shape == (12, 1) and task.query.y.dtype == jnp.float32
@@ -133,7 +171,9 @@ def test_completion_may_ask_for_all_of_the_image():
 
 
 @pytest.mark.parametrize(
-    "sample", [harmonics(3, 4), gaussian_processes(3, 4), completion(3, 4)], ids=["waves", "gp", "image"]
+    "sample",
+    [harmonics(3, 4), gaussian_processes(3, 4), image_completion(3, 4)],
+    ids=["waves", "gp", "image"],
 )
 def test_a_task_depends_on_the_key_only(sample):
     source = pictures()
@@ -161,12 +201,14 @@ def test_errors_say_what_to_do():
         with pytest.raises(ValueError, match=r"scale must be its least and greatest value"):
             gaussian_processes(1, 1, scale=wrong)
     with pytest.raises(ValueError, match="pixels must be a whole number"):
-        completion(0)
+        image_completion(0)
     with pytest.raises(ValueError, match="queries must be a whole number"):
-        completion(1, 0)
+        image_completion(1, 0)
     with pytest.raises(ValueError, match="pixels=20 and queries=11 must not exceed the 30 pixels"):
-        completion(20, 11)(pictures(), KEY)
+        image_completion(20, 11)(pictures(), KEY)
     with pytest.raises(ValueError, match=r"Completion needs images .* got \(4, 2\)"):
-        completion(1)(mj.data.dataset(np.zeros((4, 2)), np.arange(4)), KEY)
+        image_completion(1)(mj.data.dataset(np.zeros((4, 2)), np.arange(4)), KEY)
     with pytest.raises(ValueError, match="Completion needs images"):
-        completion(1)(mj.data.dataset(mj.data.modalities({"a": np.zeros((4, 2))}), np.arange(4)), KEY)
+        image_completion(1)(
+            mj.data.dataset(mj.data.as_modalities({"a": np.zeros((4, 2))}), np.arange(4)), KEY
+        )

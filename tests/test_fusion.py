@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from problems import assert_close
 
-from metajax.nets import fusion, fusion_products, fusion_sequences, fusion_tokens
+from metajax.nets import fusion
 
 NAMES, ROWS, WIDTH, TIME = ("audio", "image", "text"), 9, 4, 3
 BLOCK = 12 * WIDTH**2 + 9 * WIDTH
@@ -28,23 +28,23 @@ FUSIONS = {
     "deep": (lambda rngs: fusion.Deep(NAMES, D, layers=2, rngs=rngs), (M + 2) * D**2 + 3 * D, False),
     "gated": (lambda rngs: fusion.Gated(NAMES, D, rngs=rngs), M * D**2 + M**2 * D**2 + M * D, True),
     "film": (lambda rngs: fusion.FiLM(NAMES, D, main="image", rngs=rngs), 2 * (M - 1) * D**2, False),
-    "convolution": (lambda rngs: fusion_sequences.StackedConvolution(NAMES, D, rngs=rngs), 3 * D**2 + D, False),
-    "recurrent": (lambda rngs: fusion_sequences.Recurrent(NAMES, D, rngs=rngs), 6 * D**2 + 3 * D, False),
-    "tensor": (lambda rngs: fusion_products.Tensor(NAMES, D, rngs=rngs), (D + 1) ** M * D + D, False),
+    "convolution": (lambda rngs: fusion.StackedConvolution(NAMES, D, rngs=rngs), 3 * D**2 + D, False),
+    "recurrent": (lambda rngs: fusion.Recurrent(NAMES, D, rngs=rngs), 6 * D**2 + 3 * D, False),
+    "tensor": (lambda rngs: fusion.Tensor(NAMES, D, rngs=rngs), (D + 1) ** M * D + D, False),
     "low_rank": (
-        lambda rngs: fusion_products.LowRankTensor(NAMES, D, rank=2, rngs=rngs), M * 2 * (D + 1) * D + D, False,
+        lambda rngs: fusion.LowRankTensor(NAMES, D, rank=2, rngs=rngs), M * 2 * (D + 1) * D + D, False,
     ),
     "multiplicative": (
-        lambda rngs: fusion_products.Multiplicative(NAMES, D, rngs=rngs), M * (M - 1) // 2 * D**3 + M * D**2 + D, False,
+        lambda rngs: fusion.Multiplicative(NAMES, D, rngs=rngs), M * (M - 1) // 2 * D**3 + M * D**2 + D, False,
     ),
-    "product": (lambda rngs: fusion_products.ProductOfExperts(NAMES, D, rngs=rngs), M * (2 * D**2 + D), True),
-    "mixture": (lambda rngs: fusion_products.MixtureOfExperts(NAMES, D, rngs=rngs), M * (2 * D**2 + 2 * D + 1), True),
-    "late": (lambda rngs: fusion_products.Late(NAMES, D, D, rngs=rngs), M * (D * D + D + 1), True),
+    "product": (lambda rngs: fusion.ProductOfExperts(NAMES, D, rngs=rngs), M * (2 * D**2 + D), True),
+    "mixture": (lambda rngs: fusion.MixtureOfExperts(NAMES, D, rngs=rngs), M * (2 * D**2 + 2 * D + 1), True),
+    "late": (lambda rngs: fusion.Late(NAMES, D, D, rngs=rngs), M * (D * D + D + 1), True),
     "cross_attention": (
-        lambda rngs: fusion_tokens.CrossAttention(NAMES, D, heads=2, rngs=rngs), M * (M - 1) * BLOCK, False,
+        lambda rngs: fusion.CrossAttention(NAMES, D, heads=2, rngs=rngs), M * (M - 1) * BLOCK, False,
     ),
     "bottleneck": (
-        lambda rngs: fusion_tokens.Bottleneck(NAMES, D, layers=2, fusion_layer=1, bottlenecks=2, heads=2, rngs=rngs),
+        lambda rngs: fusion.Bottleneck(NAMES, D, layers=2, fusion_layer=1, bottlenecks=2, heads=2, rngs=rngs),
         M * 2 * BLOCK + 2 * D, False,
     ),
 }  # fmt: skip
@@ -61,7 +61,9 @@ def make_inputs(tokens, seed=0):
     masks = np.array([*itertools.product([False, True], repeat=M), (True,) * M])
     present = {name: jnp.asarray(masks[:, m]) for m, name in enumerate(NAMES)}
     if tokens:
-        present = {name: jnp.stack([here, here, here & False], axis=1) for name, here in present.items()}
+        present = {
+            name: jnp.stack([here, here, here & False], axis=1) for name, here in present.items()
+        }
     return features, present
 
 
@@ -110,7 +112,10 @@ def test_parameters_are_as_many_as_declared_and_all_receive_gradient(name):
     for seed in range(3):
         gradient = run(params, *make_inputs(tokens, seed))[1][0]
         summed = jax.tree.map(lambda total, leaf: total + jnp.abs(leaf), summed, gradient)
-    silent = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(summed)}
+    silent = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(summed)
+    }
     assert [path for path, leaf in silent.items() if not (leaf > 0).all()] == []
 
 
@@ -147,7 +152,9 @@ def test_weighted_at_equal_weights_is_the_mean():
         fusion.Weighted(dict.fromkeys(NAMES, 0.7)),
         fusion.Weighted(dict.fromkeys(NAMES, 2.0), learned=True),
     ):
-        assert_close(value(module, features, present), fusion.mean(features, present).features, 1e-6)
+        assert_close(
+            value(module, features, present), fusion.mean(features, present).features, 1e-6
+        )
     unequal = fusion.Weighted({"audio": 0.0, "image": 1.0, "text": 3.0})
     expected = (features["image"][-1] + 3 * features["text"][-1]) / 4
     assert_close(value(unequal, features, present)[-1], expected)
@@ -156,19 +163,27 @@ def test_weighted_at_equal_weights_is_the_mean():
 def test_low_rank_at_full_rank_is_tensor_fusion():
     names, features, present = NAMES[:2], *make_inputs(False)
     features, present = ({n: tree[n] for n in names} for tree in (features, present))
-    full = fusion_products.Tensor(names, WIDTH, rngs=nnx.Rngs(0))
-    low = fusion_products.LowRankTensor(names, WIDTH, rank=WIDTH + 1, rngs=nnx.Rngs(0))
+    full = fusion.Tensor(names, WIDTH, rngs=nnx.Rngs(0))
+    low = fusion.LowRankTensor(names, WIDTH, rank=WIDTH + 1, rngs=nnx.Rngs(0))
     # W[i, j, :] = Σᵣ [i = r] · W[r, j, :]: one product for each entry of the first modality.
-    low.factors["audio"].set_value(jnp.broadcast_to(jnp.eye(WIDTH + 1)[:, :, None], (WIDTH + 1, WIDTH + 1, WIDTH)))
+    low.factors["audio"].set_value(
+        jnp.broadcast_to(jnp.eye(WIDTH + 1)[:, :, None], (WIDTH + 1, WIDTH + 1, WIDTH))
+    )
     low.factors["image"].set_value(full.kernel[...])
     assert_close(value(low, features, present), value(full, features, present), 1e-6)
-    outer = np.einsum("ni,nj->nij", *(np.pad(features[n], ((0, 0), (1, 0)), constant_values=1) for n in names))
-    assert_close(value(full, features, present)[-1], jnp.einsum("ij,ijd->d", outer[-1], full.kernel[...]), 1e-6)
+    outer = np.einsum(
+        "ni,nj->nij", *(np.pad(features[n], ((0, 0), (1, 0)), constant_values=1) for n in names)
+    )
+    assert_close(
+        value(full, features, present)[-1],
+        jnp.einsum("ij,ijd->d", outer[-1], full.kernel[...]),
+        1e-6,
+    )
 
 
 def test_product_of_experts_is_the_gaussian_product_and_does_not_overflow():
     features, present = make_inputs(False)
-    module = fusion_products.ProductOfExperts(NAMES, WIDTH, rngs=nnx.Rngs(0))
+    module = fusion.ProductOfExperts(NAMES, WIDTH, rngs=nnx.Rngs(0))
     t = {n: np.exp(module.precisions[n](features[n])) for n in NAMES}
     mean = {n: features[n] @ module.means[n][...] for n in NAMES}
     expected = sum(t[n] * mean[n] for n in NAMES) / (1 + sum(t.values()))
@@ -189,14 +204,17 @@ def test_concatenation_is_a_linear_layer_and_maximum_is_the_largest():
 
 def test_bottlenecks_go_from_early_to_late():
     features, present = make_inputs(True)
-    make = lambda layer: fusion_tokens.Bottleneck(
+    make = lambda layer: fusion.Bottleneck(
         NAMES, WIDTH, layers=2, fusion_layer=layer, bottlenecks=2, heads=2, rngs=nnx.Rngs(0)
     )
     early, middle, late = (value(make(layer), features, present) for layer in (0, 1, 2))
     assert not np.allclose(early[-1], middle[-1]) and not np.allclose(middle[-1], late[-1])
     single = {n: present[n] if n == "image" else present[n] & False for n in NAMES}
     alone = value(make(2), features, single)
-    others = [value(make(2), features, {n: present[n] if n == m else present[n] & False for n in NAMES}) for m in NAMES]
+    others = [
+        value(make(2), features, {n: present[n] if n == m else present[n] & False for n in NAMES})
+        for m in NAMES
+    ]
     assert_close(late[-1], sum(other[-1] for other in others) / M, 1e-6)
     assert_close(alone[0], jnp.zeros(WIDTH), 0)
 
@@ -208,14 +226,24 @@ def test_bottlenecks_go_from_early_to_late():
         (lambda: fusion.Weighted({"a": 0.0, "b": 1.0}, learned=True), "above zero"),
         (lambda: fusion.FiLM(("a", "b"), 4, main="c", rngs=nnx.Rngs(0)), "main='c'"),
         (lambda: fusion.Concatenation(("a", "a"), 4, rngs=nnx.Rngs(0)), "names that differ"),
-        (lambda: fusion_sequences.Recurrent(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
-        (lambda: fusion_sequences.StackedConvolution(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
-        (lambda: fusion_products.LowRankTensor(("a", "b"), 4, rank=0, rngs=nnx.Rngs(0)), "rank=0"),
-        (lambda: fusion_tokens.CrossAttention(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
-        (lambda: fusion_tokens.Bottleneck(("a",), 4, layers=1, fusion_layer=2, rngs=nnx.Rngs(0)), "fusion_layer=2"),
-        (lambda: fusion.mean({"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4))}, dict.fromkeys("ab", HERE)), "one shape"),
+        (lambda: fusion.Recurrent(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
+        (lambda: fusion.StackedConvolution(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
+        (lambda: fusion.LowRankTensor(("a", "b"), 4, rank=0, rngs=nnx.Rngs(0)), "rank=0"),
+        (lambda: fusion.CrossAttention(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
         (
-            lambda: fusion_tokens.Bottleneck(("a",), 4, rngs=nnx.Rngs(0))({"a": jnp.ones((2, 4))}, {"a": HERE}),
+            lambda: fusion.Bottleneck(("a",), 4, layers=1, fusion_layer=2, rngs=nnx.Rngs(0)),
+            "fusion_layer=2",
+        ),
+        (
+            lambda: fusion.mean(
+                {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4))}, dict.fromkeys("ab", HERE)
+            ),
+            "one shape",
+        ),
+        (
+            lambda: fusion.Bottleneck(("a",), 4, rngs=nnx.Rngs(0))(
+                {"a": jnp.ones((2, 4))}, {"a": HERE}
+            ),
             "reads tokens",
         ),
     ],

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from metajax.data.arrays import dataset
-from metajax.data.glyphs import glyphs, split_scripts
+from metajax.data.datasets import dataset
+from metajax.data.sets.glyph_images import glyphs, split_scripts
 
 module = importlib.import_module("metajax.data.glyphs")
 fonts = importlib.import_module("metajax.data.fonts")
@@ -31,7 +31,9 @@ def few(monkeypatch):
 
 
 def in_final_size(pictures):
-    return np.asarray(pictures).reshape(-1, 28, 2, 28, 2).mean(axis=(2, 4)).reshape(len(pictures), -1)
+    return (
+        np.asarray(pictures).reshape(-1, 28, 2, 28, 2).mean(axis=(2, 4)).reshape(len(pictures), -1)
+    )
 
 
 def toy(*names):
@@ -42,7 +44,9 @@ def test_images_and_classes(built):
     data, (_, y, names, _) = built
     x = np.asarray(data.x)
     assert x.dtype == np.uint8 and x.shape[1:] == (28, 28, 1)
-    assert data.names == tuple(names) and np.array_equal(data.y, y) and len(set(names)) == len(names)
+    assert (
+        data.names == tuple(names) and np.array_equal(data.y, y) and len(set(names)) == len(names)
+    )
     assert data.classes > 900 and data.count.min() >= 12
     assert (x.max(axis=(1, 2, 3)) > 127).all(), "ink in every image"
     assert 0.05 < (x > 127).mean() < 0.3, "ink is bright on a dark ground"
@@ -61,13 +65,19 @@ def test_pictures_are_centred_and_fill_20_of_28_pixels(built):
 
 def test_scripts_and_names(built):
     names = built[0].names
-    assert {script for name in names for script in name.partition("/")[0].split("+")} >= {"Latin", "Greek", "Armenian"}
+    assert {script for name in names for script in name.partition("/")[0].split("+")} >= {
+        "Latin",
+        "Greek",
+        "Armenian",
+    }
     assert "Greek/GREEK SMALL LETTER ALPHA" in names
     assert "Cyrillic+Greek+Latin/LATIN CAPITAL LETTER A" in names
     assert not any(name.endswith("GREEK CAPITAL LETTER ALPHA") for name in names)
 
 
-@pytest.mark.parametrize("character", [*" 1+ⁿʰﬁ⠁─", "\u2126", "\u1eaf", "\ue000", "\u0301", "\U0010ffff"])
+@pytest.mark.parametrize(
+    "character", [*" 1+ⁿʰﬁ⠁─", "\u2126", "\u1eaf", "\ue000", "\u0301", "\U0010ffff"]
+)
 def test_not_a_letter(character):
     assert not fonts._is_letter(character)
 
@@ -103,7 +113,9 @@ def test_distortion_turns_scales_and_shifts_as_documented():
     np.testing.assert_allclose(place(0, 1, 0, 3, -2), (9, -2), atol=0.01)
     np.testing.assert_allclose(place(0, 1.2, 0, 0, 0), (7.2, 0), atol=0.2)
     np.testing.assert_allclose(place(np.pi / 2, 1, 0, 0, 0), (0, 6), atol=0.01)
-    np.testing.assert_allclose(place(np.pi / 2, 1, 0.2, 0, 0), (0, 6), atol=0.1)  # shear comes first: y is 0 there
+    np.testing.assert_allclose(
+        place(np.pi / 2, 1, 0.2, 0, 0), (0, 6), atol=0.1
+    )  # shear comes first: y is 0 there
     np.testing.assert_allclose(place(0, 1, 0.2, 0, 0), (6, 0), atol=0.1)
 
 
@@ -121,8 +133,13 @@ def test_no_two_examples_share_a_picture(built):
 
 def test_split_has_no_leak(built):
     data, (pictures, y, names, _) = built
-    split = split_scripts(data, train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"])
-    of = {name: {picture.tobytes() for picture in pictures[y == label]} for label, name in enumerate(names)}
+    split = split_scripts(
+        data, train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"]
+    )
+    of = {
+        name: {picture.tobytes() for picture in pictures[y == label]}
+        for label, name in enumerate(names)
+    }
     parts = [set().union(*(of[name] for name in part.names)) for part in split[:3]]
     assert len(set().union(*parts)) == sum(map(len, parts)), "no class and no picture in two parts"
     assert all("Latin" in name.partition("/")[0] for name in split.train.names)
@@ -145,7 +162,9 @@ def test_default_folder(few, tmp_path, monkeypatch):
     assert path.name.startswith("glyphs-") and path.name.endswith("-styles12-seed0.npz")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "array", "other keys", "other shape", "other labels"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "text", "empty", "array", "other keys", "other shape", "other labels"]
+)
 def test_damaged_file_is_rebuilt(few, tmp_path, damage):
     first = glyphs(cache=tmp_path)
     (path,) = tmp_path.iterdir()
@@ -187,7 +206,9 @@ def test_merged_class_holds_the_drawings_of_the_first(few, tmp_path):
     assert data.count.max() == 16  # not 3 x 16
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"styles": 1}, "styles=1"), ({"seed": -1}, "seed=-1")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"styles": 1}, "styles=1"), ({"seed": -1}, "seed=-1")]
+)
 def test_arguments_out_of_range(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         glyphs(cache=tmp_path, **arguments)
@@ -227,7 +248,10 @@ def test_split_without_validation():
         ({"train": ["A"], "test": ["E", "B"]}, r"Unknown scripts \['E'\].*'A': 2.*'B': 1"),
         ({"train": [], "test": ["B"]}, r"No class is left for train=\[\]"),
         ({"train": ["A"], "test": []}, r"No class is left for test=\[\]"),
-        ({"train": ["A"], "validation": ["C"], "test": ["B"]}, r"No class is left for validation=\['C'\]"),
+        (
+            {"train": ["A"], "validation": ["C"], "test": ["B"]},
+            r"No class is left for validation=\['C'\]",
+        ),
     ],
 )
 def test_split_errors(scripts, message):

@@ -29,7 +29,11 @@ def test_edges_that_give_the_answer_away_are_left_out():
 @pytest.mark.parametrize(
     ("names", "edges", "message"),
     [
-        (["a", "b"], [[0, 1], [1, 2]], r"Edges \[1\], such as \[1, 2\], lead to no node: there are 2"),
+        (
+            ["a", "b"],
+            [[0, 1], [1, 2]],
+            r"Edges \[1\], such as \[1, 2\], lead to no node: there are 2",
+        ),
         (["a", "b"], [[-1, 1]], r"Edges \[0\]"),
         (["a", "b"], [[0.0, 1.0]], r"got float64\[1, 2\]"),
         (["a", "b"], [0, 1], r"got int64\[2\]"),

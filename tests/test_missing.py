@@ -26,21 +26,33 @@ def make(number, present=None):
     value = {name: jnp.asarray(rng.normal(size=(number, 3))) for name in reversed(NAMES)}
     if present is None:
         present = rng.random((number, 4)) < 0.7
-    return Modalities(value, {name: jnp.asarray(present[:, m]) for m, name in reversed(list(enumerate(NAMES)))})
+    return Modalities(
+        value, {name: jnp.asarray(present[:, m]) for m, name in reversed(list(enumerate(NAMES)))}
+    )
 
 
 def test_presence_and_restrict():
     x = make(20)
     expected = np.stack([x.present[name] for name in NAMES], 1)
     np.testing.assert_array_equal(presence(x), expected)
-    np.testing.assert_array_equal(presence(restrict(x, ["text", "audio"])), expected & [[True, False, False, True]])
-    for call in (lambda: restrict(x, ["imagee"]), lambda: drop_modalities(x, {"imagee": 0.5}, jax.random.key(0))):
+    np.testing.assert_array_equal(
+        presence(restrict(x, ["text", "audio"])), expected & [[True, False, False, True]]
+    )
+    for call in (
+        lambda: restrict(x, ["imagee"]),
+        lambda: drop_modalities(x, {"imagee": 0.5}, jax.random.key(0)),
+    ):
         with pytest.raises(ValueError, match=r"\['imagee'\].*audio.*image.*series.*text"):
             call()
 
 
 def test_dropout_takes_away_at_the_rate_and_leaves_one():
-    x = make(20000, np.repeat(np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool), 5000, axis=0))
+    x = make(
+        20000,
+        np.repeat(
+            np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool), 5000, axis=0
+        ),
+    )
     drop = jax.jit(drop_modalities, static_argnames="keep_one")
     key = jax.random.key(3)
     before = presence(x)
@@ -49,7 +61,9 @@ def test_dropout_takes_away_at_the_rate_and_leaves_one():
     last = presence(drop(x, 1.0, key))
     np.testing.assert_array_equal(last.sum(1), before.any(1))  # exactly one where there was any
     assert not (last & ~before).any()
-    np.testing.assert_allclose(last[:5000].mean(0), 0.25, atol=0.025)  # and each as likely: 4 standard errors
+    np.testing.assert_allclose(
+        last[:5000].mean(0), 0.25, atol=0.025
+    )  # and each as likely: 4 standard errors
     np.testing.assert_allclose(last[5000:10000, :2].mean(0), 0.5, atol=0.029)
     some = presence(drop(x, {"audio": 0.2, "text": 0.7}, key, keep_one=False))
     np.testing.assert_allclose(some[:5000].mean(0), [0.8, 1, 1, 0.3], atol=0.026)
@@ -84,7 +98,10 @@ def test_the_rate_can_be_learned():
     rate = jnp.array([0.3, 0.6, 0.4])
     gradient = jax.jit(jax.jacobian(lambda rate: sampled(rate)[0]))(rate)
     exact = np.array(
-        [(exact_expectation(rate + d, losses) - exact_expectation(rate - d, losses)) / 2e-5 for d in 1e-5 * np.eye(3)]
+        [
+            (exact_expectation(rate + d, losses) - exact_expectation(rate - d, losses)) / 2e-5
+            for d in 1e-5 * np.eye(3)
+        ]
     )
     (value, _), drawn = sampled(rate)
     np.testing.assert_allclose(value, exact_expectation(rate, losses), atol=0.02)
@@ -130,10 +147,14 @@ def test_shapley_values():
             expected[m] += (first[index[tuple(mask)]] - before) / 24
     assert_close(values, jnp.asarray(expected))
     assert_close(values.sum(0), jnp.asarray(first[15] - first[0]))
-    assert_close(shapley(jnp.asarray(2 * first - second)), 2 * values - shapley(jnp.asarray(second)))
+    assert_close(
+        shapley(jnp.asarray(2 * first - second)), 2 * values - shapley(jnp.asarray(second))
+    )
     by_size = np.sqrt(masks.sum(1))  # equals share equally
     assert_close(shapley(jnp.asarray(by_size)), jnp.full(4, 0.5))
-    without = first[[index[(*mask[:2], False, mask[3])] for mask in masks.tolist()]]  # the third changes nothing
+    without = first[
+        [index[(*mask[:2], False, mask[3])] for mask in masks.tolist()]
+    ]  # the third changes nothing
     assert_close(shapley(jnp.asarray(without))[2], jnp.zeros(5))
     with pytest.raises(ValueError, match="got 6 values"):
         shapley(jnp.ones(6))
@@ -142,6 +163,8 @@ def test_shapley_values():
 @pytest.mark.parametrize("rate", [30, -0.5, jnp.array([0.1, 0.2]), {"image": 1.5}])
 def test_a_rate_that_is_no_probability_is_an_error(rate):
     here = jnp.ones(2, bool)
-    x = Modalities({"audio": jnp.ones((2, 1)), "image": jnp.ones((2, 1))}, {"audio": here, "image": here})
+    x = Modalities(
+        {"audio": jnp.ones((2, 1)), "image": jnp.ones((2, 1))}, {"audio": here, "image": here}
+    )
     with pytest.raises(ValueError, match="must be one probability"):
         drop_modalities(x, rate, jax.random.key(0))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.data.modes import regressions, task_modes
+from metajax.data.tasks.functions import regressions
+from metajax.data.tasks.modes import task_modes
 
 KEY = jax.random.key(0)
 # Of each family: the columns whose combinations its functions are, given c [..., 1].
@@ -26,7 +27,10 @@ def draw(sample, number, seed=0):
 @pytest.mark.parametrize("family", DESIGN)
 def test_a_family_has_the_functions_and_ranges_of_the_paper(family):
     tasks = draw(regressions(5, 40)[family], 150)
-    x, y = (np.concatenate([getattr(tasks.support, n), getattr(tasks.query, n)], axis=1)[..., 0] for n in "xy")
+    x, y = (
+        np.concatenate([getattr(tasks.support, n), getattr(tasks.query, n)], axis=1)[..., 0]
+        for n in "xy"
+    )
     assert x.dtype == y.dtype == np.float32 and tasks.support.y.shape == (150, 5, 1)
     assert -5 <= x.min() < -4.9 and 4.9 < x.max() <= 5
     found, curved = [], family in ("tanh", "absolute")
@@ -36,7 +40,9 @@ def test_a_family_has_the_functions_and_ranges_of_the_paper(family):
             grid = np.linspace(-3, 3, 241)
             column = DESIGN[family](one_x[None], grid[:, None])[0]
             column -= column.mean(axis=1, keepdims=True)
-            centre = grid[np.abs(column @ (one_y - one_y.mean()) / np.linalg.norm(column, axis=1)).argmax()]
+            centre = grid[
+                np.abs(column @ (one_y - one_y.mean()) / np.linalg.norm(column, axis=1)).argmax()
+            ]
         design = np.stack(DESIGN[family](one_x, centre), axis=1)
         solution = np.linalg.lstsq(design, one_y, rcond=None)[0]
         assert np.abs(design @ solution - one_y).max() < (0.1 if curved else 1e-3)
@@ -49,7 +55,11 @@ def test_a_family_has_the_functions_and_ranges_of_the_paper(family):
         assert 0.0199 < np.abs(first).min() < 0.03 and 0.14 < np.abs(first).max() < 0.1501
         assert 0.3 < (first > 0).mean() < 0.7
     else:
-        assert 2.8 < np.abs(first).max() < 3.2 and np.abs(first).min() < 0.15 and 0.3 < (first > 0).mean() < 0.7
+        assert (
+            2.8 < np.abs(first).max() < 3.2
+            and np.abs(first).min() < 0.15
+            and 0.3 < (first > 0).mean() < 0.7
+        )
         assert 2.8 < np.abs(last).max() < 3.2
 
 
@@ -75,7 +85,9 @@ def test_the_mode_is_in_the_context_and_its_task_is_drawn():
     tasks = jax.jit(mj.data.meta_batch(sample, 2000))(jnp.array(10.0), KEY)
     assert tasks.context.dtype == jnp.int32 and tasks.context.shape == (2000,)
     np.testing.assert_array_equal(tasks.support.x[:, 0, 0], tasks.context)
-    np.testing.assert_array_equal(tasks.query.y[:, 1, 0], tasks.context + 10)  # every mode gets the dataset
+    np.testing.assert_array_equal(
+        tasks.query.y[:, 1, 0], tasks.context + 10
+    )  # every mode gets the dataset
     np.testing.assert_allclose(np.bincount(tasks.context) / 2000, [0.1, 0.3, 0.6], atol=0.04)
     equal = draw_context(task_modes(modes))
     np.testing.assert_allclose(np.bincount(equal) / 2000, [1 / 3] * 3, atol=0.04)
@@ -96,7 +108,9 @@ def test_a_mode_draws_what_it_draws_alone():
 
 def test_errors_say_what_to_do():
     modes = {"small": constant(0.0), "large": constant(0.0, rows=3)}
-    with pytest.raises(ValueError, match=r"must be alike; those of 'large' are .*\[3, 1\].*of 'small'.*\[2, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"must be alike; those of 'large' are .*\[3, 1\].*of 'small'.*\[2, 1\]"
+    ):
         task_modes(modes)(0.0, KEY)
     with pytest.raises(ValueError, match=r"of 'own' have a context already, int32\[\]"):
         task_modes({"own": constant(0.0, context=jnp.int32(3))})(0.0, KEY)
@@ -106,7 +120,9 @@ def test_errors_say_what_to_do():
         {"small": 1, "large": 1, "other": 1},
         {"small": 1, "large": -1},
     ):
-        with pytest.raises(ValueError, match=r"each of the modes \['small', 'large'\] a positive number"):
+        with pytest.raises(
+            ValueError, match=r"each of the modes \['small', 'large'\] a positive number"
+        ):
             task_modes(modes, wrong)
     with pytest.raises(ValueError, match=r"each of the modes \[\]"):
         task_modes({})

@@ -17,7 +17,9 @@ RNG = np.random.default_rng(0)
 
 def native(x, kernel, stride):
     dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=dimensions
+    )
 
 
 def ours(x, kernel, stride):
@@ -27,7 +29,10 @@ def ours(x, kernel, stride):
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(6, 6), (7, 5), (4, 8)])
 def test_patches_times_matrix_is_convolution(stride, size):
-    x, kernel = jnp.asarray(RNG.normal(size=(2, *size, 3))), jnp.asarray(RNG.normal(size=(3, 3, 3, 4)))
+    x, kernel = (
+        jnp.asarray(RNG.normal(size=(2, *size, 3))),
+        jnp.asarray(RNG.normal(size=(3, 3, 3, 4))),
+    )
     conv = nets.Conv(3, 4, stride=stride, rngs=nnx.Rngs(0))
     conv.kernel.set_value(kernel)
     np.testing.assert_allclose(conv(x), native(x, kernel, stride), rtol=1e-12, atol=1e-12)
@@ -35,7 +40,10 @@ def test_patches_times_matrix_is_convolution(stride, size):
 
 
 def test_convolution_inside_a_second_order_step_has_the_gradients_of_lax_conv():
-    x, kernel = jnp.asarray(RNG.normal(size=(3, 2, 6, 6, 2))), jnp.asarray(RNG.normal(size=(3, 3, 2, 4)))
+    x, kernel = (
+        jnp.asarray(RNG.normal(size=(3, 2, 6, 6, 2))),
+        jnp.asarray(RNG.normal(size=(3, 3, 2, 4))),
+    )
 
     def meta_loss(kernel, convolve):
         def one(x):
@@ -88,7 +96,9 @@ def test_a_norm_pools_what_it_gives(policy):
 
     def loss(fast, x, inside):
         inner, outer = (nets.max_pool, lambda y: y) if inside else (None, nets.max_pool)
-        return (outer(apply(params._replace(fast=fast), x, reference=reference, pool=inner)) ** 2).sum()
+        return (
+            outer(apply(params._replace(fast=fast), x, reference=reference, pool=inner)) ** 2
+        ).sum()
 
     both = [jax.value_and_grad(loss, (0, 1))(fast, x, inside) for inside in (True, False)]
     assert_close(*both, 1e-12)
@@ -125,7 +135,9 @@ def test_a_net_computed_in_bfloat16_keeps_its_weights_and_small_steps():
     start = mj.Params(jnp.ones((), jnp.float32), ())
     adapt = mj.inner_loop(loss, optax.sgd(1e-4), steps=10).adapt
     assert adapt(start, batch, jax.random.key(0)).fast.dtype == jnp.float32
-    np.testing.assert_allclose(adapt(start, batch, jax.random.key(0)).fast, 0.998, atol=1e-4)  # (1 - 2e-4)^10
+    np.testing.assert_allclose(
+        adapt(start, batch, jax.random.key(0)).fast, 0.998, atol=1e-4
+    )  # (1 - 2e-4)^10
     assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), start)
     lost = mj.inner_loop(mj.losses.squared_error(apply), optax.sgd(1e-4), steps=10).adapt
@@ -134,7 +146,10 @@ def test_a_net_computed_in_bfloat16_keeps_its_weights_and_small_steps():
 
 def test_group_norm_is_flax_s():
     x = jnp.asarray(RNG.normal(size=(3, 5, 5, 16)))
-    ours, theirs = nets.GroupNorm(16, groups=4), nnx.GroupNorm(16, num_groups=4, epsilon=1e-5, rngs=nnx.Rngs(0))
+    ours, theirs = (
+        nets.GroupNorm(16, groups=4),
+        nnx.GroupNorm(16, num_groups=4, epsilon=1e-5, rngs=nnx.Rngs(0)),
+    )
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
 
 
@@ -153,12 +168,14 @@ def test_inductive_answers_do_not_depend_on_each_other():
     support = mj.Batch(x[:4], jnp.array([0, 0, 1, 1]))
     key = jax.random.key(0)
     for inductive in (False, True):
-        predict = functools.partial(mj.predict, adaptation, apply, params, support, key=key, inductive=inductive)
+        predict = functools.partial(
+            mj.predict, adaptation, apply, params, support, key=key, inductive=inductive
+        )
         answer = jax.jit(predict)
         together, alone = answer(x=x[4:]), jnp.concatenate([answer(x=row[None]) for row in x[4:]])
         assert np.allclose(together, alone, atol=1e-4) == inductive
     query = mj.Batch(x[4:], jnp.array([0, 1, 0, 1]))
-    task_loss = mj.episode(adaptation, loss, inductive=True)
+    task_loss = mj.query_loss(adaptation, loss, inductive=True)
     value = jax.jit(task_loss)(params, mj.Task(support, query), key)
     logits = answer(x=x[4:])
     np.testing.assert_allclose(
@@ -191,7 +208,9 @@ def test_functional_splits_by_filter():
     _, params = nets.functional(net, fast=nnx.PathContains("head"))
     assert list(params.fast) == ["head"]
     assert sorted(params.slow) == ["convolutions", "norms"]
-    with pytest.raises(ValueError, match=r"makes nothing fast; the module has .*\['head'\]\['kernel'\]"):
+    with pytest.raises(
+        ValueError, match=r"makes nothing fast; the module has .*\['head'\]\['kernel'\]"
+    ):
         nets.functional(net, fast=nnx.PathContains("tail"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from problems import assert_close, first, make_net, make_problem, make_tasks
 
 import metajax as mj
-from metajax._outer_loop import split_tasks
+from metajax.outer.mapping import split_tasks
 
 KEY = jax.random.key(0)
 
@@ -38,7 +38,7 @@ params, task = ridge_problem()
 tasks = jax.tree.map(lambda leaf: jnp.stack([leaf * scale for scale in (1.0, 0.5, 0.8, 1.2)]), task)
 dense = mj.implicit(mj.dense())
 for strategy, estimate in ((dense, jax.value_and_grad), (mj.mixed_mode(), jax.value_and_grad), (None, mj.forward)):
-    task_loss = mj.episode(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=60, differentiate=strategy), ridge_loss)
+    task_loss = mj.query_loss(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=60, differentiate=strategy), ridge_loss)
     make = lambda **options: mj.outer_loop(task_loss, optax.sgd(0.1), value_and_grad=estimate, **options)
     state = make().init(params)
     specs = {{"in_specs": (P(), P("devices"), P()), "out_specs": P()}}
@@ -51,7 +51,9 @@ print("equal")
 def test_four_devices_give_what_one_gives():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     code = DEVICES.format(tests=str(pathlib.Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "equal", done.stderr
 
 
@@ -59,8 +61,12 @@ def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
     problem, tasks = make_problem("reptile"), make_tasks(number=3)
     state = problem.outer.init(problem.params)
     after, _ = problem.outer.step(state, tasks, KEY)
-    adapted = jax.vmap(problem.adaptation.adapt, (None, 0, None))(problem.params, tasks.support, KEY).fast
-    halfway = jax.tree.map(lambda start, ends: start + 0.5 * (ends.mean(0) - start), problem.params.fast, adapted)
+    adapted = jax.vmap(problem.adaptation.adapt, (None, 0, None))(
+        problem.params, tasks.support, KEY
+    ).fast
+    halfway = jax.tree.map(
+        lambda start, ends: start + 0.5 * (ends.mean(0) - start), problem.params.fast, adapted
+    )
     assert_close(after.params.fast, halfway)
     wrong = make_problem("anil")
     with pytest.raises(ValueError, match="make all of the net fast"):
@@ -102,7 +108,11 @@ def test_another_estimator_of_the_gradient_is_an_argument():
     problem = make_problem("maml", value_and_grad=forward)
     plain = make_problem("maml")
     state = plain.outer.init(plain.params)
-    assert_close(problem.outer.step(state, make_tasks(), KEY), plain.outer.step(state, make_tasks(), KEY), 1e-8)
+    assert_close(
+        problem.outer.step(state, make_tasks(), KEY),
+        plain.outer.step(state, make_tasks(), KEY),
+        1e-8,
+    )
 
 
 def test_a_task_s_key_depends_only_on_its_index():
@@ -126,7 +136,9 @@ def test_evaluate_gives_mean_and_interval():
     assert summary["vector"].mean.shape == (2,)
     np.testing.assert_allclose(summary["loss"].mean, values.mean())
     # Student's t for 9 degrees of freedom, from a printed table.
-    np.testing.assert_allclose(summary["loss"].interval, 2.262 * values.std(ddof=1) / np.sqrt(10), rtol=2e-4)
+    np.testing.assert_allclose(
+        summary["loss"].interval, 2.262 * values.std(ddof=1) / np.sqrt(10), rtol=2e-4
+    )
     assert np.isnan(mj.summarize(jnp.ones(1)).interval)
 
 
@@ -134,7 +146,9 @@ def test_whole_training_runs_vmap_over_seeds():
     problem = make_problem("maml")
 
     def train(key):
-        start = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), problem.params)
+        start = jax.tree.map(
+            lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), problem.params
+        )
 
         def step(state, number):
             state, info = problem.outer.step(state, make_tasks(), jax.random.fold_in(key, number))
@@ -153,7 +167,9 @@ def test_whole_training_runs_vmap_over_seeds():
 def test_errors_say_what_to_do():
     problem = make_problem("maml", tasks_at_once=3)
     state, tasks = problem.outer.init(problem.params), make_tasks(number=4)
-    with pytest.raises(ValueError, match="tasks_at_once=3 must divide the number of tasks, which is 4"):
+    with pytest.raises(
+        ValueError, match="tasks_at_once=3 must divide the number of tasks, which is 4"
+    ):
         problem.outer.step(state, tasks, KEY)
     with pytest.raises(ValueError, match="tasks_at_once=0 must divide"):
         mj.evaluate(problem.task_loss, problem.params, tasks, KEY, tasks_at_once=0)
@@ -163,7 +179,9 @@ def test_errors_say_what_to_do():
         mj.outer_loop(problem.task_loss, "adam")
     wrong = first(tasks)
     with pytest.raises(ValueError, match=r"must be alike, got .*\[4\].*\[3\]"):
-        problem.task_loss(problem.params, wrong._replace(query=wrong.query._replace(x=wrong.query.x[:, :3])), KEY)
+        problem.task_loss(
+            problem.params, wrong._replace(query=wrong.query._replace(x=wrong.query.x[:, :3])), KEY
+        )
     with pytest.raises(ValueError, match=r"Labels must be integers of shape \[12\], got float64"):
         problem.loss(problem.params, wrong.query._replace(y=wrong.query.y.astype(float)), KEY)
     apply, params = make_net()
@@ -173,9 +191,17 @@ def test_errors_say_what_to_do():
 
 @pytest.mark.parametrize(
     ("backend", "numbers", "tasks", "expected"),
-    [("cpu", 10, 6, 6), ("cpu", 2**15, 6, 2), ("cpu", 2**15, 5, 1), ("cpu", 6_000, 12, 4), ("gpu", 2**15, 6, 6)],
+    [
+        ("cpu", 10, 6, 6),
+        ("cpu", 2**15, 6, 2),
+        ("cpu", 2**15, 5, 1),
+        ("cpu", 6_000, 12, 4),
+        ("gpu", 2**15, 6, 6),
+    ],
 )
-def test_tasks_at_once_by_default_are_what_fits_into_the_cache_of_a_cpu(monkeypatch, backend, numbers, tasks, expected):
+def test_tasks_at_once_by_default_are_what_fits_into_the_cache_of_a_cpu(
+    monkeypatch, backend, numbers, tasks, expected
+):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params = mj.Params(jnp.zeros(numbers, jnp.float32), ())
     _, keys = split_tasks(params, jnp.zeros((tasks, 3), jnp.float32), jax.random.key(0), None)

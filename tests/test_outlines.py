@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.path import Path
 
-from metajax.data.glyphs import split_scripts
-from metajax.data.outlines import glyph_modalities, glyph_words
+from metajax.data.sets.glyph_images import split_scripts
+from metajax.data.sets.glyph_outlines import glyph_modalities, glyph_words
 
-glyphs, fonts, outlines = (importlib.import_module(f"metajax.data.{name}") for name in ("glyphs", "fonts", "outlines"))
+glyphs, fonts, outlines = (
+    importlib.import_module(f"metajax.data.{name}") for name in ("glyphs", "fonts", "outlines")
+)
 LETTERS = "ARbΓΔՕა"
 
 
@@ -38,7 +40,9 @@ def test_flattened_curves_enclose_the_area_of_the_letter(classes):
         rows = slice(offsets[letter], offsets[letter + 1])
         curves = np.split(points[rows], np.flatnonzero(starts[rows])[1:])
         closed = [np.concatenate([curve, curve[:1]]) for curve in curves]
-        expected = area(Path(1000 * vertices, codes).to_polygons()) / 1000**2  # it flattens to about a unit
+        expected = (
+            area(Path(1000 * vertices, codes).to_polygons()) / 1000**2
+        )  # it flattens to about a unit
         assert abs(area(closed) / expected - 1) < 0.01
         assert len(curves) == (codes == 1).sum()
         corners = vertices[codes != 79]  # the vertex of "close" has no meaning
@@ -47,9 +51,13 @@ def test_flattened_curves_enclose_the_area_of_the_letter(classes):
 
 def test_an_outline_distorted_as_the_image_fits_the_image(few, classes, tmp_path, monkeypatch):
     """Outlines with the values of the images, filled by matplotlib, are the images: same sense of turning and shift."""
-    monkeypatch.setattr(outlines, "distortions", lambda number, seed: glyphs.distortions(number, seed[0]))
+    monkeypatch.setattr(
+        outlines, "distortions", lambda number, seed: glyphs.distortions(number, seed[0])
+    )
     data = glyph_modalities(points=200, cache=tmp_path)
-    fine = (np.mgrid[:112, :112][::-1].reshape(2, -1).T + 0.5) / 40 - 1.4  # four places a pixel, in units of 10 pixels
+    fine = (
+        np.mgrid[:112, :112][::-1].reshape(2, -1).T + 0.5
+    ) / 40 - 1.4  # four places a pixel, in units of 10 pixels
     for row in range(0, len(data.y), 7):
         outline = np.asarray(data.x.value["outline"][row])
         curves = np.split(outline[:, :2], np.flatnonzero(outline[:, 3])[1:])
@@ -60,11 +68,20 @@ def test_an_outline_distorted_as_the_image_fits_the_image(few, classes, tmp_path
 
 
 def test_outlines_are_a_second_view_that_is_kept_in_a_file(few, tmp_path, monkeypatch):
-    first, other = glyph_modalities(cache=tmp_path, points=16), glyph_modalities(cache=tmp_path, points=16, seed=1)
-    assert first.x.value["outline"].shape == (len(first.y), 16, 4) and first.x.present["outline"].all()
+    first, other = (
+        glyph_modalities(cache=tmp_path, points=16),
+        glyph_modalities(cache=tmp_path, points=16, seed=1),
+    )
+    assert (
+        first.x.value["outline"].shape == (len(first.y), 16, 4) and first.x.present["outline"].all()
+    )
     assert not np.array_equal(first.x.value["outline"], other.x.value["outline"])
     assert not np.allclose(glyphs.distortions(5, 0), glyphs.distortions(5, [0, 1]))
-    path = next(path for path in tmp_path.iterdir() if path.name.startswith("outlines") and "seed0" in path.name)
+    path = next(
+        path
+        for path in tmp_path.iterdir()
+        if path.name.startswith("outlines") and "seed0" in path.name
+    )
     path.write_bytes(path.read_bytes()[:99])  # damaged: made again
     again = glyph_modalities(cache=tmp_path, points=16)
     np.testing.assert_array_equal(first.x.value["outline"], again.x.value["outline"])

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 import metajax as mj
-from metajax.data.own import image_folder, table
+from metajax.data.read.folders import image_folder
+from metajax.data.read.tables import table
 
 
 def save(path, value, size=(20, 20), mode="RGB"):
@@ -30,13 +31,21 @@ def photos(tmp_path):
 
 def test_an_image_folder_is_a_data_set(photos):
     source = image_folder(photos, size=8)
-    assert source.names == ("Greek/alpha", "Greek/beta", "cat") and source.count.tolist() == [2, 1, 1]
+    assert source.names == ("Greek/alpha", "Greek/beta", "cat") and source.count.tolist() == [
+        2,
+        1,
+        1,
+    ]
     assert source.x.shape == (4, 8, 8, 3) and source.x.dtype == np.uint8
     colours = [[10, 20, 30], [20, 40, 60], [50, 60, 70], [200, 200, 200]]
-    np.testing.assert_array_equal(source.x, np.broadcast_to(np.array(colours)[:, None, None], (4, 8, 8, 3)))
+    np.testing.assert_array_equal(
+        source.x, np.broadcast_to(np.array(colours)[:, None, None], (4, 8, 8, 3))
+    )
     grey = image_folder(str(photos), size=5, grey=True)
     assert grey.x.shape == (4, 5, 5, 1)
-    np.testing.assert_allclose(grey.x[:, 0, 0, 0], np.array(colours) @ [0.299, 0.587, 0.114], atol=1)
+    np.testing.assert_allclose(
+        grey.x[:, 0, 0, 0], np.array(colours) @ [0.299, 0.587, 0.114], atol=1
+    )
 
 
 def test_the_middle_square_is_taken_and_the_camera_turned_upright(tmp_path):
@@ -57,7 +66,9 @@ def test_what_is_transparent_becomes_white(tmp_path):
     value = np.zeros((4, 4, 4), np.uint8)
     value[:, 2:] = 10, 20, 30, 255
     Image.fromarray(value).save(tmp_path / "a" / "1.png")
-    palette = Image.fromarray(np.repeat([[0, 1]], 2, axis=1).repeat(4, axis=0).astype(np.uint8), mode="P")
+    palette = Image.fromarray(
+        np.repeat([[0, 1]], 2, axis=1).repeat(4, axis=0).astype(np.uint8), mode="P"
+    )
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "a" / "2.png", transparency=bytes([0, 255]))
     for image in np.asarray(image_folder(tmp_path, size=4).x):
@@ -67,7 +78,9 @@ def test_what_is_transparent_becomes_white(tmp_path):
 def test_images_of_more_than_eight_bits_are_not_cut(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / "a" / "1.png")
-    with pytest.raises(ValueError, match=r"1\.png cannot be read as an image \(it has more than 8 bits"):
+    with pytest.raises(
+        ValueError, match=r"1\.png cannot be read as an image \(it has more than 8 bits"
+    ):
         image_folder(tmp_path, size=4)
 
 
@@ -99,7 +112,9 @@ def test_bad_folders_are_refused(photos, monkeypatch):
     with pytest.raises(ValueError, match="size=0 must be the height"):
         image_folder(photos, size=0)
     (photos / "Greek" / "gamma").mkdir()
-    with pytest.raises(ValueError, match=r"Folders \['Greek/gamma'\] of .* have no image \(\.bmp, "):
+    with pytest.raises(
+        ValueError, match=r"Folders \['Greek/gamma'\] of .* have no image \(\.bmp, "
+    ):
         image_folder(photos, size=8)
     (photos / "Greek" / "gamma").rmdir()
     save(photos / "stray.png", (0, 0, 0))
@@ -142,7 +157,9 @@ def count_letters(texts):
 
 
 def test_a_table_of_numbers(write):
-    path = write("wing,kind,bill", "1.5,wren,2", "3,tit,-4e-1", "", "5,wren,6", encoding="utf-8-sig")
+    path = write(
+        "wing,kind,bill", "1.5,wren,2", "3,tit,-4e-1", "", "5,wren,6", encoding="utf-8-sig"
+    )
     source = table(path, label="kind", numbers=["bill", "wing"])
     assert source.names == ("tit", "wren") and source.x.dtype == np.float32
     np.testing.assert_array_equal(source.x, np.array([[-0.4, 3], [2, 1.5], [6, 5]], np.float32))
@@ -160,9 +177,22 @@ def test_a_table_of_images_or_of_texts(write):
 
 
 def test_a_table_of_several_modalities_with_gaps(write):
-    path = write("photo,kind,words,wing", "img/red.png,b,,1", ",b,tree,2", "img/green.png,a,bee,", ",a,,3")
-    source = table(path, label="kind", images=["photo"], numbers=["wing"], texts={"words": count_letters}, size=2)
-    assert isinstance(source.x, mj.Modalities) and set(source.x.value) == {"photo", "numbers", "words"}
+    path = write(
+        "photo,kind,words,wing", "img/red.png,b,,1", ",b,tree,2", "img/green.png,a,bee,", ",a,,3"
+    )
+    source = table(
+        path,
+        label="kind",
+        images=["photo"],
+        numbers=["wing"],
+        texts={"words": count_letters},
+        size=2,
+    )
+    assert isinstance(source.x, mj.Modalities) and set(source.x.value) == {
+        "photo",
+        "numbers",
+        "words",
+    }
     present = {name: there.tolist() for name, there in source.x.present.items()}
     assert present == {  # sorted by class: the lines 4, 5, 2, 3
         "photo": [True, False, True, False],
@@ -171,12 +201,16 @@ def test_a_table_of_several_modalities_with_gaps(write):
     }
     assert source.x.value["numbers"].tolist() == [[0], [3], [1], [2]]
     assert source.x.value["words"].tolist() == [[3, 2], [0, 0], [0, 0], [4, 2]]
-    np.testing.assert_array_equal(source.x.value["photo"][:, 0, 0], [[0, 255, 0], [0] * 3, [255, 0, 0], [0] * 3])
+    np.testing.assert_array_equal(
+        source.x.value["photo"][:, 0, 0], [[0, 255, 0], [0] * 3, [255, 0, 0], [0] * 3]
+    )
 
 
 def test_a_broken_image_of_a_table_takes_its_line_with_it(write, tmp_path):
     (tmp_path / "img" / "bad.png").write_bytes(b"bad")
-    path = write("photo,kind,wing", "img/bad.png,a,1", "img/red.png,a,2", ",a,3", "img/green.png,b,4")
+    path = write(
+        "photo,kind,wing", "img/bad.png,a,1", "img/red.png,a,2", ",a,3", "img/green.png,b,4"
+    )
     options = {"label": "kind", "images": ["photo"], "numbers": ["wing"], "size": 2}
     with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
         table(path, **options)
@@ -221,7 +255,9 @@ def test_files_that_are_not_there_or_not_text(write, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         table(tmp_path / "none.csv", label="kind", numbers=["wing"])
     path = write("kind,photo", "a,img/red.png", "b,img/blue.png")
-    with pytest.raises(FileNotFoundError, match=r"1 images of column 'photo' are not there: .*blue\.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 images of column 'photo' are not there: .*blue\.png"
+    ):
         table(path, label="kind", images=["photo"], size=2, broken=lambda path: None)
     with pytest.raises(ValueError, match="not a table of comma-separated values in UTF-8"):
         table(write("kind,wing", "ä,1", encoding="latin-1"), label="kind", numbers=["wing"])

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metajax.data.digits import paired_digits, spoken_digits, written_digits
 from metajax.data.graphs import composition_graph
-from metajax.data.hanzi import hanzi, hanzi_characters
-from metajax.data.intents import _NAMES, clinc150, clinc150_texts
-from metajax.data.packs import groceries, grocery_descriptions, omniglot_strokes
-from metajax.data.text import train_tokenizer
+from metajax.data.sets.characters import hanzi, hanzi_characters
+from metajax.data.sets.digits import paired_digits, spoken_digits, written_digits
+from metajax.data.sets.grocery import groceries, grocery_descriptions
+from metajax.data.sets.handwriting import omniglot_strokes
+from metajax.data.sets.intents import _NAMES, clinc150, clinc150_texts
+from metajax.data.texts import train_tokenizer
 
 
 @pytest.fixture
@@ -34,18 +35,30 @@ def test_the_packs_are_read_whole(packs):
     assert 2.5 < points[:, :, 3].sum(axis=1).mean() < 4, "strokes of a character"
     image, (rows, columns) = np.asarray(strokes.x.value["image"])[..., 0], np.mgrid[:28, :28]
     for axis, places in ((0, columns), (1, rows)):  # image and trajectory are of the same drawing
-        ink = (image * places).sum((1, 2)) / image.sum((1, 2)) - np.where(image > 99, places, 14).mean((1, 2))
+        ink = (image * places).sum((1, 2)) / image.sum((1, 2)) - np.where(
+            image > 99, places, 14
+        ).mean((1, 2))
         assert np.corrcoef(ink, points[:, :, axis].mean(axis=1))[0, 1] > 0.3
     assert spoken_digits().x.shape == (2000, 6000) and paired_digits(pairs=200).smallest == 200
     photographs = groceries(size=8)
-    assert photographs.classes == 81 and len(photographs.y) == 5421 and photographs.info["iconic"].shape[0] == 81
-    assert set(grocery_descriptions()) == set(photographs.names) and all(grocery_descriptions().values())
+    assert (
+        photographs.classes == 81
+        and len(photographs.y) == 5421
+        and photographs.info["iconic"].shape[0] == 81
+    )
+    assert set(grocery_descriptions()) == set(photographs.names) and all(
+        grocery_descriptions().values()
+    )
     characters, table = hanzi(points=33), hanzi_characters()
-    assert characters.classes == 94 and characters.smallest >= 20 and len(table["character"]) == 9574
+    assert (
+        characters.classes == 94 and characters.smallest >= 20 and len(table["character"]) == 9574
+    )
     leaked = {(whole, table["radical"][whole]) for whole in range(9574)}
     names, edges = composition_graph(table["character"], table["decomposition"])
     assert len(leaked & {(whole, names[part]) for whole, part in edges}) > 8000
-    names, edges = composition_graph(table["character"], table["decomposition"], without=table["radical"])
+    names, edges = composition_graph(
+        table["character"], table["decomposition"], without=table["radical"]
+    )
     assert not leaked & {(whole, names[part]) for whole, part in edges} and len(edges) > 5000
     assert clinc150("train").smallest == 100 and clinc150_texts("test")[1].count("meta/yes") == 30
     assert set(clinc150_texts("oos_test")[1]) == {"oos"}
@@ -53,7 +66,13 @@ def test_the_packs_are_read_whole(packs):
 
 def test_the_pen_was_lifted_where_it_moved_far_and_late(pack):
     # 10 pixels right, a lift of 60 in 0.5 s, a fast line of 60, a pause of 0.5 s with 2, and the end of the clock
-    points = [[0, 0, 0, 1], [160, 0, 12, 0], [160, 960, 512, 0], [1120, 960, 524, 0], [1120, 992, 1024, 0]]
+    points = [
+        [0, 0, 0, 1],
+        [160, 0, 12, 0],
+        [160, 960, 512, 0],
+        [1120, 960, 524, 0],
+        [1120, 992, 1024, 0],
+    ]
     late = [[1120, 1040, 65535, 0], [0, 1040, 65535, 0]]
     pack(
         "omniglot_strokes.npz",
@@ -80,18 +99,30 @@ def speech(pack):
         speaker=["ann", "bob"] * 10,
     )
     rng = np.random.default_rng(0)
-    pack("mnist.npz", image=rng.integers(0, 255, (40, 28, 28)).astype(np.uint8), label=np.arange(40) % 10)
+    pack(
+        "mnist.npz",
+        image=rng.integers(0, 255, (40, 28, 28)).astype(np.uint8),
+        label=np.arange(40) % 10,
+    )
 
 
 def test_recordings_are_padded_and_cut_at_the_end(speech):
     source = spoken_digits(samples=5)
-    assert source.x.dtype == jnp.int16 and source.names[4] == "four" and source.count.tolist() == [2] * 10
+    assert (
+        source.x.dtype == jnp.int16
+        and source.names[4] == "four"
+        and source.count.tolist() == [2] * 10
+    )
     assert source.x[8:10].tolist() == [[5, 5, 5, 0, 0], [41, 42, 43, 44, 45]]
     assert spoken_digits(samples=2, speakers=["ann"]).x.tolist() == [[d + 1] * 2 for d in range(10)]
 
 
 def test_pairs_share_the_digit_and_nothing_else(speech):
-    source, images, waves = paired_digits(pairs=2, samples=6), written_digits(), spoken_digits(samples=6)
+    source, images, waves = (
+        paired_digits(pairs=2, samples=6),
+        written_digits(),
+        spoken_digits(samples=6),
+    )
     for digit in range(10):
         rows = slice(2 * digit, 2 * digit + 2)
         for name, single in (("image", images), ("audio", waves)):
@@ -108,7 +139,10 @@ def test_pairs_share_the_digit_and_nothing_else(speech):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"speakers": ["ann", "eve"]}, r"speakers=\['ann', 'eve'\] must be some of \['ann', 'bob'\]"),
+        (
+            {"speakers": ["ann", "eve"]},
+            r"speakers=\['ann', 'eve'\] must be some of \['ann', 'bob'\]",
+        ),
         ({"speakers": []}, r"speakers=\[\]"),
         ({"samples": 0}, "samples=0"),
     ],
@@ -151,7 +185,11 @@ def test_photographs_are_cropped_resized_and_named(pack):
     np.testing.assert_allclose(source.x.mean((1, 2)), np.array([*COLOURS, COLOURS[2]]), atol=12)
     assert source.names == ("A/a", "A/b", "C/c")
     test = groceries(size=4, split="test")
-    assert test.names == ("C/c",) and test.info["iconic"].shape == (1, 64, 64, 3) and (test.info["iconic"] == 2).all()
+    assert (
+        test.names == ("C/c",)
+        and test.info["iconic"].shape == (1, 64, 64, 3)
+        and (test.info["iconic"] == 2).all()
+    )
     assert grocery_descriptions() == {"A/a": "red", "A/b": "green", "C/c": "blue"}
     with pytest.raises(ValueError, match=r"split='valid' is not one of \['test', 'train'\]"):
         groceries(split="valid")
@@ -186,10 +224,16 @@ def test_a_character_without_definition_lacks_that_modality(pack):
     characters(pack)
     source = hanzi(points=4, smallest=2, length=5)
     assert source.names == ("z",) and source.x.value["image"][:, 0, 0, 0].tolist() == [0, 2]
-    assert source.x.present["definition"].tolist() == [True, False] and source.x.present["image"].all()
-    assert source.x.value["definition"].dtype == jnp.int32 and source.x.value["definition"][0, 0] > 1
+    assert (
+        source.x.present["definition"].tolist() == [True, False] and source.x.present["image"].all()
+    )
+    assert (
+        source.x.value["definition"].dtype == jnp.int32 and source.x.value["definition"][0, 0] > 1
+    )
     own = hanzi(points=4, smallest=1, length=9, tokenizer=train_tokenizer(["fire"], size=9))
-    assert own.names == ("x", "y", "z") and (own.x.value["definition"][0] == 1).any(), "letters it does not know"
+    assert own.names == ("x", "y", "z") and (own.x.value["definition"][0] == 1).any(), (
+        "letters it does not know"
+    )
     assert hanzi_characters()["decomposition"][0] == "⿰bc"
     with pytest.raises(ValueError, match="No radical has smallest=3 characters; the largest has 2"):
         hanzi(smallest=3)
@@ -201,7 +245,12 @@ def test_a_character_without_definition_lacks_that_modality(pack):
 def intents(pack, tmp_path):
     def write(train):
         rows = [[f"i want {intent.replace('_', ' ')}", intent] for intent in _NAMES]
-        content = {"train": train or rows, "val": rows[::-1], "test": rows, "oos_test": [["eat", "oos"]]}
+        content = {
+            "train": train or rows,
+            "val": rows[::-1],
+            "test": rows,
+            "oos_test": [["eat", "oos"]],
+        }
         with gzip.open(tmp_path / "clinc150.json.gz", "wt") as file:
             json.dump(content, file)
 
@@ -216,7 +265,9 @@ def test_intents_share_one_vocabulary(intents):
     assert {domains.count(domain) for domain in domains} == {15} and len(set(domains)) == 10
     np.testing.assert_array_equal(train.x, val.x)  # sorted by class, the same texts
     own = train_tokenizer(["i want"], size=10)
-    assert (np.asarray(clinc150("train", tokenizer=own, length=40).x) == 1).any(), "letters it does not know"
+    assert (np.asarray(clinc150("train", tokenizer=own, length=40).x) == 1).any(), (
+        "letters it does not know"
+    )
     assert clinc150_texts("oos_test") == (["eat"], ["oos"])
 
 

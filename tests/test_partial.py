@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 
 import metajax as mj
-from metajax.data.partial import continual, noisy_labels, semi_supervised
-from metajax.data.varied import varied_episodes
+from metajax.data.tasks.partial_labels import noisy_labels, semi_supervised
+from metajax.data.tasks.sequences import continual
+from metajax.data.tasks.varied import varied_episodes
 
 KEY = jax.random.key(0)
 
@@ -16,7 +17,9 @@ KEY = jax.random.key(0)
 def rows(classes=8, each=10, **options):
     """An example is the number of its row; `each` of a class."""
     return mj.data.dataset(
-        np.arange(classes * each)[:, None].astype(np.int32), np.arange(classes * each) // each, **options
+        np.arange(classes * each)[:, None].astype(np.int32),
+        np.arange(classes * each) // each,
+        **options,
     )
 
 
@@ -41,17 +44,30 @@ def test_unlabelled_examples_are_of_the_task_and_of_distractors(distractors):
         np.testing.assert_array_equal(task.query.y, np.repeat(np.arange(3), 2))
         np.testing.assert_array_equal(support.info, classes)
         number = np.bincount(owner[hidden], minlength=8)
-        assert set(number) == {0, 4} and (number > 0).sum() == 3 + distractors and (number[classes] == 4).all()
+        assert (
+            set(number) == {0, 4}
+            and (number > 0).sum() == 3 + distractors
+            and (number[classes] == 4).all()
+        )
         both = [*support.x[:, 0], *task.query.x[:, 0]]
         assert len(set(both)) == len(both)
-        orders.add(tuple(classes.tolist().index(one) if one in classes else -1 for one in owner[hidden]))
+        orders.add(
+            tuple(classes.tolist().index(one) if one in classes else -1 for one in owner[hidden])
+        )
     assert len(orders) > 90, "their order gives no label away"
 
 
 def test_unlabelled_examples_are_drawn_uniformly():
-    tasks = jax.jit(mj.data.meta_batch(semi_supervised(2, 1, 1, unlabelled=1, distractors=1), 4000))(rows(), KEY)
+    tasks = jax.jit(
+        mj.data.meta_batch(semi_supervised(2, 1, 1, unlabelled=1, distractors=1), 4000)
+    )(rows(), KEY)
     for row in (2, 4):  # the places of unlabelled examples are alike
-        assert scipy.stats.chisquare(np.bincount(np.asarray(tasks.support.x)[:, row, 0], minlength=80)).pvalue > 1e-3
+        assert (
+            scipy.stats.chisquare(
+                np.bincount(np.asarray(tasks.support.x)[:, row, 0], minlength=80)
+            ).pvalue
+            > 1e-3
+        )
 
 
 def clusters(classes=12, each=12):
@@ -75,12 +91,20 @@ def test_who_does_not_read_them_is_the_supervised_baseline_and_who_does_knows_mo
         return params._replace(fast={"head": written})
 
     loss, params = mj.losses.cross_entropy(head), mj.Params({}, {})
-    tasks = jax.jit(mj.data.meta_batch(semi_supervised(3, 1, 5, unlabelled=5), 300))(clusters(), KEY)
-    known = tasks._replace(support=jax.vmap(lambda batch: mj.take(batch, jnp.arange(3)))(tasks.support))
-    judge = lambda adaptation, tasks: mj.evaluate(mj.episode(adaptation, loss), params, tasks, KEY)["accuracy"]
+    tasks = jax.jit(mj.data.meta_batch(semi_supervised(3, 1, 5, unlabelled=5), 300))(
+        clusters(), KEY
+    )
+    known = tasks._replace(
+        support=jax.vmap(lambda batch: mj.take(batch, jnp.arange(3)))(tasks.support)
+    )
+    judge = lambda adaptation, tasks: mj.evaluate(
+        mj.query_loss(adaptation, loss), params, tasks, KEY
+    )["accuracy"]
     baseline, blind = judge(plain, known), judge(plain, tasks)
     np.testing.assert_array_equal(baseline.per_task, blind.per_task)
-    gain = judge(mj.Adaptation(lambda params, key: params, adapt), tasks).per_task - baseline.per_task
+    gain = (
+        judge(mj.Adaptation(lambda params, key: params, adapt), tasks).per_task - baseline.per_task
+    )
     assert gain.mean() > 0.02 and gain.mean() > 3 * gain.std() / 300**0.5
 
 
@@ -123,7 +147,9 @@ def test_a_stream_never_comes_back():
             assert stream.support.x.shape == (3, 4, 1) and stream.query.x.shape == (3, 6, 1)
             owner = stream.support.x[..., 0] // 10
             assert len(set(owner.reshape(-1).tolist())) == 6
-            np.testing.assert_array_equal(stream.query.x[..., 0] // 10, np.repeat(owner[:, ::2], 3, axis=1))
+            np.testing.assert_array_equal(
+                stream.query.x[..., 0] // 10, np.repeat(owner[:, ::2], 3, axis=1)
+            )
             rows_seen = [*stream.support.x.reshape(-1), *stream.query.x.reshape(-1)]
             assert len(set(rows_seen)) == len(rows_seen)
             labels = np.arange(6).reshape(3, 2) % (2 if local else 6)
@@ -131,7 +157,9 @@ def test_a_stream_never_comes_back():
             np.testing.assert_array_equal(stream.query.y, np.repeat(labels, 3, axis=1))
             assert stream.support.y.dtype == np.int32
             for now in range(3):  # what is known of a class is where its label says
-                np.testing.assert_array_equal(stream.support.info[now][stream.support.y[now]], owner[now])
+                np.testing.assert_array_equal(
+                    stream.support.info[now][stream.support.y[now]], owner[now]
+                )
             assert stream.support.info.shape == ((3, 2) if local else (3, 6))
 
 
@@ -150,10 +178,19 @@ def test_a_stream_is_learned_in_a_scan():
 
 def test_rotations_make_more_classes():
     source = mj.data.dataset(
-        np.random.default_rng(0).integers(0, 255, (12, 4, 4, 1)).astype(np.uint8), np.arange(12) // 6
+        np.random.default_rng(0).integers(0, 255, (12, 4, 4, 1)).astype(np.uint8),
+        np.arange(12) // 6,
     )
-    assert jax.eval_shape(continual(2, 4, 1, 1, rotations=True), source, KEY).support.x.shape == (4, 2, 4, 4, 1)
-    task = jax.eval_shape(semi_supervised(5, 1, 1, unlabelled=2, distractors=3, rotations=True), source, KEY)
+    assert jax.eval_shape(continual(2, 4, 1, 1, rotations=True), source, KEY).support.x.shape == (
+        4,
+        2,
+        4,
+        4,
+        1,
+    )
+    task = jax.eval_shape(
+        semi_supervised(5, 1, 1, unlabelled=2, distractors=3, rotations=True), source, KEY
+    )
     assert task.support.x.shape == (5 + 16, 4, 4, 1) and task.support.x.dtype == jnp.float32
 
 
@@ -163,9 +200,14 @@ def test_errors_say_what_to_do():
         semi_supervised(2, 1, 1, unlabelled=0)
     with pytest.raises(ValueError, match="distractors must be a whole number, 0 or more, got -1"):
         semi_supervised(2, 1, 1, unlabelled=1, distractors=-1)
-    with pytest.raises(ValueError, match="ways=5 and distractors=4 must not exceed the number of classes, 8"):
+    with pytest.raises(
+        ValueError, match="ways=5 and distractors=4 must not exceed the number of classes, 8"
+    ):
         semi_supervised(5, 1, 1, unlabelled=1, distractors=4)(source, KEY)
-    with pytest.raises(ValueError, match=r"shots=1, unlabelled=8, queries=2 must not exceed together the 10 examples"):
+    with pytest.raises(
+        ValueError,
+        match=r"shots=1, unlabelled=8, queries=2 must not exceed together the 10 examples",
+    ):
         jax.jit(semi_supervised(5, 1, 2, unlabelled=8))(source, KEY)
     for rate in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"rate=.* must be a probability"):
@@ -176,7 +218,11 @@ def test_errors_say_what_to_do():
         noisy_labels(continual(2, 2, 1, 1), 0.1)(source, KEY)
     with pytest.raises(ValueError, match="tasks must be a whole number, 1 or more, got 0"):
         continual(2, 0, 1, 1)
-    with pytest.raises(ValueError, match="ways=3 in each of tasks=3 must not exceed the number of classes, 8"):
+    with pytest.raises(
+        ValueError, match="ways=3 in each of tasks=3 must not exceed the number of classes, 8"
+    ):
         continual(3, 3, 1, 1)(source, KEY)
-    with pytest.raises(ValueError, match="shots=6, queries=5 must not exceed together the 10 examples"):
+    with pytest.raises(
+        ValueError, match="shots=6, queries=5 must not exceed together the 10 examples"
+    ):
         continual(2, 2, 6, 5)(source, KEY)

@@ -12,9 +12,13 @@ from test_strategies import KEY, ridge_loss, ridge_problem
 
 import metajax as mj
 
-RATE = mj.Rule(lambda params, key: jnp.array([-3.0, 0.5]), lambda rule: optax.sgd(jnp.exp(rule[0]), momentum=rule[1]))
+RATE = mj.Rule(
+    lambda params, key: jnp.array([-3.0, 0.5]),
+    lambda rule: optax.sgd(jnp.exp(rule[0]), momentum=rule[1]),
+)
 RECORD = optax.GradientTransformation(
-    lambda params: jnp.zeros_like(params), lambda gradient, state, params: (jnp.zeros_like(gradient), gradient)
+    lambda params: jnp.zeros_like(params),
+    lambda gradient, state, params: (jnp.zeros_like(gradient), gradient),
 )
 """Moves nothing and keeps the gradient."""
 
@@ -32,17 +36,23 @@ def problem(pairs):
 def test_the_estimate_is_unbiased_over_a_whole_problem(truncation):
     pairs, horizon = 20_000, 6
     params, tasks, task = problem(pairs)
-    make = functools.partial(mj.persistent, RATE, ridge_loss, RECORD, horizon=horizon, truncation=truncation)
+    make = functools.partial(
+        mj.persistent, RATE, ridge_loss, RECORD, horizon=horizon, truncation=truncation
+    )
     outer = make(pairs=pairs, std=0.01)
     step, state, estimates = jax.jit(outer.step), outer.init(params, tasks, KEY), []
-    for number in range(2 * horizon // truncation):  # the first round ends what began at another age
+    for number in range(
+        2 * horizon // truncation
+    ):  # the first round ends what began at another age
         state, info = step(state, tasks, jax.random.fold_in(KEY, number))
         estimates.append(state.optimizer)
     found = np.mean(estimates[horizon // truncation :], axis=0)
 
     def mean_loss(rule):
         adaptation = mj.inner_loop(ridge_loss, RATE, steps=horizon, path=True)
-        average = mj.episode(adaptation, ridge_loss, step_weights=lambda context: jnp.full(horizon, 1 / horizon))
+        average = mj.query_loss(
+            adaptation, ridge_loss, step_weights=lambda context: jnp.full(horizon, 1 / horizon)
+        )
         return average(params._replace(rule=rule), task, KEY)[0]
 
     np.testing.assert_allclose(found, jax.grad(mean_loss)(params.rule), rtol=0.08)
@@ -51,7 +61,9 @@ def test_the_estimate_is_unbiased_over_a_whole_problem(truncation):
 
 def test_pairs_are_at_different_ages_and_start_anew():
     params, tasks, _ = problem(4)
-    outer = mj.persistent(RATE, ridge_loss, optax.sgd(1e-3), horizon=8, truncation=2, pairs=4, std=0.01)
+    outer = mj.persistent(
+        RATE, ridge_loss, optax.sgd(1e-3), horizon=8, truncation=2, pairs=4, std=0.01
+    )
     state = outer.init(params, tasks, KEY)
     assert state.age.tolist() == [0, 2, 4, 6]
     step = jax.jit(outer.step)
@@ -70,7 +82,9 @@ def test_a_pair_that_is_not_finite_is_left_out_and_starts_anew():
     outer = mj.persistent(RATE, ridge_loss, RECORD, horizon=8, truncation=2, pairs=3, std=0.01)
     bad = tasks._replace(query=tasks.query._replace(y=tasks.query.y.at[1].set(jnp.nan)))
     state, info = outer.step(outer.init(params, bad, KEY), tasks, KEY)
-    assert info.skipped == 1 and jnp.isfinite(info.loss) and bool(jnp.isfinite(state.optimizer).all())
+    assert (
+        info.skipped == 1 and jnp.isfinite(info.loss) and bool(jnp.isfinite(state.optimizer).all())
+    )
     state, info = outer.step(state, tasks, KEY)
     assert info.skipped == 0
     all_bad = tasks._replace(query=tasks.query._replace(y=tasks.query.y * jnp.nan))
@@ -101,7 +115,7 @@ def test_training_runs_by_fit_and_lowers_the_loss():
         progress=False,
     )
     assert records[-1]["loss"] < records[0]["loss"]
-    task_loss = mj.episode(mj.inner_loop(ridge_loss, rule, steps=20), ridge_loss)
+    task_loss = mj.query_loss(mj.inner_loop(ridge_loss, rule, steps=20), ridge_loss)
     assert task_loss(state.params, task, KEY)[0] < task_loss(params, task, KEY)[0]
 
 
@@ -146,6 +160,8 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"must return \(scalar, metrics\)"):
         outer.step(outer.init(params, tasks, KEY), tasks, KEY)
     with pytest.raises(ValueError, match=r"trains a metajax\.Rule"):
-        mj.persistent(optax.sgd(0.1), ridge_loss, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1)
+        mj.persistent(
+            optax.sgd(0.1), ridge_loss, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1
+        )
     with pytest.raises(ValueError, match="no array to begin from"):
         outer.init(params._replace(fast=()), tasks, KEY)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from metajax.data.arrays import dataset
-from metajax.data.published import (
+from metajax.data.datasets import dataset
+from metajax.data.sets.published_splits import (
     _CIFAR100,
     _OMNIGLOT,
     cifar_fs_split,
@@ -53,13 +53,17 @@ def test_cifar_fs():
     assert set(split.parts["train"]) == set(CIFAR_FS_TRAIN.split())
     assert every(split) == every(fc100_split()), "both are all of CIFAR-100"
     kinds = {name: kind for kind, names in _CIFAR100.items() for name in names.split()}
-    assert {kinds[name] for name in split.parts["train"]} & {kinds[name] for name in split.parts["test"]}
+    assert {kinds[name] for name in split.parts["train"]} & {
+        kinds[name] for name in split.parts["test"]
+    }
 
 
 def test_fc100_holds_superclasses_out():
     split = fc100_split()
     assert sizes(split) == {"train": 60, "validation": 20, "test": 20}
-    assert set(split.parts["train"]) == set(FC100_TRAIN.split()) and set(split.parts["test"]) == set(FC100_TEST.split())
+    assert set(split.parts["train"]) == set(FC100_TRAIN.split()) and set(
+        split.parts["test"]
+    ) == set(FC100_TEST.split())
     kinds = {name: kind for kind, names in _CIFAR100.items() for name in names.split()}
     of_part = [{kinds[name] for name in names} for names in split.parts.values()]
     assert [len(kind) for kind in of_part] == [12, 4, 4] and len(set.union(*of_part)) == 20
@@ -79,17 +83,32 @@ def test_digests_stay_so_that_results_can_be_compared():
 
 def test_a_published_part_is_taken_from_data():
     names = sorted(every(cifar_fs_split()))
-    source = dataset(np.arange(200, dtype=np.uint8)[:, None], np.repeat(np.arange(100), 2), names=names)
-    parts = {part: select_part(source, cifar_fs_split(), part) for part in ("train", "validation", "test")}
+    source = dataset(
+        np.arange(200, dtype=np.uint8)[:, None], np.repeat(np.arange(100), 2), names=names
+    )
+    parts = {
+        part: select_part(source, cifar_fs_split(), part)
+        for part in ("train", "validation", "test")
+    }
     assert [part.classes for part in parts.values()] == [64, 16, 20]
     check_leaks(**parts)
-    with pytest.raises(ValueError, match="16 of the 16 classes of part='validation' of 'mini-ImageNet' are not"):
+    with pytest.raises(
+        ValueError, match="16 of the 16 classes of part='validation' of 'mini-ImageNet' are not"
+    ):
         select_part(source, mini_imagenet_split(), "validation")
 
 
 def test_omniglot_by_alphabet():
-    folders = {"images_background": _OMNIGLOT["train"].split()[:6], "images_evaluation": _OMNIGLOT["test"].split()[:4]}
-    names = [f"{folder}/{a}/character{c}" for folder, alphabets in folders.items() for a in alphabets for c in range(3)]
+    folders = {
+        "images_background": _OMNIGLOT["train"].split()[:6],
+        "images_evaluation": _OMNIGLOT["test"].split()[:4],
+    }
+    names = [
+        f"{folder}/{a}/character{c}"
+        for folder, alphabets in folders.items()
+        for a in alphabets
+        for c in range(3)
+    ]
     split = omniglot_split(names[::-1])
     assert sizes(split) == {"train": 18, "test": 12} and every(split) == set(names)
     assert {name.partition("/")[0] for name in split.parts["test"]} == {"images_evaluation"}
@@ -97,11 +116,17 @@ def test_omniglot_by_alphabet():
     assert omniglot_split(bare).parts["test"] == tuple(bare[18:])
     assert [len(set(known.split())) for known in _OMNIGLOT.values()] == [30, 20]
     inner = draw_split(split.parts["train"], {"train": 4, "validation": 2}, group=group_of)
-    assert sizes(inner) == {"train": 12, "validation": 6} and every(inner) == set(split.parts["train"])
+    assert sizes(inner) == {"train": 12, "validation": 6} and every(inner) == set(
+        split.parts["train"]
+    )
 
 
 def test_names_that_are_not_omniglot_are_refused():
-    with pytest.raises(ValueError, match=r"have an alphabet of Omniglot .*but \['Elvish/alpha'\] have not"):
+    with pytest.raises(
+        ValueError, match=r"have an alphabet of Omniglot .*but \['Elvish/alpha'\] have not"
+    ):
         omniglot_split(["images_background/Greek/character01", "Elvish/alpha"])
-    with pytest.raises(ValueError, match=r"Parts \['test'\] of 'Omniglot, by alphabet' have no class"):
+    with pytest.raises(
+        ValueError, match=r"Parts \['test'\] of 'Omniglot, by alphabet' have no class"
+    ):
         omniglot_split(["images_background/Greek/character01"])

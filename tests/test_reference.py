@@ -45,7 +45,9 @@ def by_name(tree):
 @pytest.mark.parametrize("case", CASES)
 def test_meta_gradient_is_that_of_pytorch(case, reference):
     net, network, optimizer, steps = CASES[case]
-    support, query = (Batch(*(reference[f"{net}/{part}/{xy}"] for xy in "xy")) for part in ("support", "query"))
+    support, query = (
+        Batch(*(reference[f"{net}/{part}/{xy}"] for xy in "xy")) for part in ("support", "query")
+    )
     apply, params = nets.functional(network())
     weights = [jnp.asarray(reference[f"{net}/weights/{name}"]) for name in by_name(params.fast)]
     params = params._replace(fast=jax.tree.unflatten(jax.tree.structure(params.fast), weights))
@@ -59,7 +61,9 @@ def test_meta_gradient_is_that_of_pytorch(case, reference):
     value, gradient = jax.jit(jax.value_and_grad(meta_loss))(params)
     np.testing.assert_allclose(value, reference[f"{case}/loss"], rtol=1e-12)
     gradient = by_name(gradient.fast)
-    assert gradient.keys() == {name.removeprefix(f"{case}/gradient/") for name in reference if f"{case}/g" in name}
+    assert gradient.keys() == {
+        name.removeprefix(f"{case}/gradient/") for name in reference if f"{case}/g" in name
+    }
     for name, leaf in gradient.items():
         expected = reference[f"{case}/gradient/{name}"]
         assert leaf.shape == expected.shape

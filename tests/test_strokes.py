@@ -18,7 +18,9 @@ def test_points_are_equidistant_along_the_way():
     (result,) = resample(circle, np.zeros(400), [0, 400], number=33)
     gaps = np.linalg.norm(np.diff(result[:, :2], axis=0), axis=1)
     np.testing.assert_allclose(gaps, gaps.mean(), rtol=0.02)
-    np.testing.assert_allclose(np.hypot(result[:, 0], result[:, 1]), 1, atol=0.01)  # centred, and of half side 1
+    np.testing.assert_allclose(
+        np.hypot(result[:, 0], result[:, 1]), 1, atol=0.01
+    )  # centred, and of half side 1
     np.testing.assert_allclose(result[[0, -1], :2], (circle[[0, -1]] - 7) / 3, atol=0.01)
     np.testing.assert_allclose(result[:, 2], np.linspace(0, 1, 33), atol=1e-6)
     assert result.dtype == np.float32 and result[:, 3].tolist() == [1.0] + [0.0] * 32
@@ -29,7 +31,9 @@ def test_strokes_share_the_points_by_length_and_are_not_joined():
     points = [[0, 0], [6, 0], [6, 3], [4, 3], [2, 1]]
     (result,) = resample(points, [True, False, True, False, True], [0, 5], number=11)
     assert np.flatnonzero(result[:, 3]).tolist() == [0, 7, 10]
-    np.testing.assert_allclose(result[:7, :2], np.stack([np.arange(7) / 3 - 1, np.full(7, -0.5)], axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        result[:7, :2], np.stack([np.arange(7) / 3 - 1, np.full(7, -0.5)], axis=1), atol=1e-6
+    )
     np.testing.assert_allclose(result[7:10, :2], [[1, 0.5], [2 / 3, 0.5], [1 / 3, 0.5]], atol=1e-6)
     np.testing.assert_allclose(result[10], [-1 / 3, -1 / 6, 1, 1], atol=1e-6)
 
@@ -58,7 +62,12 @@ def test_the_clock_is_followed_where_there_is_one():
 @pytest.mark.parametrize(
     ("points", "starts", "offsets", "message"),
     [
-        (np.zeros((3, 2)), [1, 1, 1], [0, 3], r"Drawings \[0\] have up to 3 strokes; number=2 points are too few"),
+        (
+            np.zeros((3, 2)),
+            [1, 1, 1],
+            [0, 3],
+            r"Drawings \[0\] have up to 3 strokes; number=2 points are too few",
+        ),
         (np.zeros((3, 2)), [1, 0, 0], [0, 2, 2, 3], r"Drawings \[1\] have no points"),
         (np.zeros((3, 2)), [1, 0, 0], [0, 2], "offsets must go from 0 to the 3 rows"),
         (np.zeros((3, 2)), [1, 0], [0, 3], r"got \(3, 2\) and \(2,\)"),
@@ -86,13 +95,17 @@ def reference(points, now, size):
     frame = np.zeros((size, size))
     for row in range(size):
         for column in range(size):
-            frame[row, column] = np.clip(1.25 - np.linalg.norm(places - [column, row], axis=1).min(), 0, 1)
+            frame[row, column] = np.clip(
+                1.25 - np.linalg.norm(places - [column, row], axis=1).min(), 0, 1
+            )
     return frame
 
 
 def test_the_video_shows_what_is_drawn_by_then():
     points = [wiggle(3, 8), wiggle(4, 8)]
-    strokes = resample(np.concatenate(points), np.tile([1, 0, 0, 1, 0, 0, 0, 1], 2), [0, 8, 16], number=7)
+    strokes = resample(
+        np.concatenate(points), np.tile([1, 0, 0, 1, 0, 0, 0, 1], 2), [0, 8, 16], number=7
+    )
     strokes = jnp.asarray(strokes, jnp.float64)
     video = jax.jit(lambda strokes: draw(strokes, frames=3, size=12))(strokes)
     assert video.shape == (2, 3, 12, 12, 1)

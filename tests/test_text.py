@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from metajax.data.text import tokenize, train_tokenizer
+from metajax.data.texts import tokenize, train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog sat", "a cat and a dog", "Thé CAT!"]
 
@@ -19,7 +19,9 @@ def test_the_same_words_have_the_same_ids_in_every_split(learned):
     ids = tokenize(learned, ["the cat", "the CAT sat", "zebra"], length=8)
     assert ids.dtype == np.int32 and ids.shape == (3, 8)
     np.testing.assert_array_equal(ids[0, :2], ids[1, :2])
-    assert (ids[0] > 0).tolist() == [True, True] + [False] * 6, "frequent words are one piece; zeros at the end"
+    assert (ids[0] > 0).tolist() == [True, True] + [False] * 6, (
+        "frequent words are one piece; zeros at the end"
+    )
     assert 1 in ids[2], "the letter z was never seen"
     assert ids.max() < 60
 
@@ -28,12 +30,16 @@ def test_a_vocabulary_depends_on_texts_and_size_but_not_on_their_order(learned):
     assert train_tokenizer(TEXTS[::-1], size=60).get_vocab() == learned.get_vocab()
     fewer = train_tokenizer(TEXTS, size=20)
     assert fewer.get_vocab_size() == 20
-    assert (tokenize(fewer, TEXTS, length=40) > 0).sum() > (tokenize(learned, TEXTS, length=40) > 0).sum()
+    assert (tokenize(fewer, TEXTS, length=40) > 0).sum() > (
+        tokenize(learned, TEXTS, length=40) > 0
+    ).sum()
 
 
 def test_a_long_text_is_an_error_or_cut(learned):
     whole = tokenize(learned, TEXTS, length=8)
-    with pytest.raises(ValueError, match=r"Texts \[0, 2\] have more than length=4 tokens; take length=6"):
+    with pytest.raises(
+        ValueError, match=r"Texts \[0, 2\] have more than length=4 tokens; take length=6"
+    ):
         tokenize(learned, TEXTS, length=4)
     np.testing.assert_array_equal(tokenize(learned, TEXTS, length=4, cut=True), whole[:, :4])
 
@@ -60,7 +66,9 @@ def test_missing_package(monkeypatch):
 
 
 def test_a_vocabulary_holds_all_characters():
-    with pytest.raises(ValueError, match="size=4 must be 12 or more: the texts have 10 different characters"):
+    with pytest.raises(
+        ValueError, match="size=4 must be 12 or more: the texts have 10 different characters"
+    ):
         train_tokenizer(["abcdefghij"], size=4)
     with pytest.raises(ValueError, match="are empty"):
         train_tokenizer(["a", None], size=9)

@@ -26,7 +26,9 @@ def sample(dataset, key):
 def run(steps, state=None, **options):
     problem = make_problem("maml")
     start = problem.outer.init(problem.params) if state is None else state
-    return mj.training.fit(problem.outer, start, sample, DATASET, KEY, steps=steps, progress=False, **options)
+    return mj.training.fit(
+        problem.outer, start, sample, DATASET, KEY, steps=steps, progress=False, **options
+    )
 
 
 def test_fused_steps_are_the_same_steps():
@@ -34,7 +36,9 @@ def test_fused_steps_are_the_same_steps():
     fused, fused_records = run(12, every=6, fuse=3)
     assert_close(one, fused, 1e-10)
     assert [record["step"] for record in records] == [6, 12]
-    np.testing.assert_allclose(*([record["loss"] for record in some] for some in (records, fused_records)))
+    np.testing.assert_allclose(
+        *([record["loss"] for record in some] for some in (records, fused_records))
+    )
     assert int(one.step) == 12
 
 
@@ -67,7 +71,14 @@ def test_records_are_logged_as_json_lines_and_evaluated(tmp_path):
     _, records = run(10, every=4, log=log, evaluate=evaluate)
     assert [json.loads(line) for line in log.read_text().splitlines()] == records
     assert [record["step"] for record in records] == [4, 8, 10]
-    for name in ("loss", "accuracy", "grad_norm", "seconds", "tasks_per_second", "evaluate/accuracy/interval"):
+    for name in (
+        "loss",
+        "accuracy",
+        "grad_norm",
+        "seconds",
+        "tasks_per_second",
+        "evaluate/accuracy/interval",
+    ):
         assert np.isfinite(records[-1][name])
     assert records[-1]["skipped"] == 0
     assert records[-1]["evaluate/loss"] < records[0]["evaluate/loss"]
@@ -92,7 +103,9 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
         return {}
 
     before = signal.getsignal(signal.SIGINT)
-    state, records = run(100, every=5, evaluate=interrupt, log=tmp_path / "log", checkpoint=tmp_path / "run")
+    state, records = run(
+        100, every=5, evaluate=interrupt, log=tmp_path / "log", checkpoint=tmp_path / "run"
+    )
     assert int(state.step) == 5
     assert len(calls) == len(records) == 1
     assert signal.getsignal(signal.SIGINT) is before
@@ -133,7 +146,9 @@ def test_it_runs_outside_the_main_thread():
 
 def test_the_bar_shows_loss_accuracy_and_speed(capsys):
     problem = make_problem("maml")
-    mj.training.fit(problem.outer, problem.outer.init(problem.params), sample, DATASET, KEY, steps=2)
+    mj.training.fit(
+        problem.outer, problem.outer.init(problem.params), sample, DATASET, KEY, steps=2
+    )
     shown = capsys.readouterr().err
     assert "2/2" in shown
     for name in ("loss=", "accuracy=", "tasks/s="):
@@ -143,15 +158,25 @@ def test_the_bar_shows_loss_accuracy_and_speed(capsys):
 def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     problem = make_problem("maml")
-    mj.training.fit(problem.outer, problem.outer.init(problem.params), sample, DATASET, KEY, steps=2)
+    mj.training.fit(
+        problem.outer, problem.outer.init(problem.params), sample, DATASET, KEY, steps=2
+    )
     assert capsys.readouterr().err == ""
 
 
 def test_skipped_tasks_are_counted():
     problem = make_problem("maml", tasks_at_once=1)
-    poisoned = DATASET._replace(query=DATASET.query._replace(x=DATASET.query.x.at[::2].set(jnp.nan)))
+    poisoned = DATASET._replace(
+        query=DATASET.query._replace(x=DATASET.query.x.at[::2].set(jnp.nan))
+    )
     state, records = mj.training.fit(
-        problem.outer, problem.outer.init(problem.params), sample, poisoned, KEY, steps=8, progress=False
+        problem.outer,
+        problem.outer.init(problem.params),
+        sample,
+        poisoned,
+        KEY,
+        steps=8,
+        progress=False,
     )
     assert 8 <= records[0]["skipped"] <= 24
     assert np.isfinite(records[0]["loss"])
@@ -166,7 +191,15 @@ def test_sizes_that_do_not_fit_are_refused(options):
 
 def test_import_is_light():
     """What is heavy comes with the first use; the seconds are measured in the benchmarks."""
-    heavy = ["matplotlib", "tensorflow", "tensorflow_datasets", "torch", "sklearn", "tqdm", "platformdirs"]
+    heavy = [
+        "matplotlib",
+        "tensorflow",
+        "tensorflow_datasets",
+        "torch",
+        "sklearn",
+        "tqdm",
+        "platformdirs",
+    ]
     code = f"import sys, metajax; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,9 +10,9 @@ from problems import assert_close
 import metajax as mj
 from metajax.modalities import (
     adaptive_prototypes,
+    compare_side_information,
     cross_modal_prototypes,
     described_head,
-    judge_side_information,
 )
 
 WAYS, WIDTH, KEY = 3, 5, jax.random.key(0)
@@ -26,7 +26,13 @@ def describe(params, info, key=None):
     return info["text"] @ params.slow["text"]
 
 
-PARAMS = mj.Params({}, {"image": jnp.eye(WIDTH), "text": jnp.asarray(np.random.default_rng(9).normal(size=(4, WIDTH)))})
+PARAMS = mj.Params(
+    {},
+    {
+        "image": jnp.eye(WIDTH),
+        "text": jnp.asarray(np.random.default_rng(9).normal(size=(4, WIDTH))),
+    },
+)
 LEARNERS = {
     "am3": adaptive_prototypes(embed, describe, WAYS, WIDTH),
     "one more shot": cross_modal_prototypes(embed, describe, WAYS),
@@ -46,7 +52,9 @@ def make_tasks(number=4, shots=2, seed=0):
 
     def batch(rows):
         x = centre[:, :, None] + 2 * rng.normal(size=(number, WAYS, rows, WIDTH))
-        y = jnp.broadcast_to(jnp.repeat(jnp.arange(WAYS, dtype=jnp.int32), rows)[None], (number, WAYS * rows))
+        y = jnp.broadcast_to(
+            jnp.repeat(jnp.arange(WAYS, dtype=jnp.int32), rows)[None], (number, WAYS * rows)
+        )
         return mj.Batch(jnp.asarray(x.reshape(number, -1, WIDTH)), y)
 
     return mj.Task(batch(shots)._replace(info={"text": jnp.asarray(text)}), batch(6))
@@ -66,7 +74,7 @@ def test_padding_is_inert_and_every_parameter_receives_gradient(name):
         y=jnp.concatenate([task.support.y, jnp.zeros(2, jnp.int32)]),
         weight=jnp.concatenate([jnp.ones(rows), jnp.zeros(2)]),
     )
-    loss = mj.episode(LEARNERS[name], mj.losses.cross_entropy(mj.linear_head(embed)))
+    loss = mj.query_loss(LEARNERS[name], mj.losses.cross_entropy(mj.linear_head(embed)))
     run = jax.jit(jax.value_and_grad(lambda params, task: loss(params, task, KEY)[0]))
     plain = run(start(name), task._replace(support=task.support._replace(weight=jnp.ones(rows))))
     assert_close(run(start(name), task._replace(support=padded)), plain, 1e-9)
@@ -79,7 +87,12 @@ def test_class_means_lean_on_what_is_known():
     w = np.asarray(describe(PARAMS, support.info))
     f = np.asarray(support.x).reshape(WAYS, 2, WIDTH)
     params = start("am3")
-    share = 1 / (1 + np.exp(-(w @ np.asarray(params.rule["kernel"]) + float(params.rule["bias"]))))[:, None]
+    share = (
+        1
+        / (1 + np.exp(-(w @ np.asarray(params.rule["kernel"]) + float(params.rule["bias"]))))[
+            :, None
+        ]
+    )
     params = params._replace(slow=PARAMS.slow)
     head = lambda name, support: LEARNERS[name].adapt(params, support, KEY).fast["head"]
     centres = {
@@ -87,7 +100,9 @@ def test_class_means_lean_on_what_is_known():
         "one more shot": (f.sum(axis=1) + w) / 3,
     }
     for name, centre in centres.items():
-        assert_close(head(name, support), {"kernel": 2 * centre.T, "bias": -(centre**2).sum(axis=1)}, 1e-9)
+        assert_close(
+            head(name, support), {"kernel": 2 * centre.T, "bias": -(centre**2).sum(axis=1)}, 1e-9
+        )
         unseen = head(name, support._replace(weight=jnp.array([0.0, 0.0, 1.0, 1.0, 1.0, 1.0])))
         assert_close(unseen["kernel"][:, 0], 2 * w[0], 1e-9)
         assert_close(unseen["kernel"][:, 1:], 2 * centre.T[:, 1:], 1e-9)
@@ -96,11 +111,13 @@ def test_class_means_lean_on_what_is_known():
 def test_the_controls_tell_what_information_was_worth():
     tasks, adaptation = make_tasks(200, shots=1), LEARNERS["am3"]
     params = adaptation.init(PARAMS, KEY)
-    loss = mj.episode(adaptation, mj.losses.cross_entropy(mj.linear_head(embed)))
-    plain = mj.episode(mj.prototypes(embed, WAYS), mj.losses.cross_entropy(mj.linear_head(embed)))
+    loss = mj.query_loss(adaptation, mj.losses.cross_entropy(mj.linear_head(embed)))
+    plain = mj.query_loss(
+        mj.prototypes(embed, WAYS), mj.losses.cross_entropy(mj.linear_head(embed))
+    )
     without = mj.evaluate(plain, params, tasks, KEY)["accuracy"].per_task
     poor = {"text": tasks.support.info["text"] * jnp.array([1.0, 0.0, 0.0, 0.0])[None, None]}
-    judged = judge_side_information(loss, params, tasks, KEY, names_only=poor, tasks_at_once=50)
+    judged = compare_side_information(loss, params, tasks, KEY, names_only=poor, tasks_at_once=50)
     assert list(judged) == ["given", "permuted", "random", "no shots", "names only"]
     gain = {name: mj.summarize(one["accuracy"].per_task - without) for name, one in judged.items()}
     assert gain["given"].mean > gain["given"].interval
@@ -127,10 +144,10 @@ def test_errors_say_what_to_do(name):
 
 
 def test_controls_need_something_to_control():
-    loss = mj.episode(LEARNERS["am3"], mj.losses.cross_entropy(mj.linear_head(embed)))
+    loss = mj.query_loss(LEARNERS["am3"], mj.losses.cross_entropy(mj.linear_head(embed)))
     tasks = make_tasks(1)
     with pytest.raises(ValueError, match="two tasks or more"):
-        judge_side_information(loss, start("am3"), tasks, KEY)
+        compare_side_information(loss, start("am3"), tasks, KEY)
     without = make_tasks(2)._replace(support=make_tasks(2).support._replace(info=()))
     with pytest.raises(ValueError, match=r"each with support\.info"):
-        judge_side_information(loss, start("am3"), without, KEY)
+        compare_side_information(loss, start("am3"), without, KEY)

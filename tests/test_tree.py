@@ -7,7 +7,9 @@ import metajax as mj
 def test_take_picks_rows_of_every_leaf_but_not_of_classes():
     present = {"image": jnp.array([True, False, True])}
     x = mj.Modalities({"image": jnp.arange(6.0).reshape(3, 2)}, present)
-    batch = mj.Batch(x, jnp.array([0, 1, 1]), weight=jnp.ones(3), reference=jnp.array([1, 0, 1]), info=jnp.eye(2))
+    batch = mj.Batch(
+        x, jnp.array([0, 1, 1]), weight=jnp.ones(3), reference=jnp.array([1, 0, 1]), info=jnp.eye(2)
+    )
     part = mj.take(batch, jnp.array([2, 1]))
     np.testing.assert_array_equal(part.x.value["image"], [[4.0, 5.0], [2.0, 3.0]])
     np.testing.assert_array_equal(part.x.present["image"], [True, False])

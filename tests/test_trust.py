@@ -48,7 +48,9 @@ clipped.defvjp(lambda x: (x, x), lambda x, cotangent: (cotangent * jnp.linalg.no
 
 @pytest.mark.parametrize("wrong", [scaled, clipped])
 def test_a_tangent_that_is_no_derivative_is_named(wrong):
-    found = check(mj.unroll(), lambda p, *rest: ridge_loss(p._replace(fast=wrong(p.fast)), *rest), steps=2)
+    found = check(
+        mj.unroll(), lambda p, *rest: ridge_loss(p._replace(fast=wrong(p.fast)), *rest), steps=2
+    )
     assert found.asymmetry > 0.01
     assert check(mj.mixed_mode(), steps=2).asymmetry < 1e-12
 
@@ -67,12 +69,17 @@ def test_stop_gradient_shows_in_the_differences_and_mixed_mode_stays_unroll():
     slopes = []
     for strategy in (mj.unroll(), mj.mixed_mode()):
         adaptation = mj.inner_loop(stopped, optax.sgd(0.1), steps=4, differentiate=strategy)
-        slopes.append(jax.grad(lambda p: mj.episode(adaptation, stopped)(p, task, KEY)[0])(params))  # noqa: B023
+        slopes.append(
+            jax.grad(lambda p: mj.query_loss(adaptation, stopped)(p, task, KEY)[0])(params)
+        )  # noqa: B023
     assert_close(*slopes)
 
 
 def test_implicit_that_has_not_converged_is_seen():
-    converged, early = check(mj.implicit(), proximity=0.5), check(mj.implicit(), proximity=0.5, steps=2)
+    converged, early = (
+        check(mj.implicit(), proximity=0.5),
+        check(mj.implicit(), proximity=0.5, steps=2),
+    )
     assert converged.inner_gradient < 1e-10 and max(converged.difference.values()) < 1e-4
     assert early.inner_gradient > 0.1 and max(early.difference.values()) > 0.1
     assert converged.solve_residual < 1e-5
@@ -81,17 +88,29 @@ def test_implicit_that_has_not_converged_is_seen():
     params, task = ridge_problem()
     adaptation = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=5)
     hasty = mj.conjugate_gradient(steps=1)
-    assert mj.check_meta_gradient(adaptation, ridge_loss, params, task, KEY, solver=hasty).solve_residual > 0.01
+    assert (
+        mj.check_meta_gradient(
+            adaptation, ridge_loss, params, task, KEY, solver=hasty
+        ).solve_residual
+        > 0.01
+    )
 
 
 def test_leaves_without_gradient_are_named():
-    loss = lambda params, batch, key: ridge_loss(params._replace(slow=params.slow["used"]), batch, key)
+    loss = lambda params, batch, key: ridge_loss(
+        params._replace(slow=params.slow["used"]), batch, key
+    )
     params, task = ridge_problem()
     params = params._replace(slow={"used": params.slow, "unused": jnp.ones(2)})
-    found = mj.check_meta_gradient(mj.inner_loop(loss, optax.sgd(0.1), steps=2), loss, params, task, KEY)
+    found = mj.check_meta_gradient(
+        mj.inner_loop(loss, optax.sgd(0.1), steps=2), loss, params, task, KEY
+    )
     assert found.zero == ["slow['unused']"]
     assert "slow['unused']: the gradient is zero" in str(found)
-    broken = lambda params, batch, key: (jnp.sqrt(params.slow["unused"] - 1).sum() + loss(params, batch, key)[0], {})
+    broken = lambda params, batch, key: (
+        jnp.sqrt(params.slow["unused"] - 1).sum() + loss(params, batch, key)[0],
+        {},
+    )
     found = mj.check_meta_gradient(mj.identity(), broken, params, task, KEY)
     assert found.not_finite == ["slow['unused']"]
     assert np.isnan(found[3:]).all()
@@ -100,7 +119,10 @@ def test_leaves_without_gradient_are_named():
 def test_a_learned_rule_is_checked_too():
     params, task = ridge_problem()
     adaptation = mj.inner_loop(
-        ridge_loss, learned_rate(functools.partial(optax.adam, eps_root=1e-8)), steps=3, differentiate=mj.mixed_mode()
+        ridge_loss,
+        learned_rate(functools.partial(optax.adam, eps_root=1e-8)),
+        steps=3,
+        differentiate=mj.mixed_mode(),
     )
     found = mj.check_meta_gradient(adaptation, ridge_loss, adaptation.init(params, KEY), task, KEY)
     assert found.difference["rule"] < 1e-6

@@ -57,7 +57,9 @@ def check_graph(names: Sequence[str], edges: ArrayLike) -> np.ndarray:
     """
     pairs = np.asarray(edges)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
-        raise ValueError(f"Edges must be integers [edges, 2], got {pairs.dtype}{list(pairs.shape)}.")
+        raise ValueError(
+            f"Edges must be integers [edges, 2], got {pairs.dtype}{list(pairs.shape)}."
+        )
     if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise ValueError(f"Names {twice[:10]} are given more than once; join their nodes.")
     if (dangling := np.flatnonzero(((pairs < 0) | (pairs >= len(names))).any(axis=1))).size:

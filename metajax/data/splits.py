@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._tree import shapes
-from metajax._types import PyTree
-from metajax.data.arrays import Dataset, select
+from metajax._checks import shapes
+from metajax.data.datasets import Dataset, select
+from metajax.types import PyTree
 
 _BLOCK = 256  # examples of a data set on disk that are in memory at once
 
 
-class ClassSplit(NamedTuple):
+class Split(NamedTuple):
     """Which classes belong to which part, by name: data, so that a result can say what it was measured on.
 
     Made by `class_split` and `draw_split`, which let no class into two parts.
@@ -37,13 +37,17 @@ class ClassSplit(NamedTuple):
     @property
     def digest(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the parts: the same for the same classes in any order."""
-        text = json.dumps({part: sorted(names) for part, names in self.parts.items()}, sort_keys=True)
+        text = json.dumps(
+            {part: sorted(names) for part, names in self.parts.items()}, sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def class_split(
-    name: str, parts: Mapping[str, Iterable[str] | Dataset | Callable[[str], bool]], names: Sequence[str] = ()
-) -> ClassSplit:
+    name: str,
+    parts: Mapping[str, Iterable[str] | Dataset | Callable[[str], bool]],
+    names: Sequence[str] = (),
+) -> Split:
     """A split by names. Results write down its `name` and `digest`.
 
     Args:
@@ -60,12 +64,14 @@ def class_split(
     (('Greek/alpha', 'Greek/beta'), '818167411397')
     """
     if strings := [part for part, wanted in parts.items() if isinstance(wanted, str)]:
-        raise ValueError(f"Parts {strings} of {name!r} must be lists of class names or predicates, not one string.")
+        raise ValueError(
+            f"Parts {strings} of {name!r} must be lists of class names or predicates, not one string."
+        )
     chosen: dict[str, Iterable[str]] = {}
     for part, wanted in parts.items():
         named = wanted.names if isinstance(wanted, Dataset) else wanted
         chosen[part] = filter(named, names) if callable(named) else named
-    return _checked(ClassSplit(name, {part: tuple(wanted) for part, wanted in chosen.items()}))
+    return _checked(Split(name, {part: tuple(wanted) for part, wanted in chosen.items()}))
 
 
 def draw_split(
@@ -74,7 +80,7 @@ def draw_split(
     *,
     seed: int = 0,
     group: Callable[[str], Hashable] | None = None,
-) -> ClassSplit:
+) -> Split:
     """A split by chance: of classes, or of whole groups of them, such as alphabets, domains or speakers.
 
     For Omniglot {"train": 1100, "validation": 100, "test": 423} is usual; these classes are those of `split_classes`
@@ -104,7 +110,7 @@ def draw_split(
         name: tuple(member for index in np.flatnonzero(part == number) for member in listed[index])
         for number, name in enumerate(sizes)
     }
-    return _checked(ClassSplit(f"{'/'.join(map(str, sizes.values()))} {kind}, seed {seed}", parts))
+    return _checked(Split(f"{'/'.join(map(str, sizes.values()))} {kind}, seed {seed}", parts))
 
 
 def split_classes(source: Dataset, sizes: tuple[int, ...], *, seed: int = 0) -> tuple[Dataset, ...]:
@@ -122,7 +128,7 @@ def split_classes(source: Dataset, sizes: tuple[int, ...], *, seed: int = 0) -> 
     return tuple(select(source, (part == number).tolist()) for number in range(len(sizes)))
 
 
-def select_part(source: Dataset, split: ClassSplit, part: str) -> Dataset:
+def select_part(source: Dataset, split: Split, part: str) -> Dataset:
     """The classes of one part of a split, in the order in which the data set has them.
 
     Args:
@@ -166,10 +172,17 @@ def check_leaks(**parts: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]
         ValueError: an example in two parts; parts whose examples differ in shape or dtype, so that none could be;
             single integers, such as row numbers without what fetches the rows.
     """
-    first_of = lambda source: source[1](np.asarray(source[0].x)[:1]) if isinstance(source, tuple) else source.x
-    kinds = {part: shapes(jax.tree.map(lambda leaf: leaf[0], first_of(source))) for part, source in parts.items()}
+    first_of = lambda source: (
+        source[1](np.asarray(source[0].x)[:1]) if isinstance(source, tuple) else source.x
+    )
+    kinds = {
+        part: shapes(jax.tree.map(lambda leaf: leaf[0], first_of(source)))
+        for part, source in parts.items()
+    }
     if len({str(kind) for kind in kinds.values()}) > 1:
-        raise ValueError(f"Only examples of the same shapes and dtypes can be compared, got {kinds}.")
+        raise ValueError(
+            f"Only examples of the same shapes and dtypes can be compared, got {kinds}."
+        )
     first: dict[bytes, tuple[str, str]] = {}
     copies: collections.Counter[str] = collections.Counter()
     for part, source in parts.items():
@@ -185,13 +198,15 @@ def check_leaks(**parts: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]
         )
 
 
-def save_split(split: ClassSplit, path: str | os.PathLike[str]) -> None:
+def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     """Writes a split as JSON: name, digest and parts."""
     stored = {"name": split.name, "digest": split.digest, "parts": split.parts}
-    pathlib.Path(path).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    pathlib.Path(path).write_text(
+        json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
-def load_split(path: str | os.PathLike[str]) -> ClassSplit:
+def load_split(path: str | os.PathLike[str]) -> Split:
     """Reads what `save_split` wrote.
 
     Raises:
@@ -202,9 +217,13 @@ def load_split(path: str | os.PathLike[str]) -> ClassSplit:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         split, digest = class_split(stored["name"], stored["parts"]), stored["digest"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a split of classes ({error!r}); write it by `save_split`.") from error
+        raise ValueError(
+            f"{path} is not a split of classes ({error!r}); write it by `save_split`."
+        ) from error
     if split.digest != digest:
-        raise ValueError(f"The classes in {path} have the digest {split.digest}, not {digest} as saved; get it anew.")
+        raise ValueError(
+            f"The classes in {path} have the digest {split.digest}, not {digest} as saved; get it anew."
+        )
     return split
 
 
@@ -213,11 +232,13 @@ def _drawn(sizes: tuple[int, ...], number: int, seed: int, kind: str) -> np.ndar
     if min(sizes, default=0) < 1 or sum(sizes) > number:
         raise ValueError(f"{sizes=} must be 1 or more and sum to at most the {number} {kind}.")
     part = np.full(number, -1)
-    part[np.random.default_rng(seed).permutation(number)[: sum(sizes)]] = np.repeat(range(len(sizes)), sizes)
+    part[np.random.default_rng(seed).permutation(number)[: sum(sizes)]] = np.repeat(
+        range(len(sizes)), sizes
+    )
     return part
 
 
-def _checked(split: ClassSplit) -> ClassSplit:
+def _checked(split: Split) -> Split:
     """The same split, in which no class is listed twice and no part is empty."""
     times = collections.Counter(name for names in split.parts.values() for name in names)
     if twice := [name for name, count in times.items() if count > 1]:
@@ -226,17 +247,27 @@ def _checked(split: ClassSplit) -> ClassSplit:
         )
     empty = [part for part, names in split.parts.items() if not names]
     if empty or not split.parts:
-        raise ValueError(f"Parts {empty} of {split.name!r} have no class; a split has parts, and each a class.")
+        raise ValueError(
+            f"Parts {empty} of {split.name!r} have no class; a split has parts, and each a class."
+        )
     return split
 
 
-def _read(source: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]]) -> Iterator[tuple[PyTree, list[str]]]:
+def _read(
+    source: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]],
+) -> Iterator[tuple[PyTree, list[str]]]:
     """Examples and the names of their classes, block by block."""
     rows, fetch = source if isinstance(source, tuple) else (source, None)
     names = [rows.names[label] for label in np.asarray(rows.y).tolist()]
     if fetch is None:
-        if isinstance(rows.x, jax.Array) and rows.x.ndim == 1 and jnp.issubdtype(rows.x.dtype, jnp.integer):
-            raise ValueError("Examples are single integers; if they are numbers of rows, give (rows, fetch) instead.")
+        if (
+            isinstance(rows.x, jax.Array)
+            and rows.x.ndim == 1
+            and jnp.issubdtype(rows.x.dtype, jnp.integer)
+        ):
+            raise ValueError(
+                "Examples are single integers; if they are numbers of rows, give (rows, fetch) instead."
+            )
         yield rows.x, names
         return
     for first in range(0, len(names), _BLOCK):
@@ -246,5 +277,8 @@ def _read(source: Dataset | tuple[Dataset, Callable[[np.ndarray], PyTree]]) -> I
 
 def _digests(x: PyTree) -> list[bytes]:
     """Of each row, over all leaves."""
-    rows = [np.ascontiguousarray(leaf).reshape(len(leaf), -1).view(np.uint8) for leaf in jax.tree.leaves(x)]
+    rows = [
+        np.ascontiguousarray(leaf).reshape(len(leaf), -1).view(np.uint8)
+        for leaf in jax.tree.leaves(x)
+    ]
     return [hashlib.sha256(b"".join(row)).digest() for row in zip(*rows, strict=True)]

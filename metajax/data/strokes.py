@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metajax._types import Array
+from metajax.types import Array
 
 _PEN = 1.5  # width of the line in pixels
-_FILLED = 5 / 7  # share of the frame that [-1, 1] fills: 20 of 28 pixels, as in written digits and glyphs
+
+_FILLED = (
+    5 / 7
+)  # share of the frame that [-1, 1] fills: 20 of 28 pixels, as in written digits and glyphs
 
 
-def resample(points: ArrayLike, starts: ArrayLike, offsets: ArrayLike, *, number: int) -> np.ndarray:
+def resample(
+    points: ArrayLike, starts: ArrayLike, offsets: ArrayLike, *, number: int
+) -> np.ndarray:
     """Trajectories of any lengths as `number` points each: float32[drawings, number, (x, y, t, start)].
 
     The drawings lie one after the other, as in the packs. The points stand evenly along the way of the pen while it is
@@ -58,7 +63,9 @@ def resample(points: ArrayLike, starts: ArrayLike, offsets: ArrayLike, *, number
         *((rows[:, :2] - (low + high)[drawing, :2] / 2) / np.where(half > 0, half, 1)[drawing]).T,
         clock / np.where(total > 0, total, 1)[drawing],
     ]
-    result = np.stack([*(np.interp(wanted, place, column) for column in columns), rank == 0], axis=1)
+    result = np.stack(
+        [*(np.interp(wanted, place, column) for column in columns), rank == 0], axis=1
+    )
     return result.astype(np.float32).reshape(len(first), number, 4)
 
 
@@ -99,7 +106,9 @@ def _distance(points_Px4: Array, now: Array, right_Q: Array, down_Q: Array) -> A
     ahead = jnp.roll(points_Px4, -1, axis=0)
     lasts = ahead[:, 2] - time
     done = jnp.where(lasts > 0, jnp.clip((now - time) / jnp.where(lasts > 0, lasts, 1), 0, 1), 1)
-    done = jnp.where(ahead[:, 3] > 0.5, 0, done)  # a stroke follows, after the last point the first: this one is a dot
+    done = jnp.where(
+        ahead[:, 3] > 0.5, 0, done
+    )  # a stroke follows, after the last point the first: this one is a dot
     across, along = (ahead[:, 0] - x) * done, (ahead[:, 1] - y) * done
     square = across**2 + along**2
     right, down = right_Q[:, None] - x[None], down_Q[:, None] - y[None]
@@ -118,7 +127,9 @@ def _share(length: np.ndarray, drawing: np.ndarray, number: int) -> np.ndarray:
             f"Drawings {crowded[:10].tolist()} have up to {strokes.max()} strokes; {number=} points are too few."
         )
     total = np.bincount(drawing, weights=length)
-    weight = np.where(total[drawing] > 0, length / np.where(total > 0, total, 1)[drawing], 1 / strokes[drawing])
+    weight = np.where(
+        total[drawing] > 0, length / np.where(total > 0, total, 1)[drawing], 1 / strokes[drawing]
+    )
     exact = weight * (number - strokes)[drawing]
     share = np.floor(exact).astype(int)
     left = number - strokes - np.bincount(drawing, weights=share).astype(int)
@@ -134,11 +145,15 @@ def _checked(
     """Points in float64, the first and last row of each drawing, and where strokes start."""
     rows, bounds, down = np.asarray(points, np.float64), np.asarray(offsets), np.array(starts, bool)
     if rows.ndim != 2 or rows.shape[1] not in (2, 3) or down.shape != rows.shape[:1]:
-        raise ValueError(f"Need points [rows, 2 or 3] and starts [rows], got {rows.shape} and {down.shape}.")
+        raise ValueError(
+            f"Need points [rows, 2 or 3] and starts [rows], got {rows.shape} and {down.shape}."
+        )
     if bounds.ndim != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(rows):
         raise ValueError(f"offsets must go from 0 to the {len(rows)} rows of points, got {bounds}.")
     if (np.diff(bounds) < 1).any():
-        raise ValueError(f"Drawings {np.flatnonzero(np.diff(bounds) < 1)[:10].tolist()} have no points; drop them.")
+        raise ValueError(
+            f"Drawings {np.flatnonzero(np.diff(bounds) < 1)[:10].tolist()} have no points; drop them."
+        )
     if not np.isfinite(rows).all():
         raise ValueError(
             f"points are not finite in rows {np.flatnonzero(~np.isfinite(rows).all(axis=1))[:10].tolist()}."

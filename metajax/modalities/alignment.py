@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from metajax._types import Array
+from metajax.types import Array
 
 
-def info_nce(first: Array, second: Array, *, temperature: float | Array = 0.07, weight: Array | None = None) -> Array:
+def info_nce(
+    first: Array, second: Array, *, temperature: float | Array = 0.07, weight: Array | None = None
+) -> Array:
     """Contrastive loss of CLIP: each row picks its partner among all, in both directions.
 
     L = -½ Σᵢ wᵢ (log softmaxⱼ(sᵢⱼ/τ)[i] + log softmaxⱼ(sⱼᵢ/τ)[i]) / Σᵢ wᵢ, with the cosine sᵢⱼ = x̂ᵢ·ŷⱼ. That of n rows
@@ -73,7 +75,9 @@ def sigmoid_loss(
     return _mean((loss_NxN @ counts_N + loss_NxN.T @ counts_N) / 2, weight_N)
 
 
-def triplet(first: Array, second: Array, *, margin: float | Array = 0.2, weight: Array | None = None) -> Array:
+def triplet(
+    first: Array, second: Array, *, margin: float | Array = 0.2, weight: Array | None = None
+) -> Array:
     """Ranking loss against the hardest negative in the batch, in both directions.
 
     L = Σᵢ wᵢ ([m - sᵢᵢ + maxⱼ≠ᵢ sᵢⱼ]₊ + [m - sᵢᵢ + maxⱼ≠ᵢ sⱼᵢ]₊) / Σᵢ wᵢ, with cosines s. The hardest and not all of
@@ -92,12 +96,20 @@ def triplet(first: Array, second: Array, *, margin: float | Array = 0.2, weight:
     """
     cosine_NxN, weight_N = _cosines(first, second, weight)
     negative_NxN = (weight_N > 0)[None, :] & ~jnp.eye(len(weight_N), dtype=bool)
-    there, back = (jnp.where(negative_NxN, s, -jnp.inf).max(axis=1) for s in (cosine_NxN, cosine_NxN.T))
+    there, back = (
+        jnp.where(negative_NxN, s, -jnp.inf).max(axis=1) for s in (cosine_NxN, cosine_NxN.T)
+    )
     gap_N = margin - jnp.diagonal(cosine_NxN)
     return _mean(jax.nn.relu(gap_N + there) + jax.nn.relu(gap_N + back), weight_N)
 
 
-def cca(first: Array, second: Array, *, regularisation: float | Array = 1e-4, weight: Array | None = None) -> Array:
+def cca(
+    first: Array,
+    second: Array,
+    *,
+    regularisation: float | Array = 1e-4,
+    weight: Array | None = None,
+) -> Array:
     """Deep CCA: minus the sum of the canonical correlations, those of the best-correlated linear projections.
 
     L = -Σₖ √(ρₖ² + δ²), with ρ the singular values of Σ₁₁^-½ Σ₁₂ Σ₂₂^-½, where Σ₁₂ = Σᵢ wᵢ (xᵢ - x̄)(yᵢ - ȳ)ᵀ / Σᵢ wᵢ,
@@ -117,16 +129,22 @@ def cca(first: Array, second: Array, *, regularisation: float | Array = 1e-4, we
     Source: Andrew et al. 2013, "Deep canonical correlation analysis", ICML.
     """
     first, second, weight_N = _rows(first, second, weight, same=False)
-    if first.shape[1] < second.shape[1]:  # there are no more correlations than features of the smaller side
+    if (
+        first.shape[1] < second.shape[1]
+    ):  # there are no more correlations than features of the smaller side
         first, second = second, first
     share_N = (weight_N / jnp.where(weight_N.sum() > 0, weight_N.sum(), 1))[:, None]
     first, second = ((x - (share_N * x).sum(axis=0)[None]) for x in (first, second))
     ridge = [regularisation * jnp.eye(x.shape[1], dtype=x.dtype) for x in (first, second)]
-    within_first, within_second = ((share_N * x).T @ x + r for x, r in zip((first, second), ridge, strict=True))
+    within_first, within_second = (
+        (share_N * x).T @ x + r for x, r in zip((first, second), ridge, strict=True)
+    )
     across = (share_N * first).T @ second
     half = solve_triangular(jnp.linalg.cholesky(within_first), across, lower=True)
     correlation = solve_triangular(jnp.linalg.cholesky(within_second), half.T, lower=True).T
-    return -jnp.trace(_root(correlation.T @ correlation + 1e-6 * jnp.eye(second.shape[1], dtype=second.dtype)))
+    return -jnp.trace(
+        _root(correlation.T @ correlation + 1e-6 * jnp.eye(second.shape[1], dtype=second.dtype))
+    )
 
 
 def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) -> Array:
@@ -157,17 +175,29 @@ def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) 
     return _mean((rank_N < k).astype(weight_N.dtype), weight_N)
 
 
-def _rows(first: Array, second: Array, weight: Array | None, same: bool) -> tuple[Array, Array, Array]:
+def _rows(
+    first: Array, second: Array, weight: Array | None, same: bool
+) -> tuple[Array, Array, Array]:
     """Features in float32 or wider, zeros in the rows that do not count, and the weights in the same dtype."""
-    shapes = [jnp.shape(first), jnp.shape(second), jnp.shape(first)[:1] if weight is None else jnp.shape(weight)]
-    paired = [len(shape) for shape in shapes] == [2, 2, 1] and len({shape[0] for shape in shapes}) == 1
+    shapes = [
+        jnp.shape(first),
+        jnp.shape(second),
+        jnp.shape(first)[:1] if weight is None else jnp.shape(weight),
+    ]
+    paired = [len(shape) for shape in shapes] == [2, 2, 1] and len(
+        {shape[0] for shape in shapes}
+    ) == 1
     if not paired or (same and shapes[0] != shapes[1]):
         need = "[n, d] and [n, d]" if same else "[n, d] and [n, e]"
         raise ValueError(f"Pairs must be {need} with weights [n], got shapes {shapes}.")
     dtype = jnp.promote_types(jnp.result_type(first, second), jnp.float32)
     weight_N = jnp.ones(shapes[2], dtype) if weight is None else weight.astype(dtype)
     counts_Nx1 = (weight_N > 0)[:, None]
-    return jnp.where(counts_Nx1, first, 0).astype(dtype), jnp.where(counts_Nx1, second, 0).astype(dtype), weight_N
+    return (
+        jnp.where(counts_Nx1, first, 0).astype(dtype),
+        jnp.where(counts_Nx1, second, 0).astype(dtype),
+        weight_N,
+    )
 
 
 def _cosines(first: Array, second: Array, weight: Array | None) -> tuple[Array, Array]:
@@ -201,6 +231,10 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(root))
 
     def solve(_: object, c: Array) -> Array:
-        return vectors @ ((vectors.T @ c @ vectors) / (values[:, None] + values[None, :])) @ vectors.T
+        return (
+            vectors @ ((vectors.T @ c @ vectors) / (values[:, None] + values[None, :])) @ vectors.T
+        )
 
-    return root, jax.lax.custom_linear_solve(lambda x: root @ x + x @ root, change, solve, symmetric=True)
+    return root, jax.lax.custom_linear_solve(
+        lambda x: root @ x + x @ root, change, solve, symmetric=True
+    )

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 import jax.numpy as jnp
 import optax
 
-from metajax._closed_form import Apply
-from metajax._tree import references, weights
-from metajax._types import Array, Batch, Loss, Metrics, Modalities, Params
+from metajax._tree import reference_rows, row_weights
+from metajax.types import Apply, Array, Batch, Loss, Metrics, Modalities, Params
 
 
-def annotated(loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping[str, float | Array] = 1.0) -> Loss:
+def annotated(
+    loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping[str, float | Array] = 1.0
+) -> Loss:
     """A loss with auxiliary ones: L + Σₐ λₐ Lₐ, where head a predicts annotation a from what the learner may read.
 
     An annotation (a coarse label, an alphabet, a number of strokes) stands in `batch.x` like any other modality, with
@@ -22,7 +23,7 @@ def annotated(loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping
     see an annotation, and an adaptation must not either: `remove_modalities` takes it out of what `embed` reads. Give
     all of them in one call, for what another call adds is not known to it.
 
-    It is a loss like any other, for `inner_loop` or for `episode`; without annotations at test time it is `loss`.
+    It is a loss like any other, for `inner_loop` or for `query_loss`; without annotations at test time it is `loss`.
 
     Args:
         loss: (params, batch, key) -> (scalar, metrics), on the other modalities.
@@ -52,19 +53,27 @@ def annotated(loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping
     """
     share = dict(weight) if isinstance(weight, Mapping) else dict.fromkeys(heads, weight)
     if not heads or share.keys() != heads.keys():
-        raise ValueError(f"Each annotation needs a head and a weight, got {sorted(heads)} and {sorted(share)}.")
+        raise ValueError(
+            f"Each annotation needs a head and a weight, got {sorted(heads)} and {sorted(share)}."
+        )
 
     def total(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         if not isinstance(batch.x, Modalities):
-            raise ValueError(f"Annotations stand in a Modalities, got {type(batch.x).__name__}; see data.modalities.")
+            raise ValueError(
+                f"Annotations stand in a Modalities, got {type(batch.x).__name__}; see data.as_modalities."
+            )
         seen = batch._replace(x=remove_modalities(batch.x, heads))
         value, metrics = loss(params, seen, key)
         for name, head in heads.items():
             # The same key as the learner's: features that they share are computed once under jit.
-            says = head(params, seen.x, key, reference=references(seen))
-            own, accuracy = _judge(name, says, batch.x.value[name], weights(batch) * batch.x.present[name])
+            says = head(params, seen.x, key, reference=reference_rows(seen))
+            own, accuracy = _judge(
+                name, says, batch.x.value[name], row_weights(batch) * batch.x.present[name]
+            )
             value = value + share[name] * own
-            metrics = {**metrics, f"{name}/loss": own} | ({} if accuracy is None else {f"{name}/accuracy": accuracy})
+            metrics = {**metrics, f"{name}/loss": own} | (
+                {} if accuracy is None else {f"{name}/accuracy": accuracy}
+            )
         return value, metrics
 
     return total
@@ -84,14 +93,20 @@ def remove_modalities(x: Modalities, names: Iterable[str]) -> Modalities:
     gone = set(names)
     if unknown := sorted(gone - x.value.keys()):
         raise ValueError(f"{unknown} are not among the modalities, which are {sorted(x.value)}.")
-    return Modalities(*({name: leaf for name, leaf in part.items() if name not in gone} for part in x))
+    return Modalities(
+        *({name: leaf for name, leaf in part.items() if name not in gone} for part in x)
+    )
 
 
 def _judge(name: str, says: Array, target: Array, weight_N: Array) -> tuple[Array, Array | None]:
     """Mean loss, and of classes the accuracy; what is not to count is made harmless before anything is computed."""
     target = target.astype(jnp.int32) if target.dtype == bool else target
     classes = jnp.issubdtype(target.dtype, jnp.integer)
-    fits = target.ndim == 1 and says.ndim == 2 if classes else says.shape in (target.shape, (*target.shape, 1))
+    fits = (
+        target.ndim == 1 and says.ndim == 2
+        if classes
+        else says.shape in (target.shape, (*target.shape, 1))
+    )
     if not fits or len(says) != len(target):
         wanted = f"[{len(target)}, classes]" if classes else f"{list(target.shape)}"
         raise ValueError(

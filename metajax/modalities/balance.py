@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._types import Array, PyTree
+from metajax.types import Array, PyTree
 
 
 class Modulation(NamedTuple):
@@ -84,8 +84,12 @@ def ogm_ge(
     def init(params: PyTree) -> Modulation:
         names = {name for name in map(modality_of, _paths(params)) if name is not None}
         if len(names) < 2:
-            raise ValueError(f"There is nothing to balance: modality_of finds {sorted(names)} in {_paths(params)}.")
-        return Modulation(jnp.zeros((), jnp.int32), {name: jnp.ones((), jnp.float32) for name in sorted(names)})
+            raise ValueError(
+                f"There is nothing to balance: modality_of finds {sorted(names)} in {_paths(params)}."
+            )
+        return Modulation(
+            jnp.zeros((), jnp.int32), {name: jnp.ones((), jnp.float32) for name in sorted(names)}
+        )
 
     def update(
         updates: PyTree,
@@ -138,14 +142,26 @@ def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExt
         return Blending(equal, Losses(unknown, unknown))
 
     def update(
-        updates: PyTree, state: Blending, params: PyTree = None, *, losses: Losses | None = None, **extra: Any
+        updates: PyTree,
+        state: Blending,
+        params: PyTree = None,
+        *,
+        losses: Losses | None = None,
+        **extra: Any,
     ) -> tuple[PyTree, Blending]:
         if set(updates) != set(state.weights):
-            raise ValueError(f"Updates must be {{name: gradient}} for {sorted(state.weights)}, got {sorted(updates)}.")
+            raise ValueError(
+                f"Updates must be {{name: gradient}} for {sorted(state.weights)}, got {sorted(updates)}."
+            )
         if losses is not None:
-            now = Losses(_named(losses.train, state.weights), _named(losses.validation, state.weights))
+            now = Losses(
+                _named(losses.train, state.weights), _named(losses.validation, state.weights)
+            )
             state = Blending(blending_weights(state.losses, now), now)
-        scaled = [jax.tree.map(lambda g, w=w: w.astype(g.dtype) * g, updates[m]) for m, w in state.weights.items()]
+        scaled = [
+            jax.tree.map(lambda g, w=w: w.astype(g.dtype) * g, updates[m])
+            for m, w in state.weights.items()
+        ]
         return jax.tree.map(lambda *leaves: sum(leaves), *scaled), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -180,13 +196,17 @@ def _modulation(scores: Mapping[str, Array], alpha: float) -> dict[str, Array]:
     """The factor kₘ of each modality; 1 where a score is not a number."""
     total, others = sum(scores.values()), len(scores) - 1
     ratios = {name: s * others / jnp.maximum(total - s, 1e-30) for name, s in scores.items()}
-    return {name: jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1) for name, ratio in ratios.items()}
+    return {
+        name: jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1) for name, ratio in ratios.items()
+    }
 
 
 def _named(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Array]:
     """One float32 for each name."""
     if set(values) != set(names):
-        raise ValueError(f"Need a value for each of the modalities {sorted(names)}, got {sorted(values)}.")
+        raise ValueError(
+            f"Need a value for each of the modalities {sorted(names)}, got {sorted(values)}."
+        )
     return {name: jnp.asarray(values[name], jnp.float32) for name in sorted(names)}
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from metajax._types import Array, Modalities, PyTree, Series
+from metajax.types import Array, Modalities, PyTree, Series
 
 Corruption: TypeAlias = Callable[[PyTree, float | Array, Array], PyTree]
 """(x, severity, key) -> x corrupted."""
@@ -61,7 +61,9 @@ def audio(x: Array, severity: float | Array, key: Array) -> Array:
     def one(x: Array, severity: Array, key: Array) -> Array:
         noise = jax.random.normal(key, x.shape, x.dtype)
         loudness = jnp.sqrt((x**2).mean() / (noise**2).mean())
-        return x + severity * jax.lax.stop_gradient(loudness) * noise  # silence has no derivative of it
+        return (
+            x + severity * jax.lax.stop_gradient(loudness) * noise
+        )  # silence has no derivative of it
 
     return _each(one, x, severity, key)
 
@@ -109,13 +111,20 @@ def stroke(x: Array | Series, severity: float | Array, key: Array) -> Array | Se
         points, length = value[:, :2], valid.sum()
         known = jnp.where(valid, points, points[:1])
         low, high = known.min(axis=0, keepdims=True), known.max(axis=0, keepdims=True)
-        jitter = severity / 10 * (high - low).max() * jax.random.normal(jitter_key, points.shape, value.dtype)
+        jitter = (
+            severity
+            / 10
+            * (high - low).max()
+            * jax.random.normal(jitter_key, points.shape, value.dtype)
+        )
         lost = jnp.floor(severity / 2 * length)
         first = 1 + jnp.floor(jax.random.uniform(place_key) * jnp.maximum(length - lost, 1))
         steps = jnp.arange(len(value))
         source = jnp.where((steps >= first) & (steps < first + lost), first - 1, steps).astype(int)
         moved = jnp.clip(points + jitter, low, high)[source]
-        return _restore(x, jnp.concatenate([moved.astype(value.dtype), value[:, 2:]], axis=1), valid)
+        return _restore(
+            x, jnp.concatenate([moved.astype(value.dtype), value[:, 2:]], axis=1), valid
+        )
 
     return _each(one, x, severity, key)
 
@@ -136,7 +145,9 @@ def series(x: Array | Series, severity: float | Array, key: Array) -> Array | Se
         noise_key, loss_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, value.shape, value.dtype)
         deviation = value.std(axis=0, where=valid, keepdims=True)
-        noisy = value + severity * jax.lax.stop_gradient(deviation) * noise  # a constant has no derivative of it
+        noisy = (
+            value + severity * jax.lax.stop_gradient(deviation) * noise
+        )  # a constant has no derivative of it
         steps = jnp.arange(len(value))
         seen = (jax.random.uniform(loss_key, steps.shape) >= severity / 2) | (steps == 0)
         return _restore(x, noisy[jax.lax.cummax(jnp.where(seen, steps, 0))], valid)
@@ -159,7 +170,9 @@ def tabular(x: Array, severity: float | Array, key: Array) -> Array:
     return jnp.where(jax.random.uniform(hit_key, x.shape) < severity, other, x)
 
 
-def corrupt(x: Modalities, corruptions: Mapping[str, Corruption], severity: float | Array, key: Array) -> Modalities:
+def corrupt(
+    x: Modalities, corruptions: Mapping[str, Corruption], severity: float | Array, key: Array
+) -> Modalities:
     """Corrupts some modalities of the examples that have them; absent values stay, and are no one's replacement.
 
     Args:
@@ -181,7 +194,9 @@ def corrupt(x: Modalities, corruptions: Mapping[str, Corruption], severity: floa
             rows = _stand_ins(here)
             filled = jax.tree.map(lambda leaf, rows=rows: leaf[rows], old)
             new = corruptions[name](filled, severity, jax.random.fold_in(key, index))
-            value[name] = jax.tree.map(lambda a, b, here=here: jnp.where(_like(here, a), a, b), new, old)
+            value[name] = jax.tree.map(
+                lambda a, b, here=here: jnp.where(_like(here, a), a, b), new, old
+            )
     return x._replace(value=value)
 
 
@@ -209,7 +224,11 @@ def _restore(x: Array | Series, value: Array, valid: Array) -> Array | Series:
 def _stand_ins(present: Array) -> Array:
     """For each example the row to read, int[n]: itself, or for an absent one a row that is present, each in turn."""
     order = jnp.argsort(~present, stable=True)
-    return jnp.where(present, jnp.arange(len(present)), order[jnp.arange(len(present)) % jnp.maximum(present.sum(), 1)])
+    return jnp.where(
+        present,
+        jnp.arange(len(present)),
+        order[jnp.arange(len(present)) % jnp.maximum(present.sum(), 1)],
+    )
 
 
 def _like(present: Array, leaf: Array) -> Array:

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metajax._types import Array, Batch, Loss, Metrics, Params
-from metajax.modalities.alignment_tasks import Measure, both_present, check_known, encode_present
-from metajax.modalities.late import Encode
+from metajax.modalities.heads import Encode
+from metajax.modalities.pairs import Measure, both_present, check_known, encode_present
+from metajax.types import Array, Batch, Loss, Metrics, Params
 
 
 def distill_logits(
@@ -67,7 +67,9 @@ def distill_features(student: Array, teacher: Array, *, weight: Array | None = N
     return _square(*_rows(student, teacher, weight))
 
 
-def meta_distillation(encode: Encode, *, measure: Measure = distill_features, importance: str = "importance") -> Loss:
+def meta_distillation(
+    encode: Encode, *, measure: Measure = distill_features, importance: str = "importance"
+) -> Loss:
     """MetaKD: every modality teaches every other, the important ones more: L = Σᵢ≠ⱼ (ωᵢ/ωⱼ) D(fⱼ, fᵢ), ω = softmax ℓ.
 
     ℓ is in `params.slow[importance]`, {name: scalar}, so that ωᵢ/ωⱼ = exp(ℓᵢ - ℓⱼ); equal ones give the plain sum. It
@@ -78,7 +80,7 @@ def meta_distillation(encode: Encode, *, measure: Measure = distill_features, im
             value, metrics = task(params, batch, key)  # such as a cross-entropy
             return value + 0.1 * teach(params, batch, key)[0], metrics  # teach = meta_distillation(encode)
 
-        metakd = episode(inner_loop(loss, optax.sgd(0.1), steps=5), task)
+        metakd = query_loss(inner_loop(loss, optax.sgd(0.1), steps=5), task)
 
     A row counts for a pair by `batch.weight`, where both modalities are there; a pair that is in no row says nothing.
 
@@ -98,14 +100,20 @@ def meta_distillation(encode: Encode, *, measure: Measure = distill_features, im
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         features = encode_present(encode, params, batch, key)
         if len(features) < 2:
-            raise ValueError(f"One modality has none to teach; need two or more, got {sorted(features)}.")
+            raise ValueError(
+                f"One modality has none to teach; need two or more, got {sorted(features)}."
+            )
         logits = params.slow.get(importance, {}) if isinstance(params.slow, dict) else {}
         check_known(logits, features)
         if missing := sorted(features.keys() - logits.keys()):
-            raise ValueError(f"params.slow[{importance!r}] has {sorted(logits)}, which lack the modalities {missing}.")
+            raise ValueError(
+                f"params.slow[{importance!r}] has {sorted(logits)}, which lack the modalities {missing}."
+            )
         total = jnp.zeros(())
         for teacher, student in itertools.permutations(sorted(features), 2):
-            taught = measure(features[student], features[teacher], weight=both_present(batch, student, teacher))
+            taught = measure(
+                features[student], features[teacher], weight=both_present(batch, student, teacher)
+            )
             total = total + jnp.exp(logits[teacher] - logits[student]) * taught
         return total, {}
 
@@ -139,13 +147,23 @@ def _square(student: Array, teacher: Array, weight_N: Array) -> Array:
 
 def _rows(student: Array, teacher: Array, weight: Array | None) -> tuple[Array, Array, Array]:
     """Both in float32 or wider, with zeros in the rows that do not count, and the weights [n]."""
-    shapes = jnp.shape(student), jnp.shape(teacher), jnp.shape(student)[:1] if weight is None else jnp.shape(weight)
+    shapes = (
+        jnp.shape(student),
+        jnp.shape(teacher),
+        jnp.shape(student)[:1] if weight is None else jnp.shape(weight),
+    )
     if shapes[0] != shapes[1] or len(shapes[0]) < 2 or shapes[2] != shapes[0][:1]:
-        raise ValueError(f"Student and teacher must be [n, ...] of one shape with weights [n], got shapes {shapes}.")
+        raise ValueError(
+            f"Student and teacher must be [n, ...] of one shape with weights [n], got shapes {shapes}."
+        )
     dtype = jnp.promote_types(jnp.result_type(student, teacher), jnp.float32)
     weight_N = jnp.ones(shapes[2], dtype) if weight is None else weight.astype(dtype)
     counts = (weight_N > 0).reshape(-1, *(1,) * (len(shapes[0]) - 1))
-    return jnp.where(counts, student, 0).astype(dtype), jnp.where(counts, teacher, 0).astype(dtype), weight_N
+    return (
+        jnp.where(counts, student, 0).astype(dtype),
+        jnp.where(counts, teacher, 0).astype(dtype),
+        weight_N,
+    )
 
 
 def _mean(values_N: Array, weight_N: Array) -> Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._types import Array, Modalities, PyTree
+from metajax.types import Array, Modalities, PyTree
 
 Rate: TypeAlias = float | Array | Mapping[str, float | Array]
 """A probability for every modality, or {name: probability}, 0 for those not named."""
@@ -35,7 +35,9 @@ def restrict(x: Modalities, names: Iterable[str]) -> Modalities:
     kept = set(names)
     _check_names(kept, x)
     return x._replace(
-        present={name: here if name in kept else jnp.zeros_like(here) for name, here in x.present.items()}
+        present={
+            name: here if name in kept else jnp.zeros_like(here) for name, here in x.present.items()
+        }
     )
 
 
@@ -58,7 +60,9 @@ def drop_modalities(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
     return _with_presence(x, _draw(presence(x), _rates(x, rate), key, keep_one))
 
 
-def learned_dropout(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = True) -> tuple[Modalities, Array]:
+def learned_dropout(
+    x: Modalities, rate: Rate, key: Array, *, keep_one: bool = True
+) -> tuple[Modalities, Array]:
     """Modality dropout whose rate can be learned: examples, and a weight [n] that carries the derivative by the rate.
 
     The weight is p(mask; r) / stop_gradient(p(mask; r)): its value is 1, and for any loss ℓ of one example,
@@ -82,9 +86,13 @@ def learned_dropout(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
     present_NxM, rate_M = presence(x), _rates(x, rate)
     kept_NxM = _draw(present_NxM, rate_M, key, keep_one)
     drop_NxM = jnp.broadcast_to(rate_M[None], present_NxM.shape)
-    probability_N = jnp.where(present_NxM, jnp.where(kept_NxM, 1 - drop_NxM, drop_NxM), 1).prod(axis=1)
+    probability_N = jnp.where(present_NxM, jnp.where(kept_NxM, 1 - drop_NxM, drop_NxM), 1).prod(
+        axis=1
+    )
     if keep_one:  # The one that is left was drawn, or all were dropped and it was picked.
-        rescued_N = jnp.where(present_NxM, drop_NxM, 1).prod(axis=1) / jnp.maximum(present_NxM.sum(axis=1), 1)
+        rescued_N = jnp.where(present_NxM, drop_NxM, 1).prod(axis=1) / jnp.maximum(
+            present_NxM.sum(axis=1), 1
+        )
         probability_N += jnp.where(kept_NxM.sum(axis=1) == 1, rescued_N, 0)
     return _with_presence(x, kept_NxM), probability_N / jax.lax.stop_gradient(probability_N)
 
@@ -115,7 +123,11 @@ def all_subsets(judge: Callable[[Modalities], PyTree], x: Modalities) -> PyTree:
 
     def masked(mask_M: Array) -> PyTree:
         return judge(
-            x._replace(present={name: x.present[name] & mask_M[m] for m, name in enumerate(sorted(x.present))})
+            x._replace(
+                present={
+                    name: x.present[name] & mask_M[m] for m, name in enumerate(sorted(x.present))
+                }
+            )
         )
 
     return jax.vmap(masked)(subsets(x.present))
@@ -143,9 +155,13 @@ def shapley(values: Array) -> Array:
     """
     number = len(values).bit_length() - 1
     if number < 1 or len(values) != 2**number:
-        raise ValueError(f"Need a value for each of the 2^M subsets of M modalities, M ≥ 1; got {len(values)} values.")
+        raise ValueError(
+            f"Need a value for each of the 2^M subsets of M modalities, M ≥ 1; got {len(values)} values."
+        )
     masks = _subsets(number)
-    others = masks.sum(axis=1, keepdims=True) - masks  # |S| for each m, of the S that the subset is, or adds m to
+    others = (
+        masks.sum(axis=1, keepdims=True) - masks
+    )  # |S| for each m, of the S that the subset is, or adds m to
     factorial = np.array([math.factorial(size) for size in range(number + 1)], float)
     share = factorial[others] * factorial[np.maximum(number - 1 - others, 0)] / factorial[number]
     signed_MxS = jnp.asarray(np.where(masks, share, -share).T, jnp.result_type(values, float))
@@ -158,13 +174,17 @@ def _subsets(number: int) -> np.ndarray:
 
 def _with_presence(x: Modalities, present_NxM: Array) -> Modalities:
     """x, present where the columns say so, which are in the order of the sorted names."""
-    return x._replace(present={name: present_NxM[..., m] for m, name in enumerate(sorted(x.present))})
+    return x._replace(
+        present={name: present_NxM[..., m] for m, name in enumerate(sorted(x.present))}
+    )
 
 
 def _draw(present_NxM: Array, rate_M: Array, key: Array, keep_one: bool) -> Array:
     """Which modalities stay, bool[n, M]."""
     drop_key, keep_key = jax.random.split(key)
-    kept_NxM = present_NxM & (jax.random.uniform(drop_key, present_NxM.shape, rate_M.dtype) >= rate_M[None])
+    kept_NxM = present_NxM & (
+        jax.random.uniform(drop_key, present_NxM.shape, rate_M.dtype) >= rate_M[None]
+    )
     if not keep_one:
         return kept_NxM
     lot_NxM = jnp.where(present_NxM, jax.random.uniform(keep_key, present_NxM.shape), -1)
@@ -179,7 +199,9 @@ def _rates(x: Modalities, rate: Rate) -> Array:
     _check_names(rate, x)
     for name, value in rate.items():
         if jnp.ndim(value) or (not isinstance(value, jax.core.Tracer) and not 0 <= value <= 1):
-            raise ValueError(f"The rate of {name!r} must be one probability, 0 to 1, got {value}; or {{name: rate}}.")
+            raise ValueError(
+                f"The rate of {name!r} must be one probability, 0 to 1, got {value}; or {{name: rate}}."
+            )
     return jnp.stack([jnp.asarray(rate.get(name, 0.0), float) for name in sorted(x.present)])
 
 

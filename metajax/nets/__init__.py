@@ -1,31 +1,28 @@
-"""Flax modules, and the seam that makes them functions."""
+"""Flax modules, and the adapters that make nets of any library functions of params."""
 
 from metajax.nets import fusion as fusion
-from metajax.nets import fusion_products as fusion_products
-from metajax.nets import fusion_sequences as fusion_sequences
-from metajax.nets import fusion_tokens as fusion_tokens
+from metajax.nets.adapters import functional as functional
 from metajax.nets.attention import Attention as Attention
 from metajax.nets.attention import Transformer as Transformer
 from metajax.nets.attention import positions as positions
 from metajax.nets.audio import Audio as Audio
 from metajax.nets.audio import log_mel as log_mel
-from metajax.nets.encoders import MLP as MLP
-from metajax.nets.encoders import Conv4 as Conv4
-from metajax.nets.functional import functional as functional
 from metajax.nets.graph import GCN as GCN
+from metajax.nets.image import Conv4 as Conv4
 from metajax.nets.image import ResNet12 as ResNet12
 from metajax.nets.image import ViT as ViT
 from metajax.nets.layers import Conv as Conv
-from metajax.nets.layers import FrozenNorm as FrozenNorm
-from metajax.nets.layers import GroupNorm as GroupNorm
-from metajax.nets.layers import NoNorm as NoNorm
-from metajax.nets.layers import TaskNorm as TaskNorm
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
 from metajax.nets.multimodal import Multimodal as Multimodal
-from metajax.nets.sentence import SentenceEncoder as SentenceEncoder
-from metajax.nets.sentence import pretrained_sentences as pretrained_sentences
-from metajax.nets.sentence import sentence_features as sentence_features
+from metajax.nets.norms import FrozenNorm as FrozenNorm
+from metajax.nets.norms import GroupNorm as GroupNorm
+from metajax.nets.norms import NoNorm as NoNorm
+from metajax.nets.norms import TaskNorm as TaskNorm
+from metajax.nets.perceptrons import MLP as MLP
+from metajax.nets.sentences import SentenceEncoder as SentenceEncoder
+from metajax.nets.sentences import pretrained_sentences as pretrained_sentences
+from metajax.nets.sentences import sentence_features as sentence_features
 from metajax.nets.sequence import GRU as GRU
 from metajax.nets.sequence import SequenceTransformer as SequenceTransformer
 from metajax.nets.sequence import TemporalConv as TemporalConv

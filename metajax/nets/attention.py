@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from metajax._types import Array, PyTree
+from metajax.types import Array, PyTree
 
 
 class Attention(nnx.Module):
@@ -51,7 +51,9 @@ class Attention(nnx.Module):
             layer(x).reshape(*x.shape[:2], self.heads, -1)
             for layer, x in ((self.query, queries), (self.key, tokens), (self.value, tokens))
         )
-        scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / np.sqrt(query.shape[-1]).astype(query.dtype)
+        scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / np.sqrt(query.shape[-1]).astype(
+            query.dtype
+        )
         if (
             valid is not None
         ):  # The lowest number and not -inf: with nothing to read the weights are finite, on values 0.
@@ -80,7 +82,9 @@ class Block(nnx.Module):
         self.hidden = nnx.Linear(width, 4 * width, rngs=rngs)
         self.output = nnx.Linear(4 * width, width, rngs=rngs)
 
-    def __call__(self, tokens: Array, valid: Array | None = None, context: Array | None = None) -> Array:
+    def __call__(
+        self, tokens: Array, valid: Array | None = None, context: Array | None = None
+    ) -> Array:
         """Tokens that have read the context, or each other.
 
         Args:
@@ -95,7 +99,9 @@ class Block(nnx.Module):
             tokens = context = clear(tokens, valid)
         else:
             context = clear(context, valid)
-        tokens += self.attention(self.before_attention(tokens), self.before_attention(context), valid)
+        tokens += self.attention(
+            self.before_attention(tokens), self.before_attention(context), valid
+        )
         return tokens + self.output(jax.nn.gelu(self.hidden(self.before_hidden(tokens))))
 
 
@@ -150,7 +156,11 @@ def clear(tokens: Array, valid: Array | None = None) -> Array:
 
     [n, t, ...] and bool[n, t] -> [n, t, ...].
     """
-    return tokens if valid is None else jnp.where(valid.reshape(*valid.shape, *(1,) * (tokens.ndim - 2)), tokens, 0)
+    return (
+        tokens
+        if valid is None
+        else jnp.where(valid.reshape(*valid.shape, *(1,) * (tokens.ndim - 2)), tokens, 0)
+    )
 
 
 class TokenEncoder(nnx.Module):

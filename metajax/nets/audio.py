@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._types import Array, Series
 from metajax.nets.attention import clear, pool
 from metajax.nets.sequence import GRU, Front, SequenceTransformer, TemporalConv, read
+from metajax.types import Array, Series
 
 
 class Audio(Front):
@@ -37,7 +37,13 @@ class Audio(Front):
     def series(self, x: Array | Series, reference: Array | None = None) -> Series:
         """[n, samples] or a series [n, samples, 1] -> a series [n, frames, mels]."""
         wave, valid = read(x)
-        mel = log_mel(wave.reshape(wave.shape[:2]), rate=self.rate, mels=self.mels, frame=self.frame, hop=self.hop)
+        mel = log_mel(
+            wave.reshape(wave.shape[:2]),
+            rate=self.rate,
+            mels=self.mels,
+            frame=self.frame,
+            hop=self.hop,
+        )
         width, step = _samples(self.rate, self.frame, self.hop)
         length = jnp.maximum((valid.sum(1) - width) // step + 1, 0)
         here = jnp.arange(mel.shape[1])[None] < length[:, None]
@@ -46,7 +52,9 @@ class Audio(Front):
         return Series(clear(centred / jnp.sqrt(variance + 1e-5), here), length)
 
 
-def log_mel(wave: Array, *, rate: float, mels: int = 40, frame: float = 0.025, hop: float = 0.010) -> Array:
+def log_mel(
+    wave: Array, *, rate: float, mels: int = 40, frame: float = 0.025, hop: float = 0.010
+) -> Array:
     """How loud each band of pitch is in each frame: log(Σ_f M[f, m]·|FFT(hann·frame)[f]|² + 10⁻⁶).
 
     Frames lie whole in the wave and are padded to a power of two for the transform. Bands are triangles, evenly spaced
@@ -90,7 +98,9 @@ def _samples(rate: float, frame: float, hop: float) -> tuple[int, int]:
     """Samples of a frame and of a hop."""
     width, step = round(rate * frame), round(rate * hop)
     if rate <= 0 or width < 1 or step < 1:
-        raise ValueError(f"{rate=} Hz, {frame=} s and {hop=} s must be positive and give at least one sample.")
+        raise ValueError(
+            f"{rate=} Hz, {frame=} s and {hop=} s must be positive and give at least one sample."
+        )
     return width, step
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from metajax._types import Array
+from metajax.types import Array
 
 
 class GCN(nnx.Module):
@@ -32,13 +32,22 @@ class GCN(nnx.Module):
     """
 
     def __init__(
-        self, edges: ArrayLike, inputs: int, hidden: Sequence[int], outputs: int, *, nodes: int, rngs: nnx.Rngs
+        self,
+        edges: ArrayLike,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        nodes: int,
+        rngs: nnx.Rngs,
     ):
         pairs, weight = _normalise(np.asarray(edges), nodes)
         # Constants; of all that is no parameter, statistics are what `functional` never takes for fast.
         self.pairs, self.weight = nnx.BatchStat(pairs), nnx.BatchStat(weight)
         widths = [inputs, *hidden]
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden, strict=False)])
+        self.layers = nnx.List(
+            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden, strict=False)]
+        )
         self.head = nnx.Linear(widths[-1], outputs, rngs=rngs)
         self.nodes = nodes
 
@@ -49,7 +58,9 @@ class GCN(nnx.Module):
             ValueError: not as many rows as nodes.
         """
         if len(x) != self.nodes:
-            raise ValueError(f"The graph has {self.nodes} nodes, got features of {len(x)}; give one row a node.")
+            raise ValueError(
+                f"The graph has {self.nodes} nodes, got features of {len(x)}; give one row a node."
+            )
         for layer in self.layers:
             x = jax.nn.relu(layer(self._propagate(x)))
         return self._propagate(x)
@@ -61,7 +72,9 @@ class GCN(nnx.Module):
     def _propagate(self, x: Array) -> Array:
         """Â x."""
         source, target = self.pairs[...].T
-        return jax.ops.segment_sum(self.weight[...].astype(x.dtype)[:, None] * x[source], target, len(x))
+        return jax.ops.segment_sum(
+            self.weight[...].astype(x.dtype)[:, None] * x[source], target, len(x)
+        )
 
 
 def _normalise(edges: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +83,9 @@ def _normalise(edges: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"Edges must be int[e, 2], got {edges.dtype}{list(edges.shape)}.")
     dangling = edges[((edges < 0) | (edges >= nodes)).any(axis=1)]
     if len(dangling):
-        raise ValueError(f"Edges {dangling[:5].tolist()} lead out of the {nodes=}, 0 to {nodes - 1}; drop them.")
+        raise ValueError(
+            f"Edges {dangling[:5].tolist()} lead out of the {nodes=}, 0 to {nodes - 1}; drop them."
+        )
     loops = np.arange(nodes)[:, None].repeat(2, axis=1)
     pairs = np.unique(np.concatenate([edges, edges[:, ::-1], loops]), axis=0)
     degree = np.bincount(pairs[:, 1], minlength=nodes)

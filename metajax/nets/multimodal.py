@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._tree import blank
-from metajax._types import Array, Modalities
-from metajax.nets.fusion import Fused
+from metajax._tree import clear_absent
+from metajax.nets.fusion.protocol import Fused
+from metajax.types import Array, Modalities
 
 
 class Multimodal(nnx.Module):
@@ -33,7 +33,7 @@ class Multimodal(nnx.Module):
     >>> rngs = nnx.Rngs(0)
     >>> encoders = {"image": mj.nets.Conv4(8, width=4, rngs=rngs), "audio": mj.nets.MLP(5, (6,), 8, rngs=rngs)}
     >>> net = Multimodal(encoders, mj.nets.fusion.mean, 8, 3, rngs=rngs)
-    >>> x = mj.data.modalities({"image": jnp.ones((2, 28, 28, 1)), "audio": jnp.ones((2, 5))})
+    >>> x = mj.data.as_modalities({"image": jnp.ones((2, 28, 28, 1)), "audio": jnp.ones((2, 5))})
     >>> net(x).shape, net.weigh(x)["audio"].tolist()
     ((2, 3), [0.5, 0.5])
     """
@@ -49,10 +49,14 @@ class Multimodal(nnx.Module):
     ):
         decides = getattr(fusion, "decides", False)
         if decides != (outputs is None) or decides != (rngs is None):
-            raise ValueError(f"Give outputs and rngs for the head, or a fusion that decides itself; got {outputs=}.")
+            raise ValueError(
+                f"Give outputs and rngs for the head, or a fusion that decides itself; got {outputs=}."
+            )
         self.encoders = nnx.Dict(dict(sorted(encoders.items())))
         self.fusion = fusion
-        self.head = None if outputs is None or rngs is None else nnx.Linear(width, outputs, rngs=rngs)
+        self.head = (
+            None if outputs is None or rngs is None else nnx.Linear(width, outputs, rngs=rngs)
+        )
 
     def encode(self, x: Modalities, reference: Array | None = None) -> dict[str, Array]:
         """The features of every modality, {name: [n, width]}; for an absent one they have no meaning."""
@@ -81,7 +85,9 @@ class Multimodal(nnx.Module):
             return self.fusion(self._encode(x, reference, "__call__"), x.present)
         tokens, valid = {}, {}
         for name, made in self._encode(x, reference, "tokens").items():
-            own, meant = made if isinstance(made, tuple) else (made[:, None], jnp.ones((len(made), 1), bool))
+            own, meant = (
+                made if isinstance(made, tuple) else (made[:, None], jnp.ones((len(made), 1), bool))
+            )
             tokens[name], valid[name] = own, meant & x.present[name][:, None]
         return self.fusion(tokens, valid)
 
@@ -89,7 +95,7 @@ class Multimodal(nnx.Module):
         if not isinstance(x, Modalities) or sorted(x.value) != list(self.encoders):
             got = sorted(x.value) if isinstance(x, Modalities) else type(x).__name__
             raise ValueError(f"This net has encoders for {list(self.encoders)}, got {got}.")
-        x, features = blank(x), {}
+        x, features = clear_absent(x), {}
         for name, encoder in self.encoders.items():
             here = x.present[name] if reference is None else x.present[name] & (reference > 0)
             function = getattr(encoder, method, encoder.__call__)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._types import Array, PyTree, Series
 from metajax.nets.attention import TokenEncoder, Transformer, clear, positions
-from metajax.nets.layers import Norm, TaskNorm
+from metajax.nets.norms import Norm, TaskNorm
+from metajax.types import Array, PyTree, Series
 
 
 class GRU(TokenEncoder):
@@ -50,7 +50,9 @@ class GRU(TokenEncoder):
             state = jnp.where(here[:, None], (1 - update) * candidate + update * state, state)
             return state, state
 
-        start = 0 * driven[:, 0, : len(kernel)]  # made of the input, so that it varies as it under shard_map
+        start = (
+            0 * driven[:, 0, : len(kernel)]
+        )  # made of the input, so that it varies as it under shard_map
         _, states = jax.lax.scan(step, start, (driven.swapaxes(0, 1), valid.swapaxes(0, 1)))
         return states.swapaxes(0, 1), valid
 
@@ -90,7 +92,10 @@ class TemporalConv(TokenEncoder):
         init = nnx.initializers.he_normal()
         channels = [inputs] + [width] * (blocks - 1)
         self.convolutions = nnx.List(
-            [nnx.Linear(3 * c, width, use_bias=False, kernel_init=init, rngs=rngs) for c in channels]
+            [
+                nnx.Linear(3 * c, width, use_bias=False, kernel_init=init, rngs=rngs)
+                for c in channels
+            ]
         )
         self.norms = nnx.List([norm(width, rngs=rngs) for _ in channels])
         self.head = nnx.Linear(width, outputs, rngs=rngs)
@@ -121,7 +126,16 @@ class SequenceTransformer(TokenEncoder):
         rngs: for the weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, width: int = 64, layers: int = 2, heads: int = 4, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        rngs: nnx.Rngs,
+    ):
         self.input = nnx.Linear(inputs, width, rngs=rngs)
         self.transformer = Transformer(width, layers, heads, rngs=rngs)
         self.head = nnx.Linear(width, outputs, rngs=rngs)
@@ -140,7 +154,9 @@ class Front(TokenEncoder):
 
     def __init__(self, sequence: TokenEncoder):
         self.sequence = sequence
-        self.head = sequence.head  # One module with two paths; Flax lists it by the first in the alphabet, as "head".
+        self.head = (
+            sequence.head
+        )  # One module with two paths; Flax lists it by the first in the alphabet, as "head".
 
     def series(self, x: PyTree, reference: Array | None = None) -> Series:
         """The modality as a series [n, t, channels]."""
@@ -179,4 +195,6 @@ def windows(x: Array, stride: int = 1) -> Array:
     [[[0, 1, 2], [2, 3, 0]]]
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-    return jnp.concatenate([x[:, shift : x.shape[1] - 2 + shift : stride] for shift in range(3)], axis=-1)
+    return jnp.concatenate(
+        [x[:, shift : x.shape[1] - 2 + shift : stride] for shift in range(3)], axis=-1
+    )

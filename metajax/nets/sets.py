@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from metajax._types import Array, Series
 from metajax.nets.attention import TokenEncoder, pool
 from metajax.nets.sequence import read
+from metajax.types import Array, Series
 
 
 class DeepSets(TokenEncoder):

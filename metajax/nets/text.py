@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._types import Array, Series
 from metajax.nets.sequence import GRU, Front, SequenceTransformer, TemporalConv
+from metajax.types import Array, Series
 
 
 class Text(Front):
@@ -24,7 +24,9 @@ class Text(Front):
     (2, 5)
     """
 
-    def __init__(self, vocabulary: int, sequence: GRU | TemporalConv | SequenceTransformer, *, rngs: nnx.Rngs):
+    def __init__(
+        self, vocabulary: int, sequence: GRU | TemporalConv | SequenceTransformer, *, rngs: nnx.Rngs
+    ):
         super().__init__(sequence)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocabulary, sequence.inputs)))
 
@@ -35,5 +37,7 @@ class Text(Front):
             ValueError: ids that are not integers.
         """
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"Text must be token ids int[n, t], got {x.dtype}{list(x.shape)}; number the words first.")
+            raise ValueError(
+                f"Text must be token ids int[n, t], got {x.dtype}{list(x.shape)}; number the words first."
+            )
         return Series(jnp.take(self.embedding[...], x, axis=0), (x != 0).sum(1))

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._adaptation import Adaptation
-from metajax._closed_form import Apply
-from metajax._tree import weights
-from metajax._types import Array, Batch, Params
+from metajax._tree import row_weights
+from metajax.types import Adaptation, Apply, Array, Batch, Params
 
 START = 1  # stands before the first character: the id that ends a target
+
 RECENT = 3  # characters that a place sees at once, before any attention
+
 LONGEST = 6  # of the matches that are told apart
+
 NOWHERE = -1e9  # score of what must not be read: finite, and no softmax gives it any weight
 
 
@@ -83,10 +84,14 @@ class Translator(nnx.Module):
         self.found = nnx.Linear(2 * width, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.choose = nnx.Linear(width, 3 * width, rngs=rngs)
-        self.source_key, self.memory_key = (nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(2))
+        self.source_key, self.memory_key = (
+            nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(2)
+        )
         self.bias = nnx.Param(jnp.zeros(characters))
         self.match = nnx.Param(jnp.ones(heads + 1))
-        self.matter = nnx.Linear(width, 2 * source, bias_init=nnx.initializers.constant(0.5), rngs=rngs)
+        self.matter = nnx.Linear(
+            width, 2 * source, bias_init=nnx.initializers.constant(0.5), rngs=rngs
+        )
 
     def read(self, x: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Encoded sources [n, s, width], the states before each character [n, t, width], and bool[n, 1, s]: source.
@@ -115,7 +120,9 @@ class Translator(nnx.Module):
         return Memory(
             flat(states),
             flat(value),
-            flat(_previous(target)).astype(states.dtype),  # as floats, for what is fast has derivatives
+            flat(_previous(target)).astype(
+                states.dtype
+            ),  # as floats, for what is fast has derivatives
             _aligned(x["source"]).astype(states.dtype),
             jax.nn.one_hot(flat(target), len(embedding), dtype=states.dtype),
             flat(valid).astype(states.dtype),
@@ -140,7 +147,9 @@ class Translator(nnx.Module):
         if memory is not None:
             known = memory.valid[None, None] > 0
             bias = self.alike(x, states, memory)
-            states += self.lookup(states, memory.state[None], memory.value[None], known, bias[:, :-1])
+            states += self.lookup(
+                states, memory.state[None], memory.value[None], known, bias[:, :-1]
+            )
         states = self.norm(self.after(states, (None, _before(states.shape[1])), (encoded, here)))
         say, copy, look = jnp.split(self.choose(states), 3, axis=-1)
         scores = [say @ embedding.T + self.bias[...][None, None]]
@@ -185,14 +194,20 @@ class Reading(nnx.Module):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, states: Array, keys: Array, values: Array, valid: Array, bias: Array | float = 0.0) -> Array:
+    def __call__(
+        self, states: Array, keys: Array, values: Array, valid: Array, bias: Array | float = 0.0
+    ) -> Array:
         """[n, q, width], [n or 1, k, width] twice, and bool[n or 1, q or 1, k] -> [n, q, width].
 
         `bias`, [n, heads, q, k], is added to the scores.
         """
         query, key, value = (
             layer(x).reshape(*x.shape[:2], self.heads, x.shape[-1] // self.heads).swapaxes(1, 2)
-            for layer, x in ((self.query, self.norm(states)), (self.key, keys), (self.value, values))
+            for layer, x in (
+                (self.query, self.norm(states)),
+                (self.key, keys),
+                (self.value, values),
+            )
         )
         scores = jnp.where(valid[:, None], query @ key.mT / query.shape[-1] ** 0.5 + bias, NOWHERE)
         weight = jax.nn.softmax(jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0))))[..., 1:]
@@ -226,8 +241,10 @@ def remember(apply: Apply) -> Adaptation:
     """
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        plain = params._replace(fast={name: leaf for name, leaf in params.fast.items() if name != "memory"})
-        memory = apply(plain, support.x, method="remember", weight=weights(support))  # type: ignore[call-arg]
+        plain = params._replace(
+            fast={name: leaf for name, leaf in params.fast.items() if name != "memory"}
+        )
+        memory = apply(plain, support.x, method="remember", weight=row_weights(support))  # type: ignore[call-arg]
         return params._replace(fast={**plain.fast, "memory": memory})
 
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
@@ -236,8 +253,12 @@ def remember(apply: Apply) -> Adaptation:
 def with_memory(apply: Apply) -> Apply:
     """The `Translator` that looks things up in what `remember` has written; before that, the plain one."""
 
-    def recalled(params: Params, x: Any, key: Array | None = None, *, reference: Array | None = None) -> Array:
-        plain = params._replace(fast={name: leaf for name, leaf in params.fast.items() if name != "memory"})
+    def recalled(
+        params: Params, x: Any, key: Array | None = None, *, reference: Array | None = None
+    ) -> Array:
+        plain = params._replace(
+            fast={name: leaf for name, leaf in params.fast.items() if name != "memory"}
+        )
         return apply(plain, x, key, memory=params.fast.get("memory"))  # type: ignore[call-arg]
 
     return recalled
@@ -250,7 +271,11 @@ def translate(apply: Apply, params: Params, source: Array, *, length: int) -> Ar
     """
 
     def step(target: Array, place: Array) -> tuple[Array, None]:
-        said = apply(params, {"source": source, "target": target})[:, place].argmax(axis=-1).astype(target.dtype)
+        said = (
+            apply(params, {"source": source, "target": target})[:, place]
+            .argmax(axis=-1)
+            .astype(target.dtype)
+        )
         ended = (target == START).any(axis=1)
         return target.at[:, place].set(jnp.where(ended, 0, said)), None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from metajax._types import Array, Series
 from metajax.nets.attention import TokenEncoder
-from metajax.nets.encoders import Conv4
+from metajax.nets.image import Conv4
 from metajax.nets.sequence import GRU, Front, SequenceTransformer, TemporalConv, read
+from metajax.types import Array, Series
 
 
 class Video(Front):
@@ -22,10 +22,14 @@ class Video(Front):
         ValueError: widths that differ.
     """
 
-    def __init__(self, image: Conv4 | TokenEncoder, sequence: GRU | TemporalConv | SequenceTransformer):
+    def __init__(
+        self, image: Conv4 | TokenEncoder, sequence: GRU | TemporalConv | SequenceTransformer
+    ):
         super().__init__(sequence)
         if image.head.out_features != sequence.inputs:
-            raise ValueError(f"image gives {image.head.out_features} features and {sequence.inputs=}; make them equal.")
+            raise ValueError(
+                f"image gives {image.head.out_features} features and {sequence.inputs=}; make them equal."
+            )
         self.image = image
 
     def series(self, x: Array | Series, reference: Array | None = None) -> Series:

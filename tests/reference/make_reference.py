@@ -35,7 +35,11 @@ def dense(name, inputs, outputs):
 def block(i, inputs, outputs):
     kernel = rng.normal(size=(3, 3, inputs, outputs)) * (2 / (9 * inputs)) ** 0.5
     scale, shift = 1 + 0.1 * rng.normal(size=outputs), 0.1 * rng.normal(size=outputs)
-    return {f"convolutions/{i}/kernel": kernel, f"norms/{i}/scale": scale, f"norms/{i}/shift": shift}
+    return {
+        f"convolutions/{i}/kernel": kernel,
+        f"norms/{i}/scale": scale,
+        f"norms/{i}/shift": shift,
+    }
 
 
 def examples(name, per_class, draw):
@@ -74,7 +78,9 @@ DATA = {
 
 def mlp(weights, x):
     for i in range(2):
-        x = functional.relu(functional.linear(x, weights[f"layers/{i}/kernel"].T, weights[f"layers/{i}/bias"]))
+        x = functional.relu(
+            functional.linear(x, weights[f"layers/{i}/kernel"].T, weights[f"layers/{i}/bias"])
+        )
     return functional.linear(x, weights["head/kernel"].T, weights["head/bias"])
 
 
@@ -84,7 +90,9 @@ def conv4(weights, x, pool):
         # XLA's "SAME": stride 2 on an even size needs one zero in all, and puts it after.
         before = 1 if pool or x.shape[-1] % 2 else 0
         x = functional.pad(x, (before, 1, before, 1))
-        x = functional.conv2d(x, weights[f"convolutions/{i}/kernel"].permute(3, 2, 0, 1), stride=1 if pool else 2)
+        x = functional.conv2d(
+            x, weights[f"convolutions/{i}/kernel"].permute(3, 2, 0, 1), stride=1 if pool else 2
+        )
         scale, shift = weights[f"norms/{i}/scale"], weights[f"norms/{i}/shift"]
         x = functional.batch_norm(x, None, None, scale, shift, training=True, eps=1e-5)
         x = functional.relu(functional.max_pool2d(x, 2) if pool else x)
@@ -115,7 +123,9 @@ def adam(loss, weights, steps, lr):
     state = optimizer.init(weights)
     for _ in range(steps):
         gradient = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True)
-        updates, state = optimizer.update(dict(zip(weights, gradient, strict=True)), state, inplace=False)
+        updates, state = optimizer.update(
+            dict(zip(weights, gradient, strict=True)), state, inplace=False
+        )
         weights = torchopt.apply_updates(weights, updates, inplace=False)
     return weights
 
@@ -137,23 +147,34 @@ def meta_loss(weights, tasks, network, adapt, steps, lr):
         return lambda weights: functional.cross_entropy(network(weights, x), y)
 
     adapted = [adapt(cross_entropy("support", task), weights, steps, lr) for task in range(TASKS)]
-    return torch.stack([cross_entropy("query", task)(weights) for task, weights in enumerate(adapted)]).mean()
+    return torch.stack(
+        [cross_entropy("query", task)(weights) for task, weights in enumerate(adapted)]
+    ).mean()
 
 
 def main():
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)  # torchopt computes Adam's 1 - βᵗ in the default dtype.
-    result = {"versions": np.array([f"{name} {version(name)}" for name in ("torch", "higher", "torchopt", "numpy")])}
+    result = {
+        "versions": np.array(
+            [f"{name} {version(name)}" for name in ("torch", "higher", "torchopt", "numpy")]
+        )
+    }
     for net in WEIGHTS:
         result |= {f"{net}/{name}": value for name, value in DATA[net].items()}
         result |= {f"{net}/weights/{name}": value for name, value in WEIGHTS[net].items()}
     for case, (net, *arguments) in CASES.items():
         tasks = {name: torch.tensor(value) for name, value in DATA[net].items()}
-        weights = {name: torch.tensor(value, requires_grad=True) for name, value in WEIGHTS[net].items()}
+        weights = {
+            name: torch.tensor(value, requires_grad=True) for name, value in WEIGHTS[net].items()
+        }
         loss = meta_loss(weights, tasks, *arguments)
         gradient = torch.autograd.grad(loss, list(weights.values()))
         result[f"{case}/loss"] = loss.detach().numpy()
-        result |= {f"{case}/gradient/{name}": leaf.numpy() for name, leaf in zip(weights, gradient, strict=True)}
+        result |= {
+            f"{case}/gradient/{name}": leaf.numpy()
+            for name, leaf in zip(weights, gradient, strict=True)
+        }
     file = Path(__file__).with_name("maml.npz")
     np.savez_compressed(file, **result)
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB; {', '.join(result['versions'])}")

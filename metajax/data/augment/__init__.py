@@ -1,0 +1,15 @@
+"""Augmentation of images, sequences and whole tasks, under jit."""
+
+from metajax.data.augment.images import affine as affine
+from metajax.data.augment.images import colour as colour
+from metajax.data.augment.images import compose as compose
+from metajax.data.augment.images import crop as crop
+from metajax.data.augment.images import cutout as cutout
+from metajax.data.augment.images import flip as flip
+from metajax.data.augment.images import sometimes as sometimes
+from metajax.data.augment.sequences import spec_augment as spec_augment
+from metajax.data.augment.sequences import text_dropout as text_dropout
+from metajax.data.augment.sequences import wave as wave
+from metajax.data.augment.tasks import augmented as augmented
+from metajax.data.augment.tasks import mixup as mixup
+from metajax.data.augment.tasks import permuted_labels as permuted_labels

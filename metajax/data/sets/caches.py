@@ -1,0 +1,45 @@
+"""Files that keep what was made of matplotlib's fonts."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import struct
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
+    """The file of what was made of the fonts of this matplotlib, in the folder `cache` or in the user's."""
+    try:
+        import matplotlib
+        import platformdirs
+    except ImportError as error:
+        raise ImportError(
+            "Glyphs need matplotlib and platformdirs: pip install 'metajax[examples]'."
+        ) from error
+    folder = platformdirs.user_cache_path("metajax") if cache is None else pathlib.Path(cache)
+    return folder / f"{kind}-matplotlib{matplotlib.__version__}-{choice}.npz"
+
+
+def write_cache(path: pathlib.Path, **arrays: Any) -> None:
+    """Writes a file at once: another process sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)

@@ -1,0 +1,19 @@
+"""Learning across tasks: task losses, outer loops, estimators of the outer gradient, and evaluation."""
+
+from metajax.outer.estimators import evolution as evolution
+from metajax.outer.estimators import forward as forward
+from metajax.outer.evaluation import Summary as Summary
+from metajax.outer.evaluation import evaluate as evaluate
+from metajax.outer.evaluation import summarize as summarize
+from metajax.outer.mapping import split_tasks as split_tasks
+from metajax.outer.outer_loops import Info as Info
+from metajax.outer.outer_loops import OuterLoop as OuterLoop
+from metajax.outer.outer_loops import State as State
+from metajax.outer.outer_loops import outer_loop as outer_loop
+from metajax.outer.persistent_evolution import PersistentState as PersistentState
+from metajax.outer.persistent_evolution import persistent as persistent
+from metajax.outer.prediction import predict as predict
+from metajax.outer.task_losses import query_loss as query_loss
+from metajax.outer.task_losses import reptile as reptile
+from metajax.outer.task_losses import supervised as supervised
+from metajax.outer.warm_start import bilevel as bilevel
