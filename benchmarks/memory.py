@@ -1,11 +1,12 @@
-"""Workload W3: memory and time of one meta-gradient through Adam on a transformer, by strategy of differentiation.
+"""Workload W3: memory and time of one meta-gradient through Adam on a transformer, by strategy.
 
-6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; the meta-parameters are weights of the examples. "Block
-remat" computes each layer again in its backward pass (`jax.checkpoint` in the net). Gradients are compared before
-anything is timed, and the runs are interleaved. Writes benchmarks/results/memory.json and .png.
+6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; the meta-parameters are weights of
+the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the
+net). Gradients are compared before anything is timed, and the runs are interleaved. Writes
+benchmarks/results/memory.json and .png.
 
-    python benchmarks/memory.py
-    python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see that it runs
+python benchmarks/memory.py
+python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see that it runs
 """
 
 import argparse
@@ -34,7 +35,7 @@ class Sizes(NamedTuple):
 
 
 TINY = Sizes(layers=2, width=16, length=16, heads=2, tokens=8, steps=3)
-STRATEGIES = {  # and whether the layers are computed again
+STRATEGIES = {
     "`unroll()`": (mj.unroll(), False),
     "`unroll(remat=1)`": (mj.unroll(remat=1), False),
     "`unroll(remat=1)`, block remat": (mj.unroll(remat=1), True),
@@ -42,6 +43,7 @@ STRATEGIES = {  # and whether the layers are computed again
     "`mixed_mode(save_gradients=False)`, block remat": (mj.mixed_mode(save_gradients=False), True),
     "`mixed_mode()`, block remat": (mj.mixed_mode(), True),
 }
+"""{name: (strategy, whether the layers are computed again in the backward pass)}."""
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,10 +53,13 @@ parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
-def start(sizes):
-    def normal(number, *shape):
-        return jax.random.normal(jax.random.fold_in(KEY, number), shape) / math.sqrt(shape[-2])
+def normal(number, *shape):
+    """Random weights of variance 1 / inputs."""
+    return jax.random.normal(jax.random.fold_in(KEY, number), shape) / math.sqrt(shape[-2])
 
+
+def start(sizes):
+    """Weights of the transformer, those of the layers stacked."""
     width = sizes.width
     shapes = {
         "qkv": (width, 3 * width),
@@ -62,96 +67,106 @@ def start(sizes):
         "up": (width, 4 * width),
         "down": (4 * width, width),
     }
-    blocks = {
-        name: normal(number, sizes.layers, *shape)
-        for number, (name, shape) in enumerate(shapes.items())
-    }
+    blocks = {}
+    for number, (name, shape) in enumerate(shapes.items()):
+        blocks[name] = normal(number, sizes.layers, *shape)
     return {"embed": normal(9, sizes.tokens, width), "blocks": blocks}
 
 
-def block(w, x_BxTxD, heads):
+def block(weights, x_BxTxD, heads):
+    """One layer: causal attention and two linear layers, each added to its input."""
+    x_BxTxD += attention(weights, jax.nn.standardize(x_BxTxD), heads)
+    hidden = jax.nn.gelu(jax.nn.standardize(x_BxTxD) @ weights["up"])
+    return x_BxTxD + hidden @ weights["down"]
+
+
+def attention(weights, x_BxTxD, heads):
     batch, length, width = x_BxTxD.shape
-    q, k, v = (
-        part.reshape(batch, length, heads, -1).swapaxes(1, 2)
-        for part in jnp.split(jax.nn.standardize(x_BxTxD) @ w["qkv"], 3, axis=-1)
-    )
+
+    def split_heads(part_BxTxD):
+        return part_BxTxD.reshape(batch, length, heads, -1).swapaxes(1, 2)
+
+    q, k, v = map(split_heads, jnp.split(x_BxTxD @ weights["qkv"], 3, axis=-1))
     scores_BxHxTxT = q @ k.swapaxes(2, 3) / math.sqrt(width // heads)
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    mixed = jax.nn.softmax(jnp.where(causal, scores_BxHxTxT, -1e9)) @ v
-    x_BxTxD += mixed.swapaxes(1, 2).reshape(x_BxTxD.shape) @ w["out"]
-    return x_BxTxD + jax.nn.gelu(jax.nn.standardize(x_BxTxD) @ w["up"]) @ w["down"]
+    causal_TxT = jnp.tril(jnp.ones((length, length), bool))
+    mixed = jax.nn.softmax(jnp.where(causal_TxT, scores_BxHxTxT, -1e9)) @ v
+    return mixed.swapaxes(1, 2).reshape(x_BxTxD.shape) @ weights["out"]
 
 
 def next_token_loss(sizes, block_remat, weighted):
-    layer = lambda x, w: (block(w, x, sizes.heads), None)
-    layer = jax.checkpoint(layer, prevent_cse=False) if block_remat else layer
+    """The cross-entropy of the next token, of examples that may be weighted by `params.slow`."""
+
+    def layer(x, weights):
+        return block(weights, x, sizes.heads), None
+
+    if block_remat:
+        layer = jax.checkpoint(layer, prevent_cse=False)
 
     def loss(params, batch, key):
         embed = params.fast["embed"]
-        x = jax.lax.scan(layer, embed[batch.x], params.fast["blocks"])[0]
+        x, _ = jax.lax.scan(layer, embed[batch.x], params.fast["blocks"])
         per_token = optax.softmax_cross_entropy_with_integer_labels(x @ embed.T, batch.y)
         per_example = per_token.mean(axis=1)
-        return (per_example * jax.nn.sigmoid(params.slow) if weighted else per_example).mean(), {}
+        if weighted:
+            per_example = per_example * jax.nn.sigmoid(params.slow)
+        return per_example.mean(), {}
 
     return loss
 
 
 def meta_gradient(sizes, strategy, block_remat):
-    """(function, its argument): the weights of the examples."""
+    """(function, its argument): the gradient with respect to the weights of the examples."""
     fast = start(sizes)
     text = jax.random.randint(KEY, (2, sizes.batch, sizes.length + 1), 0, sizes.tokens)
-    task = mj.Task(*(mj.Batch(rows[:, :-1], rows[:, 1:]) for rows in text))
+    support, query = (mj.Batch(rows[:, :-1], rows[:, 1:]) for rows in text)
     inner_loss = next_token_loss(sizes, block_remat, weighted=True)
     optimizer = optax.adam(1e-3, eps_root=1e-8)
     adaptation = mj.inner_loop(inner_loss, optimizer, steps=sizes.steps, differentiate=strategy)
-    task_loss = mj.query_loss(adaptation, next_token_loss(sizes, block_remat, weighted=False))
-    return jax.grad(lambda slow: task_loss(mj.Params(fast, slow), task, KEY)[0]), jnp.zeros(
-        sizes.batch
-    )
+    outer_loss = next_token_loss(sizes, block_remat, weighted=False)
+    task_loss = mj.query_loss(adaptation, outer_loss)
+
+    def value(slow):
+        return task_loss(mj.Params(fast, slow), mj.Task(support, query), KEY)[0]
+
+    return jax.grad(value), jnp.zeros(sizes.batch)
 
 
 def measure(sizes, repeats, strategies=STRATEGIES):
     """A row for each strategy; ratios are to the first."""
-    runs, costs, gradients = {}, {}, {}
-    for name, choice in strategies.items():
-        gradient, weights = meta_gradient(sizes, *choice)
+    runs = {}
+    costs = {}
+    for name, (strategy, block_remat) in strategies.items():
+        gradient, weights = meta_gradient(sizes, strategy, block_remat)
         program, costs[name] = harness.compile_timed(gradient, weights)
         runs[name] = lambda program=program, weights=weights: program(weights)
-        gradients[name] = runs[name]()
         print(f"{name}: {costs[name]['temporary_bytes'] / 1e6:.4g} MB", flush=True)
-    first = next(iter(runs))
+    gradients = {name: run() for name, run in runs.items()}
+    reference = next(iter(gradients.values()))
     rows = []
     for name, times in harness.in_turn(runs, repeats).items():
-        row = {"workload": "W3", "implementation": name} | harness.median(times) | costs[name]
-        row["gradient_error"] = harness.difference(gradients[name], gradients[first])
-        row["ratio"] = (rows or [row])[0]["seconds"] / row["seconds"]
-        print(
-            f"{name}: {row['seconds']:.4g} s, {row['ratio']:.2f} times the speed of the first",
-            flush=True,
-        )
+        row = {"workload": "W3", "implementation": name}
+        row |= harness.median(times)
+        row |= costs[name]
+        row["gradient_error"] = harness.difference(gradients[name], reference)
+        first = rows[0] if rows else row
+        row["ratio"] = first["seconds"] / row["seconds"]
+        speed = f"{row['ratio']:.2f} times the speed of the first"
+        print(f"{name}: {row['seconds']:.4g} s, {speed}", flush=True)
         rows.append(row)
     return rows
 
 
 def draw(rows, path):
-    import matplotlib
+    """Seconds against memory."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
     for row in rows:
-        axes.scatter(
-            row["temporary_bytes"] / 1e6,
-            row["seconds"],
-            s=50,
-            label=row["implementation"].replace("`", ""),
-        )
-    axes.set(
-        xlabel="temporaries, MB",
-        ylabel="seconds",
-        title="Transformer, 8 Adam steps (W3): the same gradient",
-    )
+        label = row["implementation"].replace("`", "")
+        axes.scatter(row["temporary_bytes"] / 1e6, row["seconds"], s=50, label=label)
+    axes.set(xlabel="temporaries, MB", ylabel="seconds")
+    axes.set(title="Transformer, 8 Adam steps (W3): the same gradient")
     ticks = [200, 500, 1000, 2000, 5000]
     axes.set(xscale="log", ylim=(0, None), xticks=ticks, xticklabels=ticks)
     axes.minorticks_off()
@@ -159,8 +174,11 @@ def draw(rows, path):
     figure.savefig(path, dpi=110)
 
 
-if __name__ == "__main__":
-    options = parser.parse_args()
+def main(options):
     rows = measure(TINY if options.tiny else Sizes(), options.repeats)
     harness.save(options.out, "memory", harness.header(seed=0, rows=rows))
     draw(rows, options.out / "memory.png")
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())

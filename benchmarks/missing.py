@@ -1,29 +1,31 @@
-"""Recordings that are missing in most of the training and in all of the test: SMIL and what is simpler, on digits.
+"""Recordings that are missing in most of the training and in all of the test, on digits.
 
-The setting of Ma et al. 2021 (arXiv 2103.05677, avMNIST): 105 written digits of each class to learn from, of which 5 to
-20 % come with a recording of the spoken digit, and pictures alone to judge. Reads `mnist.npz` and `fsdd.npz` from the
-folder that METAJAX_DATA names. Each seed draws its 1 050 examples and is tested on all other 8 950 pictures, and on 450
-of them with recordings that are new, too. Settings are chosen first, on a fifth of the training examples, at 10 %.
+SMIL and simpler learners, in the setting of Ma et al. 2021 (arXiv 2103.05677, avMNIST): 105 written
+digits of each class to learn from, of which 5 to 20 % come with a recording of the spoken digit,
+and pictures alone in the test. Reads `mnist.npz` and `fsdd.npz` from the folder that METAJAX_DATA
+names. Each seed draws its 1 050 examples. It is tested on all other 8 950 pictures, and also on 450
+of them with new recordings. Settings are chosen first, on a fifth of the training examples, at
+10 %.
 
-All learners have the same encoders, small enough for two cores, and take the same number of steps. SMIL spends half of
-them on zero-filling, from where it starts, and like its authors' code it descends more than its equation: the loss of
-what is incomplete, too, and that of what is complete without its recording. How much each counts is a setting, and the
-equation alone is among those to choose from. Intervals are over seeds, and differences are paired by seed.
+All learners have the same encoders, small enough for two cores, and take the same number of steps.
+SMIL spends half of them on zero-filling, where it starts. Like its authors' code it descends more
+than its equation: also the loss of incomplete examples, and that of complete ones without their
+recording. Their weights are settings, and the equation alone is among those to choose from.
+Intervals are over seeds, and differences are paired by seed. Writes
+benchmarks/results/missing.json and .png.
 
-    METAJAX_DATA=... python benchmarks/missing.py --out .
+METAJAX_DATA=folder python benchmarks/missing.py
 """
 
 import argparse
 import functools
-import json
-import os
 import pathlib
 import time
 from typing import NamedTuple
 
+import harness
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
@@ -37,33 +39,37 @@ from metajax.modalities import (
     restrict,
 )
 
-CLASSES, ROWS, HELD, PAIRS = (
-    10,
-    105,
-    21,
-    45,
-)  # examples of each class: to learn from, of these to choose on; test pairs
+CLASSES = 10
+ROWS = 105  # examples of each class to learn from
+HELD_OUT = 21  # of these, to choose settings on
+PAIRS = 45  # test examples of each class with a recording
 WIDTH, HIDDEN, BATCH, PRIORS = 32, 96, 64, 10
-COMPLETE = {
-    5: 5,
-    10: 10,
-    15: 16,
-    20: 21,
-}  # percent of the training examples that have a recording, and how many of 105
+COMPLETE = {5: 5, 10: 10, 15: 16, 20: 21}
+"""{percent of the training examples with a recording: how many of the 105 of a class}."""
 
 
 class Setting(NamedTuple):
-    """Numbers only, so that a program is compiled once for all of them."""
+    """Numbers only, so that a program is compiled once for all of them.
 
-    rate: float = 3e-3  # of Adam, going down to zero
-    drop: float = 0.0  # how often a recording is taken away in training
-    inner: float = 0.1  # step size of the inner step; this and what follows is of SMIL alone
-    incomplete: float = 1.0  # how much the loss of incomplete examples counts in the outer loop
-    withheld: float = 1.0  # and that of complete ones without their recording
-    noise: float = 1.0  # 0 for none
+    Attributes:
+        rate: step size of Adam, which decays to zero.
+        drop: how often a recording is left out in training.
+        inner: step size of the inner step. This and all that follow are of SMIL alone.
+        incomplete: weight of the loss of incomplete examples in the outer loop.
+        withheld: weight of the loss of complete examples without their recording.
+        noise: 0 for none.
+    """
+
+    rate: float = 3e-3
+    drop: float = 0.0
+    inner: float = 0.1
+    incomplete: float = 1.0
+    withheld: float = 1.0
+    noise: float = 1.0
 
 
-RATES, START = (3e-3, 1e-2, 3e-2), Setting(1e-2)  # SMIL starts from zero-filling at this rate
+RATES = (3e-3, 1e-2, 3e-2)
+START = Setting(1e-2)  # SMIL starts from zero-filling at this rate
 SETTINGS = {
     "image only": [Setting(rate) for rate in RATES],
     "zeros": [Setting(rate) for rate in RATES],
@@ -84,271 +90,351 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--seeds", type=int, default=6)
 parser.add_argument("--steps", type=int, default=600, help="steps of every learner")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
 def spectrograms():
-    """How loud 40 bands of pitch are in 9 parts of every recording, at mean 0 and variance 1: [digit, 200, 360]."""
+    """The loudness of 40 bands in 9 parts of every recording, at mean 0 and variance 1.
+
+    [digit, 200, 360].
+    """
     spoken = mj.data.spoken_digits()
     mel = jax.jit(lambda wave: mj.nets.log_mel(wave / 32768.0, rate=8000, hop=0.02))(spoken.x)
-    mel = np.asarray(mel)[:, :36].reshape(-1, 9, 4, 40).mean(axis=2).reshape(CLASSES, 200, 360)
+    parts = np.asarray(mel)[:, :36].reshape(-1, 9, 4, 40).mean(axis=2)
+    mel = parts.reshape(CLASSES, 200, 360)
     return (mel - mel.mean(axis=2, keepdims=True)) / mel.std(axis=2, keepdims=True)
 
 
-def read(seeds):
-    """Of each seed [seed, rows, ...]: examples to learn from, sorted by digit; all other pictures; 450 other pairs."""
-    written, sound = mj.data.written_digits(), spectrograms()
-    image, y = np.asarray(written.x, np.float32).reshape(-1, 784) / 255, np.asarray(written.y)
+class Examples(NamedTuple):
+    """Batches with a leading axis of seeds.
 
-    def batch(rows, audio):
-        return mj.Batch(mj.data.as_modalities({"image": image[rows], "audio": audio}), y[rows])
+    Attributes:
+        train: examples to learn from, sorted by digit, all with a recording.
+        pictures: all other pictures, without a recording.
+        pairs: 450 of these pictures with new recordings.
+    """
+
+    train: mj.Batch
+    pictures: mj.Batch
+    pairs: mj.Batch
+
+
+def read(seeds):
+    """The examples of this many seeds."""
+    written = mj.data.written_digits()
+    image = np.asarray(written.x, np.float32).reshape(-1, 784) / 255
+    y = np.asarray(written.y)
+    sound = spectrograms()
 
     def draw(seed):
         rng = np.random.default_rng(seed)
         rows = [rng.permutation(np.flatnonzero(y == digit)) for digit in range(CLASSES)]
-        voices = [rng.permutation(200) for _ in range(CLASSES)]
-        part = lambda of, first, last: np.concatenate(
-            [of(digit)[first:last] for digit in range(CLASSES)]
-        )
-        of_image, of_sound = (
-            (lambda digit: rows[digit]),
-            (lambda digit: sound[digit, voices[digit]]),
-        )
-        pair = lambda first, last: batch(part(of_image, first, last), part(of_sound, first, last))
-        others = part(of_image, ROWS, None)
-        alone = batch(others, np.zeros((len(others), 360), np.float32))
-        return (
-            pair(0, ROWS),
-            alone._replace(x=restrict(alone.x, ["image"])),
-            pair(ROWS, ROWS + PAIRS),
-        )
+        voices = [sound[digit, rng.permutation(200)] for digit in range(CLASSES)]
 
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, range(seeds)))
+        def pairs(first, last):
+            number = np.concatenate([mine[first:last] for mine in rows])
+            audio = np.concatenate([mine[first:last] for mine in voices])
+            x = mj.data.as_modalities({"image": image[number], "audio": audio})
+            return mj.Batch(x, y[number])
+
+        others = np.concatenate([mine[ROWS:] for mine in rows])
+        silence = np.zeros((len(others), 360), np.float32)
+        x = mj.data.as_modalities({"image": image[others], "audio": silence})
+        pictures = mj.Batch(restrict(x, ["image"]), y[others])
+        return Examples(pairs(0, ROWS), pictures, pairs(ROWS, ROWS + PAIRS))
+
+    return stack([draw(seed) for seed in range(seeds)])
+
+
+def stack(trees):
+    """One tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def make_net(learner, seed):
-    """A layer over the features of all modalities, where an absent one is zeros, or the mean of what is present."""
-    rngs, inputs = (
-        nnx.Rngs(seed),
-        {"image": 784} if learner == "image only" else {"image": 784, "audio": 360},
-    )
-    encoders = {
-        name: mj.nets.MLP(size, (HIDDEN,), WIDTH, rngs=rngs) for name, size in inputs.items()
-    }
-    deep = mj.nets.fusion.Deep(list(inputs), WIDTH, layers=1, rngs=rngs)
-    fusion = mj.nets.fusion.mean if learner == "mean of what is there" else deep
+    """(apply, params) of a net with one layer over the features of all modalities.
+
+    An absent modality counts as zeros, or as the mean of what is present.
+    """
+    rngs = nnx.Rngs(seed)
+    inputs = {"image": 784}
+    if learner != "image only":
+        inputs["audio"] = 360
+    encoders = {}
+    for name, size in inputs.items():
+        encoders[name] = mj.nets.MLP(size, (HIDDEN,), WIDTH, rngs=rngs)
+    fusion = mj.nets.fusion.Deep(list(inputs), WIDTH, layers=1, rngs=rngs)
+    if learner == "mean of what is there":
+        fusion = mj.nets.fusion.mean
     return mj.nets.functional(mj.nets.Multimodal(encoders, fusion, WIDTH, CLASSES, rngs=rngs))
 
 
 def pick(batch, complete, low, high, number, key):
-    """Examples, numbers `low` to `high` of random digits. The first `complete` of each digit have a recording."""
-    keys = jax.random.split(key)
-    row, digit = (
-        jax.random.randint(keys[0], (number,), low, high),
-        jax.random.randint(keys[1], (number,), 0, CLASSES),
-    )
+    """Examples of random digits, whose number in their class is from `low` to `high`.
+
+    The first `complete` of each digit have a recording.
+    """
+    row_key, digit_key = jax.random.split(key)
+    row = jax.random.randint(row_key, (number,), low, high)
+    digit = jax.random.randint(digit_key, (number,), 0, CLASSES)
     chosen = mj.take(batch, digit * ROWS + row)
-    return chosen._replace(
-        x=chosen.x._replace(present={**chosen.x.present, "audio": row < complete})
-    )
+    present = {**chosen.x.present, "audio": row < complete}
+    return chosen._replace(x=chosen.x._replace(present=present))
 
 
 def descend(task_loss, sample, rate, steps, params, key):
+    """Params after this many outer steps of one task."""
     outer = mj.outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(rate, steps)))
 
     def step(state, key):
         sample_key, step_key = jax.random.split(key)
         tasks = jax.tree.map(lambda leaf: leaf[None], sample(sample_key))
-        return outer.step(state, tasks, step_key)[0], None
+        state, _ = outer.step(state, tasks, step_key)
+        return state, None
 
-    return jax.lax.scan(step, outer.init(params), jax.random.split(key, steps))[0].params
+    state, _ = jax.lax.scan(step, outer.init(params), jax.random.split(key, steps))
+    return state.params
 
 
-def known(learner, x):
-    """What a learner sees of the modalities."""
-    return (
-        mj.Modalities(*({"image": tree["image"]} for tree in x)) if learner == "image only" else x
-    )
+def visible(learner, x):
+    """The modalities that a learner reads."""
+    if learner != "image only":
+        return x
+    return mj.Modalities({"image": x.value["image"]}, {"image": x.present["image"]})
 
 
 def plain(learner, apply, steps, params, batch, key, setting, complete, rows):
-    """Ordinary training on whatever there is; what is absent is for the fusion to deal with."""
+    """Ordinary training on all modalities that are present; the fusion handles absent ones."""
 
     def sample(key):
         pick_key, drop_key = jax.random.split(key)
         chosen = pick(batch, complete, 0, rows, BATCH, pick_key)
         x = drop_modalities(chosen.x, {"audio": setting.drop}, drop_key)
-        return chosen._replace(x=known(learner, x))
+        return chosen._replace(x=visible(learner, x))
 
     loss = mj.losses.cross_entropy(apply)
     return descend(mj.supervised(loss), sample, setting.rate, steps, params, key)
 
 
 def smil(apply, steps, params, batch, key, setting, complete, rows):
-    """An inner step on examples that lack their recording, judged on those that have it."""
+    """An inner step on examples without a recording; the outer loss is of those with one."""
+    deterministic, _ = mj.nets.from_function(lambda params, x: apply(params, x))
     noisy = mj.losses.cross_entropy(apply)
-    quiet = mj.losses.cross_entropy(lambda params, x, key=None, *, reference=None: apply(params, x))
-    inner = lambda *inputs: (
-        setting.inner * noisy(*inputs)[0],
-        {},
-    )  # a step size that is no constant of the program
-    adaptation = mj.inner_loop(inner, optax.sgd(1.0), steps=1)
+    quiet = mj.losses.cross_entropy(deterministic)
+
+    def inner(params, batch, key):
+        # The step size multiplies the loss, so that it is no constant of the program.
+        value, _ = noisy(params, batch, key)
+        return setting.inner * value, {}
 
     def outer(params, query, key):
         alone = query._replace(x=restrict(query.x, ["image"]))
-        return quiet(params, query, key)[0] + setting.withheld * quiet(params, alone, key)[0], {}
+        whole, _ = quiet(params, query, key)
+        without, _ = quiet(params, alone, key)
+        return whole + setting.withheld * without, {}
+
+    episode = mj.query_loss(mj.inner_loop(inner, optax.sgd(1.0), steps=1), outer)
 
     def task_loss(params, task, key):
         episode_key, key = jax.random.split(key)
-        total, metrics = mj.query_loss(adaptation, outer)(params, task, episode_key)
-        return total + setting.incomplete * noisy(params, task.support, key)[0], metrics
+        total, metrics = episode(params, task, episode_key)
+        value, _ = noisy(params, task.support, key)
+        return total + setting.incomplete * value, metrics
 
     def sample(key):
-        keys = jax.random.split(key)
-        incomplete = pick(batch, complete, complete, rows, BATCH // 2, keys[0])
-        return mj.Task(incomplete, pick(batch, complete, 0, complete, BATCH // 2, keys[1]))
+        support_key, query_key = jax.random.split(key)
+        support = pick(batch, complete, complete, rows, BATCH // 2, support_key)
+        query = pick(batch, complete, 0, complete, BATCH // 2, query_key)
+        return mj.Task(support, query)
 
     return descend(task_loss, sample, setting.rate, steps, params, key)
 
 
-def make_learner(learner, data, steps):
-    """(setting, complete, rows) -> params of all seeds, side by side; and the network that they are of."""
-    seeds, axes = len(data.y), (0, 0, 0, None, None, None)
-    apply, keys = make_net(learner, 0)[0], jax.random.split(jax.random.key(0), seeds)
-    start = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *(make_net(learner, seed)[1] for seed in range(seeds))
-    )
-    if learner != "SMIL":
-        train = jax.jit(jax.vmap(functools.partial(plain, learner, apply, steps), axes))
-        return apply, functools.partial(train, start, data, keys)
+OVER_SEEDS = (0, 0, 0, None, None, None)
+"""Axes of (params, batch, key, setting, complete, rows)."""
 
-    encode, decide = (functools.partial(apply, method=name) for name in ("encode", "decide"))
-    encode_all, whole = jax.jit(jax.vmap(encode)), completed(encode, decide)
-    fill = jax.jit(jax.vmap(functools.partial(plain, "zeros", apply, steps // 2), axes))
-    train = jax.jit(jax.vmap(functools.partial(smil, whole, steps - steps // 2), axes))
+
+def make_learner(learner, train, steps):
+    """(apply, learn): learn(setting, complete, rows) -> params of all seeds, side by side."""
+    seeds = len(train.y)
+    apply, _ = make_net(learner, 0)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    start = stack([make_net(learner, seed)[1] for seed in range(seeds)])
+    if learner == "SMIL":
+        return make_smil(apply, start, train, keys, steps)
+    one = functools.partial(plain, learner, apply, steps)
+    learn = jax.jit(jax.vmap(one, OVER_SEEDS))
+    return apply, functools.partial(learn, start, train, keys)
+
+
+def make_smil(apply, start, train, keys, steps):
+    """(apply, learn) of SMIL, whose first half of the steps is zero-filling."""
+    encode = functools.partial(apply, method="encode")
+    decide = functools.partial(apply, method="decide")
+    encode_all = jax.jit(jax.vmap(encode))
+    whole = completed(encode, decide)
+    fill = functools.partial(plain, "zeros", apply, steps // 2)
+    fill = jax.jit(jax.vmap(fill, OVER_SEEDS))
+    descend_all = functools.partial(smil, whole, steps - steps // 2)
+    descend_all = jax.jit(jax.vmap(descend_all, OVER_SEEDS))
+    row = np.arange(CLASSES * ROWS) % ROWS
 
     def learn(setting, complete, rows):
-        params = fill(start, data, keys, START, complete, rows)
-        features, row = encode_all(params, data.x), np.arange(CLASSES * ROWS) % ROWS
-        starts = []
-        for seed in range(seeds):
+        params = fill(start, train, keys, START, complete, rows)
+        features = encode_all(params, train.x)
+        present = {"image": row < rows, "audio": row < complete}
+        completions = []
+        for seed in range(len(keys)):
             value = {name: leaf[seed] for name, leaf in features.items()}
-            seen = mj.Modalities(value, {"image": row < rows, "audio": row < complete})
-            starts.append(
-                init_completion(modality_priors(seen, PRIORS, seed=seed), jax.random.key(seed))
-            )
-        made = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-        if not setting.noise:  # as narrow as to be none
-            made["spread"] = {
-                n: {**of, "bias": of["bias"] - 50} for n, of in made["spread"].items()
-            }
-        return train(
-            params._replace(slow={"completion": made}), data, keys, setting, complete, rows
-        )
+            priors = modality_priors(mj.Modalities(value, present), PRIORS, seed=seed)
+            completions.append(init_completion(priors, jax.random.key(seed)))
+        completion = stack(completions)
+        if not setting.noise:
+            completion["spread"] = without_spread(completion["spread"])
+        params = params._replace(slow={"completion": completion})
+        return descend_all(params, train, keys, setting, complete, rows)
 
     return whole, learn
 
 
-def make_judge(learner, apply):
+def without_spread(spread):
+    """The layers of the noise, with a bias that makes it too small to matter."""
+    return {name: {**layer, "bias": layer["bias"] - 50} for name, layer in spread.items()}
+
+
+def make_score(learner, apply):
     """(params of all seeds, batch of all seeds) -> accuracy [seed]."""
-    right = lambda params, batch: (apply(params, batch.x).argmax(axis=1) == batch.y).mean()
-    judge = jax.jit(jax.vmap(right))
-    return lambda params, batch: np.asarray(
-        judge(params, batch._replace(x=known(learner, batch.x)))
-    )
+
+    @jax.jit
+    @jax.vmap
+    def accuracy(params, batch):
+        return (apply(params, batch.x).argmax(axis=1) == batch.y).mean()
+
+    def score(params, batch):
+        return np.asarray(accuracy(params, batch._replace(x=visible(learner, batch.x))))
+
+    return score
 
 
 def summary(values):
     """Mean and half the width of the 95 % interval, in percent."""
-    return [100 * float(number) for number in mj.summarize(jnp.asarray(values))[:2]]
+    mean, half = mj.summarize(jnp.asarray(values))[:2]
+    return [100 * float(mean), 100 * float(half)]
 
 
-def measure(name, data, pictures, pairs, steps):
-    """(settings tried, accuracy by pictures {percent: [seed]}, and by pairs): chooses a setting, then tests it."""
-    apply, learn = make_learner(name, data, steps)
-    judge, held = make_judge(name, apply), np.arange(CLASSES * ROWS) % ROWS >= ROWS - HELD
-    validation = jax.tree.map(lambda leaf: leaf[:, held], data)
-    validation = validation._replace(x=restrict(validation.x, ["image"]))
-    values = [
-        summary(judge(learn(s, COMPLETE[10], ROWS - HELD), validation)) for s in SETTINGS[name]
-    ]
-    best = SETTINGS[name][int(np.argmax([mean for mean, _ in values]))]
-    tried = [
-        s._asdict() | {"validation": v, "chosen": s == best}
-        for s, v in zip(SETTINGS[name], values, strict=True)
-    ]
-    alone, heard = {}, {}
+class Measured(NamedTuple):
+    """What was measured of a learner.
+
+    Attributes:
+        tried: the settings, with their accuracy on the held out examples.
+        pictures: {percent: accuracy [seed] by pictures}.
+        pairs: {percent: accuracy [seed] by pictures and recordings}.
+    """
+
+    tried: list
+    pictures: dict
+    pairs: dict
+
+
+def measure(name, examples, steps):
+    """Chooses a setting, then tests it."""
+    apply, learn = make_learner(name, examples.train, steps)
+    score = make_score(name, apply)
+    best, tried = choose(name, examples.train, learn, score)
+    pictures = {}
+    pairs = {}
     for percent, complete in COMPLETE.items():
-        if name != "image only" or not alone:  # recordings are nothing to it
+        if name != "image only" or not pictures:  # one result for every percentage
             params = learn(best, complete, ROWS)
-        alone[percent], heard[percent] = judge(params, pictures), judge(params, pairs)
-    return tried, alone, heard
+        pictures[percent] = score(params, examples.pictures)
+        pairs[percent] = score(params, examples.pairs)
+    return Measured(tried, pictures, pairs)
+
+
+def choose(name, train, learn, score):
+    """(the best setting, all settings with their accuracy on the held out examples)."""
+    held_out = np.arange(CLASSES * ROWS) % ROWS >= ROWS - HELD_OUT
+    validation = jax.tree.map(lambda leaf: leaf[:, held_out], train)
+    validation = validation._replace(x=restrict(validation.x, ["image"]))
+    values = []
+    for setting in SETTINGS[name]:
+        params = learn(setting, COMPLETE[10], ROWS - HELD_OUT)
+        values.append(summary(score(params, validation)))
+    best = SETTINGS[name][int(np.argmax([mean for mean, _ in values]))]
+    tried = []
+    for setting, value in zip(SETTINGS[name], values, strict=True):
+        tried.append(setting._asdict() | {"validation": value, "chosen": setting == best})
+    return best, tried
 
 
 def report(measured):
-    """A row for each learner and percentage, with its paired differences from those before it."""
-    rows, before = [], []
-    for name, (_, alone, heard) in measured.items():
-        for percent, values in alone.items():
-            minus = {other: summary(values - measured[other][1][percent]) for other in before}
-            row = {"learner": name, "percent": percent, "accuracy": summary(values), "minus": minus}
-            rows.append({**row, "with recordings": summary(heard[percent])})
-        before.append(name)
+    """A row for each learner and percentage, with its paired differences from learners before."""
+    rows = []
+    before = {}
+    for name, one in measured.items():
+        for percent, values in one.pictures.items():
+            minus = {}
+            for other, result in before.items():
+                minus[other] = summary(values - result.pictures[percent])
+            rows.append(
+                {
+                    "learner": name,
+                    "percent": percent,
+                    "accuracy": summary(values),
+                    "minus": minus,
+                    "with recordings": summary(one.pairs[percent]),
+                }
+            )
+        before[name] = one
     return rows
+
+
+def draw(rows, path):
+    """Accuracy against the percentage of examples with a recording."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = {
+        "accuracy": "Test by pictures alone",
+        "with recordings": "Test by pictures and recordings",
+    }
+    xlabel = f"of {CLASSES * ROWS} training examples with a recording / %"
+    for axis, (what, title) in zip(panels, titles.items(), strict=True):
+        lines = {}
+        for name in SETTINGS:
+            mean, half = np.array([row[what] for row in rows if row["learner"] == name]).T
+            lines[name] = list(COMPLETE), mean, half
+        mj.plots.curves(axis, lines, xlabel=xlabel, ylabel="accuracy / %", title=title)
+        axis.set_xticks(list(COMPLETE))
+    panels[0].get_legend().remove()
+    figure.savefig(path, dpi=100)
 
 
 def main(options):
     started = time.perf_counter()
-    data, pictures, pairs = read(options.seeds)
-    options.out.mkdir(parents=True, exist_ok=True)
+    examples = read(options.seeds)
     measured = {}
     for name in SETTINGS:
-        measured[name] = measure(name, data, pictures, pairs, options.steps)
-        print(
-            *measured[name][0],
-            f"{time.perf_counter() - started:.0f} s so far",
-            sep="\n",
-            flush=True,
-        )
-        print(*report(measured)[-len(COMPLETE) :], sep="\n", flush=True)
-    header = {
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "threads": os.cpu_count(),
+        measured[name] = measure(name, examples, options.steps)
+        print(*measured[name].tried, sep="\n")
+        print(*report(measured)[-len(COMPLETE) :], sep="\n")
+        print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
+    rows = report(measured)
+    result = harness.brief_header() | {
         "seconds": time.perf_counter() - started,
         "seeds": options.seeds,
         "steps": options.steps,
         "sizes": {
             "train": CLASSES * ROWS,
-            "pictures": pictures.y.shape[1],
-            "pairs": pairs.y.shape[1],
+            "pictures": examples.pictures.y.shape[1],
+            "pairs": examples.pairs.y.shape[1],
         },
-        "settings": {name: tried for name, (tried, _, _) in measured.items()},
+        "settings": {name: one.tried for name, one in measured.items()},
+        "rows": rows,
     }
-    rows = report(measured)
-    (options.out / "missing.json").write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
+    harness.save(options.out, "missing", result)
     draw(rows, options.out / "missing.png")
-
-
-def draw(rows, path):
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    titles = {
-        "accuracy": "Test by pictures alone",
-        "with recordings": "Test by pictures and recordings",
-    }
-    for axis, (what, title) in zip(axes, titles.items(), strict=True):
-        lines = {}
-        for name in SETTINGS:
-            mean, half = np.array([row[what] for row in rows if row["learner"] == name]).T
-            lines[name] = list(COMPLETE), mean, half
-        labels = {
-            "xlabel": f"of {CLASSES * ROWS} training examples with a recording / %",
-            "ylabel": "accuracy / %",
-        }
-        mj.plots.curves(axis, lines, **labels, title=title)
-        axis.set_xticks(list(COMPLETE))
-    axes[0].get_legend().remove()
-    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

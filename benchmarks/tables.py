@@ -1,4 +1,4 @@
-"""Reading result files, and writing tables of them."""
+"""Reads result files, and writes tables from them."""
 
 import json
 import pathlib
@@ -7,9 +7,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def read(name):
+    """The result file of this name."""
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
 def table(header, rows):
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def cell(value, digits=1):
+    """A mean with its interval, of [mean, half the interval, ...]."""
+    mean, half = value[:2]
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def difference(value, digits=1):
+    """A difference with its sign and interval, of [mean, half the interval, ...]."""
+    mean, half = value[:2]
+    return f"{mean:+.{digits}f} ± {half:.{digits}f}"

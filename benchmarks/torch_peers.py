@@ -1,7 +1,8 @@
-"""MAML in torch.func, higher and torchopt, each as its own documentation writes it: what metajax is timed against.
+"""MAML in torch.func, higher and torchopt, each as its own documentation writes it.
 
-A peer is a function (workload, **variant) -> (step, gradient): a step of training with Adam, and the meta-gradient as
-{name: array} at the start. `variants` are the ways to run it, of which the fastest counts.
+metajax is timed against these peers. A peer is a function (workload, **variant) -> (step,
+gradient): a step of training with Adam, and the meta-gradient as {name: array} at the start.
+`variants` are the ways to run it, and the fastest of them counts.
 """
 
 import math
@@ -21,27 +22,19 @@ class Block(nn.Module):
         return functional.relu(functional.max_pool2d(self.norm(self.convolution(x)), 2))
 
 
+LEAVES = {"kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias"}
+"""Our names of parameters, and torch's."""
+
+
 def make_net(weights):
-    """The module, and its parameters' names in the order of `weights`."""
+    """The module, and the names of its parameters in the order of `weights`."""
     shapes = {name: value.shape for name, value in weights.items()}
-    if "layers/0/kernel" in weights:
-        sizes = [shapes["layers/0/kernel"], shapes["layers/1/kernel"], shapes["head/kernel"]]
-        first, second, head = (nn.Linear(*size) for size in sizes)
-        net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), head)
-        parts = {"layers/0": first, "layers/1": second, "head": head}
-    else:
-        blocks = [Block(*shapes[f"convolutions/{i}/kernel"][2:]) for i in range(4)]
-        net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(*shapes["head/kernel"]))
-        parts = {"head": net[-1]}
-        for i, block in enumerate(blocks):
-            parts |= {f"convolutions/{i}": block.convolution, f"norms/{i}": block.norm}
+    net, parts = make_mlp(shapes) if "layers/0/kernel" in weights else make_conv4(shapes)
     net.to(torch.tensor(weights["head/bias"]).dtype)
-    leaves = {"kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias"}
-    own = {
-        name: getattr(parts[part], leaves[leaf])
-        for name in weights
-        for part, _, leaf in [name.rpartition("/")]
-    }
+    own = {}
+    for name in weights:
+        part, _, leaf = name.rpartition("/")
+        own[name] = getattr(parts[part], LEAVES[leaf])
     with torch.no_grad():
         for name, value in weights.items():
             own[name].copy_(to_torch(name, value, shapes))
@@ -49,8 +42,31 @@ def make_net(weights):
     return net, {name: names[id(parameter)] for name, parameter in own.items()}
 
 
+def make_mlp(shapes):
+    """(module, {our name: its layer})."""
+    first = nn.Linear(*shapes["layers/0/kernel"])
+    second = nn.Linear(*shapes["layers/1/kernel"])
+    head = nn.Linear(*shapes["head/kernel"])
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), head)
+    return net, {"layers/0": first, "layers/1": second, "head": head}
+
+
+def make_conv4(shapes):
+    """(module, {our name: its layer})."""
+    blocks = [Block(*shapes[f"convolutions/{i}/kernel"][2:]) for i in range(4)]
+    head = nn.Linear(*shapes["head/kernel"])
+    parts = {"head": head}
+    for i, block in enumerate(blocks):
+        parts[f"convolutions/{i}"] = block.convolution
+        parts[f"norms/{i}"] = block.norm
+    return nn.Sequential(*blocks, nn.Flatten(), head), parts
+
+
 def to_torch(name, value, shapes):
-    """Kernels [in, out] and [height, width, in, out] as torch has them; the head reads [channels, height, width]."""
+    """A kernel [in, out] or [height, width, in, out] in torch's layout.
+
+    torch's head reads [channels, height, width].
+    """
     value = torch.tensor(value)
     if value.ndim == 4:
         return value.permute(3, 2, 0, 1)
@@ -62,12 +78,14 @@ def to_torch(name, value, shapes):
 
 
 def from_torch(name, value, shapes):
+    """The inverse of `to_torch`."""
     if value.ndim == 4:
         return value.permute(2, 3, 1, 0).numpy()
     if name == "head/kernel" and "convolutions/3/kernel" in shapes:
         channels = shapes["convolutions/3/kernel"][3]
         side = math.isqrt(value.shape[1] // channels)
-        return value.T.reshape(channels, side, side, -1).permute(1, 2, 0, 3).flatten(0, 2).numpy()
+        value = value.T.reshape(channels, side, side, -1)
+        return value.permute(1, 2, 0, 3).flatten(0, 2).numpy()
     return (value.T if value.ndim == 2 else value).numpy()
 
 
@@ -81,16 +99,18 @@ def prepare(workload, threads, channels_last):
         x, y = (torch.tensor(value) for value in workload.data[name])
         if x.ndim == 5:
             rows = x.flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-            x, y = rows.unflatten(0, x.shape[:2]), y.long()
+            x = rows.unflatten(0, x.shape[:2])
+            y = y.long()
         parts.append((x, y))
     if channels_last:
         net = net.to(memory_format=layout)
-    loss = functional.cross_entropy if parts[0][1].dtype == torch.int64 else functional.mse_loss
+    labels = parts[0][1]
+    loss = functional.cross_entropy if labels.dtype == torch.int64 else functional.mse_loss
     return net, order, loss, parts
 
 
 def finish(workload, net, order, meta_backward):
-    """`meta_backward()` leaves the mean meta-gradient in the net's parameters."""
+    """(step, gradient) from `meta_backward()`, which adds the mean meta-gradient to `p.grad`."""
     outer = torch.optim.Adam(net.parameters(), lr=workload.outer_rate)
     shapes = {name: value.shape for name, value in workload.weights.items()}
 
@@ -109,7 +129,10 @@ def finish(workload, net, order, meta_backward):
 
 
 def torch_func(workload, *, tasks, threads, channels_last):
-    """https://docs.pytorch.org/tutorials/: grad and functional_call inside; the outer gradient is autograd's."""
+    """Uses grad and functional_call inside; the outer gradient is autograd's.
+
+    Source: https://docs.pytorch.org/tutorials/.
+    """
     net, order, loss, (support, query) = prepare(workload, threads, channels_last)
     start = dict(net.named_parameters())
 
@@ -124,20 +147,23 @@ def torch_func(workload, *, tasks, threads, channels_last):
             }
         return value(weights, query_x, query_y)
 
-    def meta_backward():
-        if tasks == "vmap":
-            torch.func.vmap(task_loss, (0, 0, 0, 0, None))(
-                *support, *query, start
-            ).mean().backward()
-        else:
-            for task in zip(*support, *query, strict=True):
-                (task_loss(*task, start) / workload.tasks).backward()
+    def backward_vmap():
+        losses = torch.func.vmap(task_loss, (0, 0, 0, 0, None))(*support, *query, start)
+        losses.mean().backward()
 
+    def backward_loop():
+        for task in zip(*support, *query, strict=True):
+            (task_loss(*task, start) / workload.tasks).backward()
+
+    meta_backward = backward_vmap if tasks == "vmap" else backward_loop
     return finish(workload, net, order, meta_backward)
 
 
 def higher(workload, *, threads, channels_last):
-    """https://github.com/facebookresearch/higher, "innerloop_ctx": one task after the other, gradients add up."""
+    """One task after the other, gradients add up.
+
+    Source: "innerloop_ctx" in https://github.com/facebookresearch/higher.
+    """
     import higher as package
 
     net, order, loss, (support, query) = prepare(workload, threads, channels_last)
@@ -145,10 +171,8 @@ def higher(workload, *, threads, channels_last):
 
     def meta_backward():
         for support_x, support_y, query_x, query_y in zip(*support, *query, strict=True):
-            with package.innerloop_ctx(net, inner, copy_initial_weights=False) as (
-                patched,
-                differentiable,
-            ):
+            context = package.innerloop_ctx(net, inner, copy_initial_weights=False)
+            with context as (patched, differentiable):
                 for _ in range(workload.steps):
                     differentiable.step(loss(patched(support_x), support_y))
                 (loss(patched(query_x), query_y) / workload.tasks).backward()
@@ -157,7 +181,10 @@ def higher(workload, *, threads, channels_last):
 
 
 def torchopt(workload, *, threads, channels_last):
-    """https://torchopt.readthedocs.io, "MetaSGD": the module is moved in place, and put back for the next task."""
+    """The module is changed in place, and restored for the next task.
+
+    Source: "MetaSGD" in https://torchopt.readthedocs.io.
+    """
     import torchopt as package
 
     net, order, loss, (support, query) = prepare(workload, threads, channels_last)
@@ -177,14 +204,16 @@ def torchopt(workload, *, threads, channels_last):
 
 
 def variants(peer, workload):
-    """The ways to run a peer: layouts where there are images, and for torch.func both ways to go over the tasks."""
-    layouts = (False, True) if workload.data["query"][0].ndim == 5 else (False,)
+    """The ways to run a peer.
+
+    Layouts where there are images, and for torch.func both ways to go over the tasks.
+    """
+    has_images = workload.data["query"][0].ndim == 5
+    layouts = (False, True) if has_images else (False,)
     ways = [{"threads": threads, "channels_last": last} for threads in (2, 1) for last in layouts]
-    return (
-        [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in ways]
-        if peer == "torch.func"
-        else ways
-    )
+    if peer != "torch.func":
+        return ways
+    return [{"tasks": tasks} | way for tasks in ("loop", "vmap") for way in ways]
 
 
 PEERS = {"torch.func": torch_func, "higher": higher, "torchopt": torchopt}

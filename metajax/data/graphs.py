@@ -7,21 +7,28 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+_UNKNOWN = "？"
+_FIRST_OPERATOR, _LAST_OPERATOR = "\u2ff0", "\u2fff"
+
 
 def composition_graph(
     characters: Sequence[str], decompositions: Sequence[str], *, without: Iterable[str] = ()
 ) -> tuple[list[str], np.ndarray]:
-    """What each character is composed of: names of nodes and edges int32[edges, (whole, part)].
+    """The graph of what each character is composed of.
 
-    A decomposition is an ideographic description sequence: operators of shape (U+2FF0 to U+2FFF), which are ignored,
-    and parts; "？" is an unknown part. The nodes are the characters, in the order given, then the parts that are no
-    character, in the order met. Each pair is one edge, however often the part occurs; none leads to itself.
+    A decomposition is an ideographic description sequence: operators of shape (U+2FF0 to U+2FFF),
+    which are ignored, and parts; "？" is an unknown part. Each pair is one edge, however often the
+    part occurs, and no character is a part of itself.
 
     Args:
         characters: each once.
         decompositions: one for each character.
-        without: parts whose edges are left out, such as the radicals where the radical is to be predicted: they would
-            give the answer away.
+        without: parts whose edges are left out. Where the radical is to be predicted, leave the
+            radicals out: their edges would give the answer away.
+
+    Returns:
+        (names of the nodes, edges int32[edges, (whole, part)]). The nodes are the characters in the
+        given order, then the parts that are not among them, in the order in which they occur.
 
     Raises:
         ValueError: not one decomposition for each character, or a character given twice.
@@ -35,22 +42,31 @@ def composition_graph(
     number = {character: row for row, character in enumerate(characters)}
     if len(characters) != len(decompositions) or len(number) != len(characters):
         raise ValueError(
-            f"Need one decomposition for each of different characters, got {len(decompositions)} for "
-            f"{len(characters)}, {len(number)} of them different."
+            "Need one decomposition for each of different characters, "
+            f"got {len(decompositions)} for {len(characters)}, {len(number)} of them different."
         )
-    ignored, edges = {"？", *without}, dict[tuple[int, int], None]()
+    ignored = {_UNKNOWN, *without}
+    edges: dict[tuple[int, int], None] = {}  # a set that keeps its order
     for character, decomposition in zip(characters, decompositions, strict=True):
         for part in decomposition:
-            if not ("\u2ff0" <= part <= "\u2fff" or part in ignored or part == character):
-                edges[number[character], number.setdefault(part, len(number))] = None
+            is_operator = _FIRST_OPERATOR <= part <= _LAST_OPERATOR
+            if is_operator or part in ignored or part == character:
+                continue
+            part_number = number.setdefault(part, len(number))
+            edges[number[character], part_number] = None
     return list(number), np.array(list(edges), np.int32).reshape(-1, 2)
 
 
 def check_graph(names: Sequence[str], edges: ArrayLike) -> np.ndarray:
-    """The edges int32[edges, 2] of a graph of your own, checked before it is compiled away.
+    """Checks a graph of your own while it is concrete, and returns its edges as int32[edges, 2].
+
+    Args:
+        names: of the nodes, each once.
+        edges: pairs of numbers of nodes.
 
     Raises:
-        ValueError: edges that are not pairs of integers, an edge to a node that there is not, or a name given twice.
+        ValueError: edges that are not pairs of integers, an edge to a node that does not exist, or
+            a name given twice.
 
     >>> check_graph(["cat", "animal"], [[0, 1]]).tolist()
     [[0, 1]]
@@ -62,9 +78,11 @@ def check_graph(names: Sequence[str], edges: ArrayLike) -> np.ndarray:
         )
     if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise ValueError(f"Names {twice[:10]} are given more than once; join their nodes.")
-    if (dangling := np.flatnonzero(((pairs < 0) | (pairs >= len(names))).any(axis=1))).size:
+    outside = ((pairs < 0) | (pairs >= len(names))).any(axis=1)
+    if outside.any():
+        dangling = np.flatnonzero(outside)
         raise ValueError(
-            f"Edges {dangling[:10].tolist()}, such as {pairs[dangling[0]].tolist()}, lead to no node: there are "
-            f"{len(names)}, numbered from 0; drop these edges or add the nodes."
+            f"Edges {dangling[:10].tolist()}, such as {pairs[dangling[0]].tolist()}, lead to no "
+            f"node: there are {len(names)}, numbered from 0; drop these edges or add the nodes."
         )
     return pairs.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Is this meta-gradient right, and what does it cost?"""
+"""Checks of a meta-gradient, and what it costs under each strategy."""
 
 from metajax.diagnostics.costs import Cost as Cost
 from metajax.diagnostics.costs import cost_table as cost_table

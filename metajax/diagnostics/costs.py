@@ -1,7 +1,8 @@
-"""What a meta-gradient costs under each strategy, before memory runs out."""
+"""What a meta-gradient costs under each strategy, known before memory runs out."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,20 +11,23 @@ import jax
 import numpy as np
 import optax
 
+from metajax._checks import check_count
 from metajax._tree import count_tasks
 from metajax.types import Array, PyTree, TaskLoss
 
 
 class Cost(NamedTuple):
-    """What one meta-gradient takes.
+    """The cost of one meta-gradient.
 
     Attributes:
-        temporary_bytes: that the compiled program needs besides its inputs and outputs.
-        flops: of matrix products and convolutions, loops counted by their length; a lower bound where there is a
-            `while`, which counts as one round, as conjugate gradient does.
-        compile_seconds: tracing included.
-        run_seconds: median, None where not asked for.
-        bias: |g - g₀| / |g₀|, with g₀ the gradient under the first strategy; None where nothing was run.
+        temporary_bytes: memory that the compiled program needs besides its inputs and outputs.
+        flops: floating-point operations of matrix products and convolutions. Those in a loop are
+            counted as often as it runs. A `while` loop counts as one round, so this is a lower
+            bound for conjugate gradient.
+        compile_seconds: time to trace and compile.
+        run_seconds: median time of one run, or None if nothing was run.
+        bias: |g - g₀| / |g₀|, where g₀ is the gradient under the first strategy, or None if
+            nothing was run.
     """
 
     temporary_bytes: int
@@ -41,97 +45,151 @@ def estimate_cost(
     *,
     repeats: int = 0,
 ) -> dict[str, Cost]:
-    """Memory, work, time and bias of the meta-gradient under each strategy, for the mean loss of some tasks at once.
+    """Memory, work, time and bias of the meta-gradient under each strategy.
 
-    It compiles every one of them, and runs them only where asked: so `temporary_bytes` is known before memory runs out.
+    The gradient is that of the mean loss of all tasks, computed at once. Every program is
+    compiled, and none is run unless you ask for it. So you can ask what a gradient needs that
+    does not fit into memory.
 
     Args:
-        make: strategy -> task loss, such as `lambda s: query_loss(inner_loop(..., differentiate=s), loss)`.
-        strategies: {name: strategy, or whatever `make` takes}, the exact one first.
-        params: what the gradient is of, with the rule filled in.
+        make: strategy -> task loss, such as
+            `lambda s: query_loss(inner_loop(..., differentiate=s), loss)`.
+        strategies: {name: strategy, or anything else that `make` takes}, the exact one first.
+        params: what the gradient is taken of, with the rule filled in.
         tasks: tasks along the leading axis of every leaf.
-        repeats: how often to run each, in turns, after one run that warms up; 0 runs nothing.
+        repeats: how often each program is timed, in turns, after one run to warm up. 0 runs
+            nothing.
 
     Returns:
-        {name: Cost}; `cost_table` writes it out.
+        {name: Cost}. `cost_table` writes it as a table.
+
+    Raises:
+        ValueError: repeats is not a whole number, 0 or more; or the tasks differ in number
+            between leaves.
+
+    >>> import jax.numpy as jnp
+    >>> weights = jnp.ones((3, 3))
+    >>> make = lambda power: lambda params, task, key: ((task @ params).sum() ** power, {})
+    >>> costs = estimate_cost(make, {"once": 1, "squared": 2}, weights, jnp.ones((2, 4, 3)))
+    >>> costs["squared"].flops, costs["squared"].run_seconds
+    (288, None)
     """
-    keys = jax.random.split(jax.random.key(0), count_tasks(tasks))
-    costs, programs = {}, {}
+    check_count("repeats", repeats, least=0)
+    programs: dict[str, Any] = {}
+    costs: dict[str, Cost] = {}
     for name, strategy in strategies.items():
-        task_loss = make(strategy)
-
-        def mean(params: PyTree, tasks: PyTree, task_loss: TaskLoss = task_loss) -> Array:
-            return jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
-
-        start = time.perf_counter()
-        traced = jax.jit(jax.grad(mean)).trace(params, tasks)
-        programs[name] = traced.lower().compile()
-        seconds = time.perf_counter() - start
-        memory = programs[name].memory_analysis().temp_size_in_bytes
-        costs[name] = Cost(memory, _flops(traced.jaxpr.jaxpr), seconds)
-    if not repeats:
+        programs[name], costs[name] = _compile(make(strategy), params, tasks)
+    if repeats == 0:
         return costs
-    slopes = {name: program(params, tasks) for name, program in programs.items()}
-    exact = next(iter(slopes.values()))
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(params, tasks))
-            times[name].append(time.perf_counter() - start)
-    biases = {
-        n: optax.tree.norm(optax.tree.sub(s, exact)) / optax.tree.norm(exact)
-        for n, s in slopes.items()
-    }
+    biases = _biases(programs, params, tasks)
+    seconds = _median_seconds(programs, params, tasks, repeats)
     return {
-        n: c._replace(run_seconds=float(np.median(times[n])), bias=float(biases[n]))
-        for n, c in costs.items()
+        name: cost._replace(run_seconds=seconds[name], bias=biases[name])
+        for name, cost in costs.items()
     }
 
 
 def cost_table(costs: Mapping[str, Cost]) -> str:
-    """The costs as a Markdown table."""
+    """The costs as a Markdown table, one row for each strategy.
+
+    >>> print(cost_table({"unroll()": Cost(2_000_000, 3_000_000_000, 0.5)}))
+    | strategy | temporaries, MB | GFLOP | compile, s | run, s | bias |
+    | --- | --- | --- | --- | --- | --- |
+    | unroll() | 2 | 3 | 0.5 |  |  |
+    """
     lines = [
         "| strategy | temporaries, MB | GFLOP | compile, s | run, s | bias |",
         "| --- " * 6 + "|",
     ]
     for name, cost in costs.items():
-        run, bias = (
-            "" if value is None else f"{value:.2g}" for value in (cost.run_seconds, cost.bias)
-        )
-        numbers = f"{cost.temporary_bytes / 1e6:.3g} | {cost.flops / 1e9:.3g} | {cost.compile_seconds:.1f}"
-        lines.append(f"| {name} | {numbers} | {run} | {bias} |")
+        cells = [
+            name,
+            f"{cost.temporary_bytes / 1e6:.3g}",
+            f"{cost.flops / 1e9:.3g}",
+            f"{cost.compile_seconds:.1f}",
+            _two_digits(cost.run_seconds),
+            _two_digits(cost.bias),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _two_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _compile(task_loss: TaskLoss, params: PyTree, tasks: PyTree) -> tuple[Any, Cost]:
+    """The compiled gradient (params, tasks) -> slopes, and what is known without running it."""
+    keys = jax.random.split(jax.random.key(0), count_tasks(tasks))
+
+    def mean_loss(params: PyTree, tasks: PyTree) -> Array:
+        losses, _ = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
+        return losses.mean()
+
+    start = time.perf_counter()
+    traced = jax.jit(jax.grad(mean_loss)).trace(params, tasks)
+    program = traced.lower().compile()
+    seconds = time.perf_counter() - start
+    temporary_bytes = program.memory_analysis().temp_size_in_bytes
+    return program, Cost(temporary_bytes, _flops(traced.jaxpr.jaxpr), seconds)
+
+
+def _biases(programs: Mapping[str, Any], params: PyTree, tasks: PyTree) -> dict[str, float]:
+    """|g - g₀| / |g₀| for the gradient g of each program, with g₀ that of the first."""
+    slopes = {name: program(params, tasks) for name, program in programs.items()}
+    exact = next(iter(slopes.values()))
+    size = optax.tree.norm(exact)
+    return {
+        name: float(optax.tree.norm(optax.tree.sub(slope, exact)) / size)
+        for name, slope in slopes.items()
+    }
+
+
+def _median_seconds(
+    programs: Mapping[str, Any], params: PyTree, tasks: PyTree, repeats: int
+) -> dict[str, float]:
+    """Median time of each program. They run in turns, so that a slow moment hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(params, tasks))
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
 def _flops(jaxpr: Any) -> int:
-    """2 m n k for every product in a jaxpr, times the length of the scans around it."""
-    total = 0
-    for equation in jaxpr.eqns:
-        inside = sum(_flops(inner) for inner in _jaxprs(equation.params))
-        if equation.primitive.name == "scan":
-            inside *= equation.params["length"]
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inside = (
-                2
-                * equation.outvars[0].aval.size
-                * int(np.prod([left[axis] for axis in contracted]))
-            )
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
-            inside = (
-                2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[numbers.rhs_spec[0]]
-            )
-        total += inside
-    return total
+    """Floating-point operations of all products and convolutions in a jaxpr."""
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _jaxprs(params: Mapping[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters; of the branches of a cond, the last."""
-    values = jax.tree.leaves(
-        [value[-1] if name == "branches" else value for name, value in params.items()]
-    )
-    closed = [getattr(value, "jaxpr", value) for value in values]
-    return [value for value in closed if hasattr(value, "eqns")]
+def _equation_flops(equation: Any) -> int:
+    primitive = equation.primitive.name
+    if primitive == "dot_general":
+        return _product_flops(equation)
+    if primitive == "conv_general_dilated":
+        return _convolution_flops(equation)
+    inside = sum(_flops(jaxpr) for jaxpr in _jaxprs_inside(equation))
+    return inside * equation.params["length"] if primitive == "scan" else inside
+
+
+def _product_flops(equation: Any) -> int:
+    """2 m n k for the product of [m, k] and [k, n]."""
+    (contracted_axes, _), _ = equation.params["dimension_numbers"]
+    left_shape = equation.invars[0].aval.shape
+    contracted = math.prod(left_shape[axis] for axis in contracted_axes)
+    return 2 * equation.outvars[0].aval.size * contracted
+
+
+def _convolution_flops(equation: Any) -> int:
+    """Twice the outputs times the weights that each of them is a sum over."""
+    kernel = equation.invars[1].aval
+    output_axis = equation.params["dimension_numbers"].rhs_spec[0]
+    return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[output_axis]
+
+
+def _jaxprs_inside(equation: Any) -> list[Any]:
+    """The jaxprs of a loop, a call or a branch. Of the branches of a `cond`, the last counts."""
+    values = [value[-1] if name == "branches" else value for name, value in equation.params.items()]
+    jaxprs = [getattr(value, "jaxpr", value) for value in jax.tree.leaves(values)]
+    return [jaxpr for jaxpr in jaxprs if hasattr(jaxpr, "eqns")]

@@ -1,7 +1,9 @@
-"""Whether a meta-gradient can be trusted: finite differences, and what makes one silently wrong."""
+"""Whether a meta-gradient is right: finite differences, and tests of what makes one wrong."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax._checks import check_loss_value
 from metajax.differentiate.mixed_products import mixed_products
 from metajax.differentiate.solvers import Solver, conjugate_gradient
 from metajax.differentiate.strategies import Inner
@@ -17,22 +20,25 @@ from metajax.types import Adaptation, Array, Loss, Params, PyTree, Task
 
 
 class Check(NamedTuple):
-    """What `check_meta_gradient` found; `print` it.
+    """The findings of `check_meta_gradient`. Print it to read them as sentences.
 
     Attributes:
-        difference: for every leaf of Params, |slope - finite difference| along one random direction, over the largest
-            of |finite difference|, what is usual along such a direction (|gradient| / √n for n numbers in the leaf),
-            and a thousandth of the same for all leaves.
-        zero: leaves whose gradient is zero throughout.
+        difference: for every leaf of Params, |g - d| / s along one random direction of length 1,
+            where g is the derivative from the gradient and d from finite differences. The scale s
+            is the largest of |d|, |gradient| / √n for the n numbers of the leaf (the size of a
+            typical g), and 1/1000 of the same for all leaves together.
+        zero: leaves whose gradient is zero everywhere.
         not_finite: leaves whose gradient has a NaN or an infinity.
-        asymmetry: relative difference between what reverse over reverse and forward over reverse make of the inner
-            loss; far from 0, `mixed_mode`, `one_step` and `implicit` are wrong. NaN without an inner loop, as are those
-            that follow.
-        stopped: relative difference between the derivative of the inner gradient and its finite difference; far from
-            0, something in the inner loss stops gradients, and no strategy gives the derivative of what the loop does.
-        inner_gradient: norm of the inner gradient where the steps ended, over its norm where they started; far from 0,
-            `implicit` is wrong.
-        solve_residual: |Hw - v| / |v| of the linear solve that `implicit` would do; far from 0, it is wrong.
+        asymmetry: relative difference between the derivatives of the inner gradient by reverse
+            over reverse and by forward over reverse. If it is far from 0, `mixed_mode`,
+            `one_step` and `implicit` are wrong. NaN without an inner loop, like the rest.
+        stopped: relative difference between the derivative of the inner gradient and its finite
+            difference. If it is far from 0, something in the inner loss stops gradients, and no
+            strategy gives the derivative of what the loop does.
+        inner_gradient: norm of the inner gradient after the last step, divided by its norm before
+            the first. If it is far from 0, `implicit` is wrong.
+        solve_residual: |Hw - v| / |v| of the linear solve that `implicit` would do. If it is far
+            from 0, `implicit` is wrong.
     """
 
     difference: dict[str, float]
@@ -45,20 +51,24 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{name}: relative difference from finite differences {d:.1e}"
-            for name, d in self.difference.items()
+            f"{name}: the gradient differs from finite differences by {difference:.1e} of its size."
+            for name, difference in self.difference.items()
         ]
-        lines += [f"{name}: the gradient is zero" for name in self.zero]
-        lines += [f"{name}: the gradient is not finite" for name in self.not_finite]
-        lines.append(
-            f"asymmetry of the inner Hessian {self.asymmetry:.1e}: mixed_mode, one_step and implicit need 0"
-        )
-        lines.append(
-            f"inner Hessian against finite differences {self.stopped:.1e}: far from 0, the inner loss has a "
-            "stop_gradient or straight-through estimator, and every strategy takes what it stops for a constant"
-        )
-        lines.append(f"inner gradient, end over start {self.inner_gradient:.1e}: implicit needs 0")
-        lines.append(f"residual of the implicit solve {self.solve_residual:.1e}: implicit needs 0")
+        lines += [f"{name}: the gradient is zero." for name in self.zero]
+        lines += [f"{name}: the gradient is not finite." for name in self.not_finite]
+        if math.isnan(self.inner_gradient):
+            return "\n".join([*lines, "The adaptation has no inner loop to check."])
+        lines += [
+            f"The inner Hessian differs from its transpose by {self.asymmetry:.1e}; mixed_mode, "
+            "one_step and implicit need 0.",
+            f"The inner Hessian differs from finite differences by {self.stopped:.1e}; far from "
+            "0, the inner loss has a stop_gradient or a straight-through estimator, and every "
+            "strategy treats what is stopped as a constant.",
+            "The norm of the inner gradient after the last step is "
+            f"{self.inner_gradient:.1e} times that before the first; implicit needs 0.",
+            f"The linear solve of implicit has a residual of {self.solve_residual:.1e}; implicit "
+            "needs 0.",
+        ]
         return "\n".join(lines)
 
 
@@ -72,98 +82,182 @@ def check_meta_gradient(
     solver: Solver | None = None,
     size: float | None = None,
 ) -> Check:
-    """Compares a meta-gradient with finite differences, and looks for what makes one silently wrong.
+    """Compares a meta-gradient with finite differences, and looks for what can make it wrong.
 
-    Finite differences know nothing of strategies: they show the bias of a biased one, a `stop_gradient` in the inner
-    loss, and an inner solve that has not converged under `implicit`. Use float64 where you can; in float32 the
-    differences themselves are good to a few percent.
+    Use it once for every new model, loss or strategy. Finite differences do not depend on the
+    strategy, so they show the bias of a biased one, a `stop_gradient` in the inner loss, and an
+    inner loop that has not converged under `implicit`. Use float64 where you can: in float32, the
+    differences themselves are accurate to a few percent.
 
     Args:
-        adaptation: an `inner_loop`, or anything else: then the last four findings are NaN.
-        loss: of the query set.
-        params: with the rule filled in.
+        adaptation: an `inner_loop`, or another adaptation, for which the last four findings are
+            NaN.
+        loss: the loss of the query set.
+        params: meta-parameters, with the rule filled in.
         task: one task, of concrete arrays.
-        key: for the task, and for the directions.
-        solver: that of `implicit`; `conjugate_gradient()` where None.
-        size: length of the finite differences, along directions of length 1; ∛ε of the dtype where None.
+        key: for the task, and for the random directions.
+        solver: the linear solver of `implicit`. None is `conjugate_gradient()`.
+        size: length of the steps of the finite differences. None is ∛ε of the dtype.
+
+    Returns:
+        The findings.
+
+    Raises:
+        ValueError: a loss that does not return (scalar, metrics).
+
+    >>> from metajax.inner import identity
+    >>> from metajax.types import Batch
+    >>> loss = lambda params, batch, key: (batch.x @ params.slow, {})
+    >>> task = Task(Batch(jnp.ones(2), ()), Batch(jnp.ones(2), ()))
+    >>> params = Params({}, jnp.ones(2))
+    >>> found = check_meta_gradient(identity(), loss, params, task, jax.random.key(0))
+    >>> found.difference["slow"] < 0.01, found.zero
+    (True, [])
     """
-    task_loss = jax.jit(lambda params: query_loss(adaptation, loss)(params, task, key)[0])
+
+    @jax.jit
+    def task_loss(params: Params) -> Array:
+        return check_loss_value(query_loss(adaptation, loss)(params, task, key))
+
     slopes = jax.jit(jax.grad(task_loss))(params)
-    usual = _usual(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slopes)]))
-    difference, zero, not_finite = {}, [], []
-    leaves, structure = jax.tree.flatten(params)
-    for number, (path, slope) in enumerate(jax.tree_util.tree_leaves_with_path(slopes)):
-        name, leaf = jax.tree_util.keystr(path).removeprefix("."), leaves[number]
-        if not np.isfinite(slope).all():
-            not_finite.append(name)
-        elif not np.any(slope):
-            zero.append(name)
-        direction, width = _direction(leaf, jax.random.fold_in(key, number)), _width(leaf, size)
-        ends = []
-        for sign in (1, -1):
-            moved = [*leaves[:number], leaf + sign * width * direction, *leaves[number + 1 :]]
-            ends.append(float(task_loss(jax.tree.unflatten(structure, moved))))
-        expected, found = (ends[0] - ends[1]) / (2 * width), float((slope * direction).sum())
-        scale = max(abs(expected), _usual(slope), 1e-3 * usual if np.isfinite(usual) else 0.0)
-        difference[name] = abs(found - expected) / (scale or 1.0)
+    named_slopes = _by_name(slopes)
+    difference = _differences(task_loss, params, slopes, key, size)
+    zero = [name for name, slope in named_slopes.items() if not np.any(slope)]
+    not_finite = [name for name, slope in named_slopes.items() if not np.isfinite(slope).all()]
     if adaptation.inner is None:
-        return Check(difference, zero, not_finite, *[float("nan")] * 4)
-    invert = conjugate_gradient() if solver is None else solver
-    findings = jax.jit(
-        lambda params: _check_inner(adaptation, loss, params, task, key, invert, size)
-    )(params)
-    return Check(difference, zero, not_finite, *map(float, findings))
+        return Check(difference, zero, not_finite, *[math.nan] * 4)
+
+    @jax.jit
+    def inner_findings(params: Params) -> tuple[Array, ...]:
+        chosen = conjugate_gradient() if solver is None else solver
+        return _inner_findings(adaptation, loss, params, task, key, chosen, size)
+
+    return Check(difference, zero, not_finite, *map(float, inner_findings(params)))
 
 
-def _check_inner(
+def _differences(
+    task_loss: Callable[[Params], Array],
+    params: Params,
+    slopes: Params,
+    key: Array,
+    size: float | None,
+) -> dict[str, float]:
+    """How far the gradient is from finite differences, for each leaf; see `Check.difference`."""
+    typical = _typical(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slopes)]))
+    least_scale = 1e-3 * typical if math.isfinite(typical) else 0.0
+    leaves = jax.tree.leaves(params)
+    difference = {}
+    for number, (name, slope) in enumerate(_by_name(slopes).items()):
+        direction = _direction(leaves[number], jax.random.fold_in(key, number))
+        expected = _finite_difference(task_loss, params, number, direction, size)
+        found = float((slope * direction).sum())
+        scale = max(abs(expected), _typical(slope), least_scale)
+        difference[name] = abs(found - expected) / (scale or 1.0)
+    return difference
+
+
+def _finite_difference(
+    task_loss: Callable[[Params], Array],
+    params: Params,
+    number: int,
+    direction: Array,
+    size: float | None,
+) -> float:
+    """The central difference of the loss along a direction of the leaf with this number."""
+    leaves, structure = jax.tree.flatten(params)
+    width = _width(leaves[number], size)
+
+    def value(sign: int) -> float:
+        moved = list(leaves)
+        moved[number] = leaves[number] + sign * width * direction
+        return float(task_loss(jax.tree.unflatten(structure, moved)))
+
+    return (value(1) - value(-1)) / (2 * width)
+
+
+def _inner_findings(
     adaptation: Adaptation,
     loss: Loss,
     params: Params,
     task: Task,
     key: Array,
-    invert: Solver,
+    solver: Solver,
     size: float | None,
 ) -> tuple[Array, Array, Array, Array]:
-    """(asymmetry, stopped, inner gradient, residual of the solve), the first two and the last where the steps ended."""
-    adapt_key, query_key = jax.random.split(key)
+    """The last four fields of `Check`, for the fast weights where the steps ended."""
     assert adaptation.inner is not None
+    adapt_key, query_key = jax.random.split(key)
     inner: Inner = adaptation.inner(params, task.support)
     adapted = adaptation.adapt(params, task.support, adapt_key)
-    gradient = lambda fast, inputs=inner.inputs: jax.grad(inner.whole)(fast, inputs, adapt_key)
-    v = jax.grad(lambda fast: loss(adapted._replace(fast=fast), task.query, query_key)[0])(
-        adapted.fast
-    )
 
-    pull = jax.vjp(gradient, adapted.fast, inner.inputs)[1](v)
-    push = mixed_products(inner.whole, adapted.fast, inner.inputs, adapt_key, v)
-    pairs = [(a, b) for a, b in zip(*map(_leaves, (pull, push)), strict=True) if b is not None]
-    asymmetry = _relative([b for _, b in pairs], [a for a, _ in pairs])
+    def gradient(fast: PyTree) -> PyTree:
+        return jax.grad(inner.whole_loss)(fast, inner.inputs, adapt_key)
 
-    product = lambda u: jax.jvp(gradient, (adapted.fast,), (u,))[1]
-    u = jax.tree.map(lambda leaf: _direction(leaf, key), adapted.fast)
-    ends = [
-        gradient(
-            jax.tree.map(
-                lambda leaf, step: leaf + sign * _width(leaf, size) * step, adapted.fast, u
-            )
-        )  # noqa: B023
-        for sign in (1, -1)
-    ]
-    quotient = jax.tree.map(
-        lambda a, b, leaf: (a - b) / (2 * _width(leaf, size)), *ends, adapted.fast
-    )
+    def hessian_product(u: PyTree) -> PyTree:
+        return jax.jvp(gradient, (adapted.fast,), (u,))[1]
 
-    start, end = (optax.tree.norm(gradient(fast)) for fast in (params.fast, adapted.fast))
+    def query_value(fast: PyTree) -> Array:
+        return check_loss_value(loss(adapted._replace(fast=fast), task.query, query_key))
+
+    v = jax.grad(query_value)(adapted.fast)
+    start_norm = optax.tree.norm(gradient(params.fast))
+    end_norm = optax.tree.norm(gradient(adapted.fast))
     return (
-        asymmetry,
-        _relative(product(u), quotient),
-        end / start,
-        _relative(product(invert(product, v)), v),
+        _asymmetry(inner, adapted.fast, adapt_key, v),
+        _stopped(gradient, hessian_product, adapted.fast, key, size),
+        end_norm / start_norm,
+        _relative(hessian_product(solver(hessian_product, v)), v),
     )
 
 
-def _usual(slope: Array) -> float:
-    """The derivative along a random direction of length 1, root mean square."""
+def _asymmetry(inner: Inner, fast: PyTree, key: Array, v: PyTree) -> Array:
+    """Relative difference between reverse over reverse and forward over reverse."""
+
+    def gradient(fast: PyTree, inputs: PyTree) -> PyTree:
+        return jax.grad(inner.whole_loss)(fast, inputs, key)
+
+    reverse = jax.vjp(gradient, fast, inner.inputs)[1](v)
+    forward = mixed_products(inner.whole_loss, fast, inner.inputs, key, v)
+    # The forward products are None for inputs that have no derivative, such as integers.
+    pairs = [
+        (one, other)
+        for one, other in zip(_leaves(reverse), _leaves(forward), strict=True)
+        if other is not None
+    ]
+    return _relative([forward for _, forward in pairs], [reverse for reverse, _ in pairs])
+
+
+def _stopped(
+    gradient: Callable[[PyTree], PyTree],
+    hessian_product: Callable[[PyTree], PyTree],
+    fast: PyTree,
+    key: Array,
+    size: float | None,
+) -> Array:
+    """Relative difference between a product with the inner Hessian and its finite difference."""
+    u = jax.tree.map(lambda leaf: _direction(leaf, key), fast)
+
+    def gradient_at(sign: int) -> PyTree:
+        move = lambda leaf, step: leaf + sign * _width(leaf, size) * step
+        return gradient(jax.tree.map(move, fast, u))
+
+    quotient = jax.tree.map(
+        lambda ahead, behind, leaf: (ahead - behind) / (2 * _width(leaf, size)),
+        gradient_at(1),
+        gradient_at(-1),
+        fast,
+    )
+    return _relative(hessian_product(u), quotient)
+
+
+def _by_name(tree: PyTree) -> dict[str, Array]:
+    """The leaves by the name of their place, such as "slow['layers']"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in leaves}
+
+
+def _typical(slope: Array) -> float:
+    """Root mean square of the derivative along a random direction of length 1."""
     return float(jnp.linalg.norm(slope.ravel())) / max(slope.size, 1) ** 0.5
 
 
@@ -173,14 +267,16 @@ def _relative(found: PyTree, expected: PyTree) -> Array:
 
 
 def _direction(leaf: Array, key: Array) -> Array:
-    """Random, of length 1."""
+    """A random direction of length 1."""
     normal = jax.random.normal(key, jnp.shape(leaf), jnp.result_type(leaf))
     return normal / jnp.linalg.norm(normal.ravel())
 
 
 def _width(leaf: Array, size: float | None) -> float:
+    """Half the distance between the two points of a central difference."""
     return float(jnp.finfo(jnp.result_type(leaf)).eps) ** (1 / 3) if size is None else size
 
 
 def _leaves(tree: PyTree) -> list[Any]:
+    """The leaves, None included."""
     return jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)

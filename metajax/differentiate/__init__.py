@@ -8,13 +8,13 @@ from metajax.differentiate.solvers import Solver as Solver
 from metajax.differentiate.solvers import conjugate_gradient as conjugate_gradient
 from metajax.differentiate.solvers import dense as dense
 from metajax.differentiate.solvers import neumann as neumann
+from metajax.differentiate.strategies import Descent as Descent
 from metajax.differentiate.strategies import Inner as Inner
 from metajax.differentiate.strategies import InnerLoss as InnerLoss
 from metajax.differentiate.strategies import Strategy as Strategy
-from metajax.differentiate.strategies import close as close
 from metajax.differentiate.strategies import descend as descend
-from metajax.differentiate.strategies import descend_late as descend_late
-from metajax.differentiate.strategies import end as end
+from metajax.differentiate.strategies import result as result
+from metajax.differentiate.strategies import solve_late as solve_late
 from metajax.differentiate.unrolled import first_order as first_order
 from metajax.differentiate.unrolled import truncated as truncated
 from metajax.differentiate.unrolled import unroll as unroll

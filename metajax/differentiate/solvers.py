@@ -1,8 +1,9 @@
-"""Linear solvers for `implicit`: each gives H⁻¹b from products with H."""
+"""Linear solvers for `implicit`: each computes H⁻¹b from products with H."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +14,35 @@ from metajax._checks import check_count
 from metajax._tree import unit_vectors
 from metajax.types import PyTree
 
-Solver = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
-"""(v -> Hv, right side b) -> about H⁻¹b, for a symmetric H."""
+Solver: TypeAlias = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
+"""(v -> Hv, right-hand side b) -> approximately H⁻¹b, for a symmetric H."""
 
 
 def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
-    """`jax.scipy`'s conjugate gradient, for a positive definite H: a minimum, or any loss with enough proximity.
+    """JAX's conjugate gradient method, for a positive definite H.
+
+    H is positive definite at a strict minimum, and for any loss with enough proximity.
 
     Args:
-        steps: upper bound.
-        tolerance: relative residual to end at.
+        steps: largest number of steps.
+        tolerance: relative residual at which it stops.
+
+    Raises:
+        ValueError: steps below 1.
     """
-    check_count("steps", steps, 1)
-    return lambda product, b: jax.scipy.sparse.linalg.cg(product, b, tol=tolerance, maxiter=steps)[
-        0
-    ]
+    check_count("steps", steps)
+
+    def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
+        solution, _ = jax.scipy.sparse.linalg.cg(product, b, tol=tolerance, maxiter=steps)
+        return solution
+
+    return solver
 
 
 def neumann(*, terms: int, rate: float) -> Solver:
-    """H⁻¹ ≈ α Σₖ (I - αH)ᵏ, k = 0 … terms: like that many steps of descent, and stable where they are (α < 2/|H|).
+    """The Neumann series H⁻¹ ≈ α Σₖ (I - αH)ᵏ, k = 0 … terms.
+
+    It equals that many steps of gradient descent, and converges where they do: α < 2/|H|.
 
     Args:
         terms: number of products with H.
@@ -50,20 +61,24 @@ def neumann(*, terms: int, rate: float) -> Solver:
             power = jax.tree.map(lambda p, hp: p - rate * hp, power, product(power))
             return (power, optax.tree.add(total, power)), None
 
-        return optax.tree.scale(rate, jax.lax.scan(term, (b, b), length=terms)[0][1])
+        (_, total), _ = jax.lax.scan(term, (b, b), length=terms)
+        return optax.tree.scale(rate, total)
 
     return solver
 
 
 def dense() -> Solver:
-    """Writes H out and solves: n products and n² memory for n fast weights, any H that is not singular."""
+    """Builds the matrix H and solves: n products and n² memory for n fast weights.
+
+    It needs only that H is not singular.
+    """
 
     def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         flat, unravel = ravel_pytree(b)
-        matrix = jax.vmap(lambda row: ravel_pytree(product(unravel(row)))[0])(unit_vectors(flat))
-        wide = jnp.promote_types(flat.dtype, jnp.float32)  # LAPACK knows nothing shorter
-        return unravel(
-            jnp.linalg.solve(matrix.T.astype(wide), flat.astype(wide)).astype(flat.dtype)
-        )
+        column = lambda unit: ravel_pytree(product(unravel(unit)))[0]
+        matrix = jax.vmap(column)(unit_vectors(flat)).T
+        wide = jnp.promote_types(flat.dtype, jnp.float32)  # LAPACK has no half precision
+        solution = jnp.linalg.solve(matrix.astype(wide), flat.astype(wide))
+        return unravel(solution.astype(flat.dtype))
 
     return solver

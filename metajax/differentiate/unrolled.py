@@ -1,56 +1,61 @@
-"""Strategies that follow the steps of the inner loop by ordinary differentiation."""
+"""Strategies that differentiate the steps of the inner loop by ordinary reverse or forward mode."""
 
 from __future__ import annotations
 
 import jax
 
 from metajax._checks import check_count
-from metajax.differentiate.strategies import Inner, Strategy, descend, descend_late, end
+from metajax.differentiate.strategies import Inner, Strategy, descend, result, solve_late
 from metajax.types import Array, PyTree
 
 
 def unroll(*, remat: int = 0) -> Strategy:
-    """Exact reverse or forward mode through every step. Memory grows with the number of steps.
+    """Exact derivatives through every step. Memory grows with the number of steps.
 
     Args:
-        remat: how much to compute again in the backward pass. 0 stores everything; 1 stores the fast weights and the
-            optimizer's state of every step; r > 1 stores about r K^(1/r) of them for K steps, and runs each step about
-            r times more (recursive checkpointing, Chen et al. 2016, arXiv 1604.06174).
+        remat: how much the backward pass computes again. 0 stores everything. 1 stores the fast
+            weights and the state of the optimizer of every step. r > 1 stores about r K^(1/r) of
+            them for K steps, and runs each step about r times more (recursive checkpointing).
 
     Raises:
         ValueError: remat below 0.
 
-    Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400.
+    Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400; recursive checkpointing, Chen et al.
+    2016, arXiv 1604.06174.
     """
     check_count("remat", remat, 0)
-    return Strategy(
-        lambda inner, keys: end(inner, descend(jax.grad(inner.loss), inner, keys, remat=remat))
-    )
+
+    def solve(inner: Inner, keys: Array) -> PyTree:
+        return result(inner, descend(jax.grad(inner.loss), inner, keys, remat=remat))
+
+    return Strategy(solve)
 
 
 def first_order() -> Strategy:
-    """Takes the inner gradients for constants: no second derivatives, little memory, biased.
+    """Treats the inner gradients as constants: no second derivatives, little memory, biased.
 
-    With plain descent the derivative of the adapted weights with respect to their start is the identity (FOMAML, Finn
-    et al. 2017, section 5.2). What the optimizer itself does, such as learned step sizes, is still differentiated.
+    With plain gradient descent, the derivative of the adapted weights with respect to their start
+    is then the identity (FOMAML). What the optimizer itself does with a gradient, such as
+    multiplying it by a learned step size, is still differentiated.
+
+    Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2.
     """
 
     def solve(inner: Inner, keys: Array) -> PyTree:
-        return end(
-            inner,
-            descend(
-                lambda *inputs: jax.lax.stop_gradient(jax.grad(inner.loss)(*inputs)), inner, keys
-            ),
-        )
+        def gradient(fast: PyTree, inputs: PyTree, key: Array) -> PyTree:
+            return jax.lax.stop_gradient(jax.grad(inner.loss)(fast, inputs, key))
+
+        return result(inner, descend(gradient, inner, keys))
 
     return Strategy(solve, through_optimizer=False)
 
 
 def truncated(last: int) -> Strategy:
-    """Differentiates the last steps only: memory of `last` steps, biased.
+    """Differentiates the last steps only: the memory of `last` steps, biased.
 
-    Before the cut the start passes as the identity, so that it keeps a gradient; the other meta-parameters get the part
-    that the last steps contribute. With `last` equal to the number of steps it is `unroll()`.
+    The start keeps a gradient, because the steps before the cut count as the identity. Other
+    meta-parameters get the part of their gradient that comes from the last steps. With `last` equal
+    to the number of steps this is `unroll()`.
 
     Args:
         last: number of steps to differentiate.
@@ -60,5 +65,9 @@ def truncated(last: int) -> Strategy:
 
     Source: Shaban et al. 2019, arXiv 1810.10667.
     """
-    check_count("last", last, 1)
-    return Strategy(lambda inner, keys: descend_late(jax.grad(inner.loss), inner, keys, last))
+    check_count("last", last)
+
+    def solve(inner: Inner, keys: Array) -> PyTree:
+        return solve_late(jax.grad(inner.loss), inner, keys, last)
+
+    return Strategy(solve)

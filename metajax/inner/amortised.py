@@ -1,71 +1,69 @@
-"""An adaptation that computes fast weights from the support set in one pass."""
+"""An adaptation that computes fast weights from the support set in one pass of an encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 
-from metajax._tree import row_weights
+from metajax._checks import check_fast_entry
+from metajax._tree import keep_rows, row_weights
 from metajax.types import Adaptation, Array, Batch, Params, PyTree
+
+EncodeSupport: TypeAlias = Callable[[Params, Batch, Array], PyTree]
+"""(params, support, key) -> what is written into the fast weights."""
 
 
 def amortize(
-    init: Callable[[Params, Array], PyTree],
-    encode: Callable[[Params, Batch, Array], PyTree],
-    *,
-    entry: str,
+    init: Callable[[Params, Array], PyTree], encode: EncodeSupport, *, entry: str
 ) -> Adaptation:
-    """Writes what an encoder makes of the support set: fast[entry] = encode(support), learned through the query loss.
+    """Writes what an encoder computes from the support set: fast[entry] = encode(support).
 
-    A context vector makes it a neural process, a head makes the encoder a hypernetwork; with `modulate` and an inner
-    loop it is MMAML. The encoder's own weights are the rule, and it sees all of `params`, such as a slow body to read
-    the examples with.
+    The encoder is learned through the query loss. If it writes a context vector, this is a neural
+    process; if it writes a head, the encoder is a hypernetwork; with `modulate` and an inner loop
+    it is MMAML. The encoder's own weights are `params.rule`. It sees all of `params`, for example a
+    slow body that reads the examples.
 
     Args:
-        init: (params, key) -> the encoder's weights, which come to stand in `params.rule`; () where it has none.
-        encode: (params, support, key) -> what to write, of any shape. `support.weight` is given, and rows of weight 0
-            are zeros, so that what stood there reaches nothing; the encoder has to let them count nothing.
-        entry: of `params.fast`, which is a dict. The others stay.
+        init: (params, key) -> the encoder's weights, which are stored in `params.rule`; () where it
+            has none.
+        encode: (params, support, key) -> what to write, of any shape. `support.weight` is never
+            None, and rows of weight 0 are zeros. The encoder must give these rows no influence.
+        entry: the entry of `params.fast` to write. The other entries stay.
 
     Raises:
-        ValueError: on adaptation, fast weights that are no dict, or a rule that was never initialised.
+        ValueError: on adaptation, fast weights that are not a dict, or a rule that was not
+            initialised.
 
+    >>> import jax.numpy as jnp
     >>> mean = lambda params, support, key: support.weight @ support.y / support.weight.sum()
     >>> adaptation = amortize(lambda params, key: (), mean, entry="context")
-    >>> support = Batch(x=jnp.zeros((3, 1)), y=jnp.array([[1.0], [3.0], [jnp.nan]]), weight=jnp.array([1.0, 1.0, 0.0]))
-    >>> adaptation.adapt(Params(fast={}, slow={}), support, jax.random.key(0)).fast["context"].tolist()
+    >>> y, weight = jnp.array([[1.0], [3.0], [jnp.nan]]), jnp.array([1.0, 1.0, 0.0])
+    >>> support = Batch(jnp.zeros((3, 1)), y, weight)
+    >>> adapted = adaptation.adapt(Params(fast={}, slow={}), support, jax.random.key(0))
+    >>> adapted.fast["context"].tolist()
     [2.0]
 
-    Source: neural processes, Garnelo et al. 2018, arXiv 1807.01613; hypernetworks, Ha et al. 2016, arXiv 1609.09106.
+    Source: neural processes, Garnelo et al. 2018, arXiv 1807.01613; hypernetworks, Ha et al. 2016,
+    arXiv 1609.09106.
     """
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        if not isinstance(params.fast, dict):
-            raise ValueError(
-                f"params.fast must be a dict to write {entry!r} into, got {type(params.fast).__name__}."
-            )
-        if not jax.tree.leaves(params.rule) and jax.tree.leaves(jax.eval_shape(init, params, key)):
+        check_fast_entry(params, entry)
+        has_weights = jax.tree.leaves(jax.eval_shape(init, params, key))
+        if has_weights and not jax.tree.leaves(params.rule):
             raise ValueError(
                 "params.rule is empty; call params = adaptation.init(params, key) first."
             )
-        return params._replace(
-            fast={**params.fast, entry: encode(params, _without_padding(support), key)}
-        )
+        written = encode(params, _without_padding(support), key)
+        return params._replace(fast={**params.fast, entry: written})
 
     return Adaptation(lambda params, key: params._replace(rule=init(params, key)), adapt)
 
 
 def _without_padding(support: Batch) -> Batch:
-    """The support set with its weights, and zeros where they are 0."""
+    """The support set with its weights, and zeros in the rows of weight 0."""
     weight = row_weights(support)
-
-    def clear(leaf: Array) -> Array:
-        return jnp.where(
-            (weight > 0).reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf)
-        )
-
-    return support._replace(
-        x=jax.tree.map(clear, support.x), y=jax.tree.map(clear, support.y), weight=weight
-    )
+    x, y = keep_rows(weight > 0, (support.x, support.y))
+    return support._replace(x=x, y=y, weight=weight)

@@ -5,132 +5,147 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._tree import reference_rows, row_weights
+from metajax._checks import check_count, check_fast_entry
+from metajax._tree import class_means, reference_rows, row_weights, weighted_one_hot
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 ABSENT = -1e9
-"""Head bias of a class without support: finite, and no softmax gives it any weight."""
+"""Head bias of a class without support. It is finite, and no softmax gives the class any weight."""
 
 
-def prototypes(embed: Apply, ways: int, *, head: str = "head") -> Adaptation:
-    """Writes the head of nearest class means: logits = 2 f(x)·c - |c|², which is -|f(x) - c|² up to a constant.
+def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
+    """Writes the head of nearest class means (prototypical networks).
 
-    cₖ = Σᵢ wᵢ [yᵢ = k] f(xᵢ) / Σᵢ wᵢ [yᵢ = k]. That the distance is a linear head is what lets it start an inner loop:
+    cₖ = Σᵢ wᵢ [yᵢ = k] f(xᵢ) / Σᵢ wᵢ [yᵢ = k], and the logits are 2 f(x)·cₖ - |cₖ|², which equals
+    -|f(x) - cₖ|² up to a constant. A distance in the form of a linear head can start an inner loop:
     `chain(prototypes(...), inner_loop(...))` is Proto-MAML.
+
+    A class without support gets the bias -1e9.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
-        ways: number of classes. It may differ from one call to the next: train 20-way, evaluate 5-way.
-        head: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}. The other entries stay.
+        ways: number of classes. It may differ between training and evaluation: train 20-way,
+            evaluate 5-way.
+        entry: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}. The other
+            entries stay.
 
-    A class without support gets bias -1e9. Sources: Snell, Swersky and Zemel 2017, arXiv 1703.05175; Triantafillou et
-    al. 2020, arXiv 1903.03096, section 3.1.
+    Raises:
+        ValueError: ways below 1; when traced, features that are not [examples, d], labels that are
+            not int[examples], or fast weights that are not a dict.
 
-    >>> support = Batch(x=jnp.array([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0]]), y=jnp.array([0, 0, 1]))
-    >>> adaptation = prototypes(lambda params, x, key, reference: x, ways=2)
-    >>> adaptation.adapt(Params(fast={}, slow={}), support, jax.random.key(0)).fast["head"]["kernel"].T.tolist()
+    >>> from metajax.nets import identity_encoder
+    >>> x = jnp.array([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0]])
+    >>> support = Batch(x, y=jnp.array([0, 0, 1]))
+    >>> adaptation = prototypes(identity_encoder, ways=2)
+    >>> adapted = adaptation.adapt(Params(fast={}, slow={}), support, jax.random.key(0))
+    >>> adapted.fast["head"]["kernel"].T.tolist()
     [[2.0, 0.0], [10.0, 10.0]]
+
+    Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175; as a linear head, Triantafillou et al.
+    2020, arXiv 1903.03096, section 3.1.
     """
-    _check_ways(ways)
+    check_count("ways", ways)
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        features_NxD = _features(embed, params, support, key)
-        classes_NxW = _weighted_classes(support, ways).astype(features_NxD.dtype)
-        count_W = classes_NxW.sum(axis=0)
-        mean_WxD = classes_NxW.T @ features_NxD / jnp.where(count_W > 0, count_W, 1)[:, None]
-        bias_W = jnp.where(count_W > 0, -(mean_WxD**2).sum(axis=1), ABSENT)
-        return _write(params, head, 2 * mean_WxD.T, bias_W)
+        features_NxD = embed_support(embed, params, support, key)
+        mean_WxD, weight_W = class_means(features_NxD, weighted_one_hot(support, ways))
+        kernel_DxW, bias_W = nearest_mean_head(mean_WxD, weight_W)
+        return write_head(params, entry, kernel_DxW, bias_W)
 
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
-def linear_head(embed: Apply, *, head: str = "head") -> Apply:
-    """The network that puts a written head on features: (params, x) -> f(x) @ kernel + bias, [examples, ways].
+def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adaptation:
+    """Writes the head of ridge regression (R2-D2).
 
-    For features without a head of their own: raw pixels, or a net of another library. A module of `metajax.nets` has
-    one already.
-    """
+    W = (XᵀDX + λI)⁻¹ XᵀDY with the row weights D, and the logits are a X W + b. λ, a and b are
+    learned and stored in `params.rule`. The system that is solved is the smaller of two equal ones:
+    (XᵀDX + λI)⁻¹ XᵀD = Xᵀ(DXXᵀ + λI)⁻¹ D.
 
-    def apply(
-        params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
-    ) -> Array:
-        written = params.fast[head]
-        return (
-            embed(params, x, key, reference=reference) @ written["kernel"] + written["bias"][None]
-        )
-
-    return apply
-
-
-def ridge(embed: Apply, ways: int | None = None, *, head: str = "head") -> Adaptation:
-    """Writes the head of ridge regression, W = (XᵀDX + λI)⁻¹ XᵀDY with D the weights, and logits = a X W + b.
-
-    λ, a and b are learned and stand in `params.rule`. The system is solved in whichever of the number of examples and
-    of features is smaller: (XᵀDX + λI)⁻¹ XᵀD = Xᵀ(DXXᵀ + λI)⁻¹ D.
+    A class without support gets the bias -1e9.
 
     Args:
         embed: (params, x, key, reference=...) -> features X [examples, d].
-        ways: number of classes, whose one-hot vectors are the targets; None regresses `support.y` [examples, k] itself.
-        head: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}. The other entries stay.
+        ways: number of classes, whose one-hot vectors are the targets. None regresses `support.y`
+            [examples, k] itself.
+        entry: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}. The other
+            entries stay.
 
-    A class without support gets bias -1e9. Source: R2-D2, Bertinetto et al. 2019, arXiv 1805.08136.
+    Raises:
+        ValueError: ways below 1; on adaptation, a rule that was not initialised; when traced,
+            features that are not [examples, d], or labels or targets of another shape.
+
+    Source: Bertinetto et al. 2019, arXiv 1805.08136.
     """
     if ways is not None:
-        _check_ways(ways)
+        check_count("ways", ways)
 
     def init(params: Params, key: Array) -> Params:
-        return params._replace(
-            rule={"log_lambda": jnp.zeros(()), "scale": jnp.ones(()), "offset": jnp.zeros(())}
-        )
+        rule = {"log_lambda": jnp.zeros(()), "scale": jnp.ones(()), "offset": jnp.zeros(())}
+        return params._replace(rule=rule)
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         if not isinstance(params.rule, dict) or "log_lambda" not in params.rule:
             raise ValueError(
                 f"params.rule is {params.rule!r}; call params = adaptation.init(params, key) first."
             )
-        features_NxD = _features(embed, params, support, key)
-        if ways is not None:
-            weighted_NxK = _weighted_classes(support, ways)
-            absent_K = weighted_NxK.sum(axis=0) == 0
-        elif jnp.ndim(support.y) == 2:
-            weighted_NxK = row_weights(support)[:, None] * support.y
-            absent_K = jnp.zeros(support.y.shape[1], bool)
-        else:
-            raise ValueError(
-                f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}."
-            )
-        # Half precision is not enough for a linear system, and LAPACK has no such solver.
+        features_NxD = embed_support(embed, params, support, key)
+        weighted_NxK, absent_K = _weighted_targets(support, ways)
+        # Half precision is not enough for a linear system, and LAPACK has no solver for it.
         dtype = jnp.promote_types(features_NxD.dtype, jnp.float32)
-        rule, wide_NxD = jax.tree.map(lambda leaf: leaf.astype(dtype), (params.rule, features_NxD))
-        kernel_DxK = _ridge(
-            wide_NxD, row_weights(support), weighted_NxK.astype(dtype), jnp.exp(rule["log_lambda"])
+        rule = jax.tree.map(lambda leaf: leaf.astype(dtype), params.rule)
+        kernel_DxK = _solve_ridge(
+            features_NxD.astype(dtype),
+            row_weights(support),
+            weighted_NxK.astype(dtype),
+            jnp.exp(rule["log_lambda"]),
         )
         bias_K = jnp.where(absent_K, ABSENT, rule["offset"])
-        kernel_DxK, bias_K = jax.tree.map(
-            lambda leaf: leaf.astype(features_NxD.dtype), (rule["scale"] * kernel_DxK, bias_K)
-        )
-        return _write(params, head, kernel_DxK, bias_K)
+        kernel_DxK = (rule["scale"] * kernel_DxK).astype(features_NxD.dtype)
+        return write_head(params, entry, kernel_DxK, bias_K.astype(features_NxD.dtype))
 
     return Adaptation(init, adapt)
 
 
-def _ridge(features_NxD: Array, weight_N: Array, weighted_NxK: Array, regulariser: Array) -> Array:
-    """Kernel [d, k] of weighted ridge regression, by the smaller of two equal systems."""
-    examples, width = features_NxD.shape
-    scaled_NxD = weight_N[:, None].astype(features_NxD.dtype) * features_NxD
-    if examples <= width:
-        system_NxN = scaled_NxD @ features_NxD.T + regulariser * jnp.eye(
-            examples, dtype=features_NxD.dtype
-        )
-        return features_NxD.T @ jax.scipy.linalg.solve(system_NxN, weighted_NxK)
-    system_DxD = features_NxD.T @ scaled_NxD + regulariser * jnp.eye(
-        width, dtype=features_NxD.dtype
-    )
-    return jax.scipy.linalg.solve(system_DxD, features_NxD.T @ weighted_NxK, assume_a="pos")
+def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
+    """The network that applies a written linear head to features: f(x) @ kernel + bias.
+
+    It is for features without a head of their own: raw pixels, features of a frozen encoder, or a
+    net of another library. The modules of `metajax.nets` already have a head.
+
+    Args:
+        embed: (params, x, key, reference=...) -> features [examples, d]. None means that x are
+            features already.
+        entry: the entry of `params.fast` with the head, as `prototypes` or `ridge` writes it.
+
+    Returns:
+        (params, x, key=None, *, reference=None) -> logits [examples, ways].
+
+    Raises:
+        ValueError: when called, fast weights without that entry.
+    """
+
+    def apply(
+        params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
+    ) -> Array:
+        if not isinstance(params.fast, dict) or entry not in params.fast:
+            raise ValueError(
+                f"params.fast has no entry {entry!r}; adapt the params first, or write the head "
+                "under this name."
+            )
+        head = params.fast[entry]
+        features = x if embed is None else embed(params, x, key, reference=reference)
+        return features @ head["kernel"] + head["bias"][None]
+
+    return apply
 
 
-def _features(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
-    """Features of the support set, [examples, d]."""
+def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
+    """Features of the support set, [examples, d].
+
+    Raises:
+        ValueError: features of another rank.
+    """
     features = embed(params, support.x, key, reference=reference_rows(support))
     if jnp.ndim(features) != 2:
         raise ValueError(
@@ -139,24 +154,53 @@ def _features(embed: Apply, params: Params, support: Batch, key: Array) -> Array
     return features
 
 
-def _weighted_classes(support: Batch, ways: int) -> Array:
-    """One-hot labels times the weight of their row, [examples, ways]."""
-    if not jnp.issubdtype(jnp.result_type(support.y), jnp.integer) or jnp.ndim(support.y) != 1:
+def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
+    """The linear head of nearest class means: kernel 2cᵀ and bias -|c|².
+
+    Args:
+        mean_WxD: means c [ways, d].
+        weight_W: [ways], the weight of each class; where it is 0, the bias is -1e9.
+
+    Returns:
+        (kernel [d, ways], bias [ways]).
+    """
+    bias_W = jnp.where(weight_W > 0, -(mean_WxD**2).sum(axis=1), ABSENT)
+    return 2 * mean_WxD.T, bias_W
+
+
+def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Params:
+    """The params with a linear head written into an entry of `params.fast`.
+
+    Raises:
+        ValueError: fast weights that are not a dict.
+    """
+    check_fast_entry(params, entry)
+    return params._replace(fast={**params.fast, entry: {"kernel": kernel, "bias": bias}})
+
+
+def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array]:
+    """Targets times row weights [examples, k], and which targets have no support, bool[k]."""
+    if ways is not None:
+        weighted_NxW = weighted_one_hot(support, ways)
+        return weighted_NxW, weighted_NxW.sum(axis=0) == 0
+    if jnp.ndim(support.y) != 2:
         raise ValueError(
-            f"Labels must be int[examples], got {jnp.result_type(support.y)}{list(jnp.shape(support.y))}."
+            f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}."
         )
-    return row_weights(support)[:, None] * jax.nn.one_hot(support.y, ways, dtype=jnp.float32)
+    weighted_NxK = row_weights(support)[:, None] * support.y
+    return weighted_NxK, jnp.zeros(support.y.shape[1], bool)
 
 
-def _write(params: Params, head: str, kernel: Array, bias: Array) -> Params:
-    """Params with the head replaced."""
-    if not isinstance(params.fast, dict):
-        raise ValueError(
-            f"params.fast must be a dict to write {head!r} into, got {type(params.fast).__name__}."
-        )
-    return params._replace(fast={**params.fast, head: {"kernel": kernel, "bias": bias}})
-
-
-def _check_ways(ways: int) -> None:
-    if not isinstance(ways, int) or ways < 1:
-        raise ValueError(f"ways must be a whole number, 1 or more, got {ways!r}.")
+def _solve_ridge(
+    features_NxD: Array, weight_N: Array, weighted_NxK: Array, regulariser: Array
+) -> Array:
+    """Kernel [d, k] of weighted ridge regression, by the smaller of two equal systems."""
+    examples, width = features_NxD.shape
+    scaled_NxD = weight_N[:, None].astype(features_NxD.dtype) * features_NxD
+    if examples <= width:
+        identity_NxN = jnp.eye(examples, dtype=features_NxD.dtype)
+        system_NxN = scaled_NxD @ features_NxD.T + regulariser * identity_NxN
+        return features_NxD.T @ jax.scipy.linalg.solve(system_NxN, weighted_NxK)
+    identity_DxD = jnp.eye(width, dtype=features_NxD.dtype)
+    system_DxD = features_NxD.T @ scaled_NxD + regulariser * identity_DxD
+    return jax.scipy.linalg.solve(system_DxD, features_NxD.T @ weighted_NxK, assume_a="pos")

@@ -1,8 +1,9 @@
-"""The inner loop: descent of the fast weights on the support loss."""
+"""The inner loop: gradient descent of the fast weights on the support loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from metajax.differentiate.unrolled import unroll
 from metajax.inner.rules import Rule
 from metajax.types import Adaptation, Array, Batch, Loss, Params, PyTree, Sample
 
+Proximity: TypeAlias = float | Callable[[Params], Array]
+
 
 def inner_loop(
     loss: Loss,
@@ -21,132 +24,151 @@ def inner_loop(
     *,
     steps: int,
     differentiate: Strategy | None = None,
-    proximity: float | Callable[[Params], Array] = 0.0,
-    sample: Sample | None = None,
+    proximity: Proximity = 0.0,
+    sample: Sample[Batch] | None = None,
     path: bool = False,
 ) -> Adaptation:
-    """Adapts by descending the support loss: θₖ₊₁ = θₖ + optimizer(∇L(θₖ; slow, support)).
+    """Adapts the fast weights by descending the support loss.
 
-    With `optax.sgd` and `unroll()` this is MAML's inner loop (Finn, Abbeel and Levine 2017, arXiv 1703.03400); which
-    weights are fast makes it ANIL, BOIL or CAVIA, and a `Rule` makes it Meta-SGD.
+    θₖ₊₁ = θₖ + optimizer(∇L(θₖ; slow, support)).
+
+    With `optax.sgd` and `unroll()` this is MAML's inner loop. Which weights are fast makes it ANIL,
+    BOIL or CAVIA, and a `Rule` makes it Meta-SGD.
 
     Args:
-        loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a sum over ways: multiply
-            them by the number of ways for a mean.
-        optimizer: an optax transformation that needs gradients and params only, or a `Rule` for one that is learned
-            (whose derivative is not checked: give Adam its eps_root there too).
+        loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a
+            loss that is summed over the ways: multiply them by the number of ways for a mean.
+        optimizer: an optax transformation that needs only gradients and params, or a `Rule` for one
+            that is learned. The derivative of a rule is not checked: give Adam its `eps_root`
+            there too.
         steps: number of steps; 0 changes nothing.
-        differentiate: how derivatives pass through the steps, `unroll()` where None.
-        proximity: λ of a term ½ λ |θ - θ₀|² that draws toward the start (iMAML, Rajeswaran et al. 2019); a function of
-            params gives a learned one, `lambda params: jnp.exp(params.slow["decay"])`.
-        sample: (support, key) -> the batch of one step, such as `minibatch(size)`; None takes the whole support set.
-        path: whether to return the fast weights after every step, leaves [steps, ...], for `query_loss(step_weights=...)`.
-            Nothing can follow such an adaptation in a `chain`.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        proximity: λ of a term ½ λ |θ - θ₀|² that pulls toward the start (iMAML). A function of
+            params gives a learned λ: `lambda params: jnp.exp(params.slow["decay"])`.
+        sample: (support, key) -> the batch of one step, such as `minibatch(size)`. None uses the
+            whole support set.
+        path: whether to return the fast weights after every step, leaves [steps, ...], for
+            `query_loss(step_weights=...)`. Such an adaptation can only be the last link of a chain.
 
     Raises:
-        ValueError: negative steps or proximity, an optimizer that is neither, or a strategy that knows nothing of the
-            steps (`implicit`) with a `Rule` or `path`; on adaptation, a rule that was never initialised, no fast
-            weights, a loss that is not scalar, or an optimizer whose derivative is not finite where a gradient is zero.
+        ValueError: negative steps or proximity, an optimizer that is neither, or a strategy that
+            does not depend on the steps (`implicit`) with a `Rule` or `path`; on adaptation, a rule
+            that was not initialised, no fast weights, a loss that is not scalar, or an optimizer
+            whose derivative is not finite where a gradient is zero.
 
     >>> loss = lambda params, batch, key: (((params.fast * batch.x - batch.y) ** 2).mean(), {})
     >>> support = Batch(x=jnp.array([1.0, 2.0]), y=jnp.array([2.0, 4.0]))
     >>> adaptation = inner_loop(loss, optax.sgd(0.1), steps=20)
-    >>> adapted = adaptation.adapt(Params(fast=jnp.array(0.0), slow=()), support, jax.random.key(0))
-    >>> round(float(adapted.fast), 3)
+    >>> params = Params(fast=jnp.array(0.0), slow=())
+    >>> round(float(adaptation.adapt(params, support, jax.random.key(0)).fast), 3)
     2.0
+
+    Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400; proximity, Rajeswaran et al. 2019,
+    arXiv 1909.04630.
     """
     strategy = unroll() if differentiate is None else differentiate
+    _check_arguments(optimizer, steps, strategy, proximity, path)
+    whole_loss = _inner_loss(loss, proximity, None)
+    step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample)
+
+    def init(params: Params, key: Array) -> Params:
+        rule = optimizer.init(params, key) if isinstance(optimizer, Rule) else ()
+        return params._replace(rule=rule)
+
+    def inner(params: Params, support: Batch) -> Inner:
+        if not jax.tree.leaves(params.fast):
+            raise ValueError(
+                "params.fast has no array, so there is nothing to adapt; make some of the weights "
+                "fast."
+            )
+        transformation = _transformation(optimizer, params, strategy)
+        # Only proximity needs the start, which otherwise is not an input of the loss.
+        frozen = params if proximity else params._replace(fast=())
+        inputs = (frozen, support)
+        return Inner(step_loss, whole_loss, transformation, params.fast, inputs, path)
+
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        problem = inner(params, support)
+        return params._replace(fast=strategy.solve(problem, jax.random.split(key, steps)))
+
+    return Adaptation(init, adapt, path, inner)
+
+
+def _check_arguments(
+    optimizer: object, steps: object, strategy: object, proximity: Proximity, path: bool
+) -> None:
+    """Checks the arguments of `inner_loop`."""
     check_count("steps", steps, 0)
     if not isinstance(optimizer, (optax.GradientTransformation, Rule)):
         raise ValueError(
-            f"optimizer must be an optax.GradientTransformation or a metajax.Rule, got {optimizer!r}."
+            "optimizer must be an optax.GradientTransformation or a metajax.Rule, got "
+            f"{optimizer!r}."
         )
     if not isinstance(strategy, Strategy):
         raise ValueError(
-            f"differentiate must be a strategy, such as unroll() or first_order(), got {strategy!r}."
+            "differentiate must be a strategy, such as unroll() or first_order(), got "
+            f"{strategy!r}."
         )
     if not strategy.through_steps and (path or isinstance(optimizer, Rule)):
         raise ValueError(
-            "implicit() differentiates the minimum and not the steps to it, so a learned Rule would get no gradient "
-            "and path=True has no derivative; use mixed_mode() or unroll()."
+            "implicit() differentiates the minimum and not the steps to it, so a learned Rule "
+            "would get no gradient and path=True has no derivative; use mixed_mode() or unroll()."
         )
-    if not callable(proximity) and (isinstance(proximity, jax.core.Tracer) or not proximity >= 0):
+    is_number = not callable(proximity)
+    if is_number and (isinstance(proximity, jax.core.Tracer) or not proximity >= 0):
         raise ValueError(
             f"proximity must be a number, 0 or more, or a function of params, got {proximity!r}."
         )
     if path and not steps:
         raise ValueError("path=True needs steps of 1 or more.")
 
-    def init(params: Params, key: Array) -> Params:
-        return params._replace(
-            rule=optimizer.init(params, key) if isinstance(optimizer, Rule) else ()
-        )
 
-    whole = _inner_loss(loss, proximity, None)
-    of_a_step = whole if sample is None else _inner_loss(loss, proximity, sample)
-
-    def inner(params: Params, support: Batch) -> Inner:
-        if not jax.tree.leaves(params.fast):
+def _transformation(
+    optimizer: optax.GradientTransformation | Rule, params: Params, strategy: Strategy
+) -> optax.GradientTransformation:
+    """The optax transformation, which a rule builds from its parameters."""
+    if isinstance(optimizer, Rule):
+        if not jax.tree.leaves(params.rule):
             raise ValueError(
-                "params.fast has no array, so there is nothing to adapt; make some of the weights fast."
+                "params.rule is empty; call params = adaptation.init(params, key) first."
             )
-        if isinstance(optimizer, Rule):
-            if not jax.tree.leaves(params.rule):
-                raise ValueError(
-                    "params.rule is empty; call params = adaptation.init(params, key) first."
-                )
-            transformation = optimizer.optimizer(params.rule)
-        else:
-            transformation = optimizer
-            if strategy.through_optimizer:
-                _check_derivative(optimizer, params.fast)
-        held = (
-            params if proximity else params._replace(fast=())
-        )  # only proximity knows of the start
-        return Inner(of_a_step, whole, transformation, params.fast, (held, support), path)
-
-    def adapt(params: Params, support: Batch, key: Array) -> Params:
-        return params._replace(
-            fast=strategy.solve(inner(params, support), jax.random.split(key, steps))
-        )
-
-    return Adaptation(init, adapt, path, inner)
+        return optimizer.optimizer(params.rule)
+    if strategy.through_optimizer:
+        _check_derivative(optimizer, params.fast)
+    return optimizer
 
 
-def _inner_loss(
-    loss: Loss, proximity: float | Callable[[Params], Array], sample: Sample | None
-) -> InnerLoss:
-    """What the inner loop descends, with all that it depends on as arguments."""
+def _inner_loss(loss: Loss, proximity: Proximity, sample: Sample[Batch] | None) -> InnerLoss:
+    """What the inner loop descends, with everything that it depends on as arguments."""
 
     def value(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> Array:
-        held, batch = inputs
+        frozen, batch = inputs
         if sample is not None:
             sample_key, key = jax.random.split(key)
             batch = sample(batch, sample_key)
-        value = check_loss_value(loss(held._replace(fast=fast), batch, key))
+        value = check_loss_value(loss(frozen._replace(fast=fast), batch, key))
         if not proximity:
             return value
-        strength = proximity(held) if callable(proximity) else proximity
-        squares = jax.tree.map(lambda leaf, start: ((leaf - start) ** 2).sum(), fast, held.fast)
+        strength = proximity(frozen) if callable(proximity) else proximity
+        squares = jax.tree.map(lambda leaf, start: ((leaf - start) ** 2).sum(), fast, frozen.fast)
         return value + 0.5 * strength * sum(jax.tree.leaves(squares))
 
     return value
 
 
 def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> None:
-    """Fails where the update has no finite derivative at a gradient of zero, as Adam's square root has not.
+    """Checks that the update has a finite derivative where a gradient is zero.
 
-    A dead unit has a gradient of exactly zero, and one NaN there would make the whole meta-gradient NaN (optax#882).
-    What is undefined only where all gradients are zero is not found, such as clipping by their norm: a support set in
-    which nothing counts then has a NaN meta-gradient.
+    Adam's square root has none. A dead unit has a gradient of exactly zero, and one NaN there would
+    make the whole meta-gradient NaN (optax#882). An update that is undefined only where all
+    gradients are zero, such as clipping by their norm, is not found.
     """
     with jax.ensure_compile_time_eval():
         gradients = jax.tree.map(lambda leaf: jnp.array([0.0, 1.0], jnp.result_type(leaf)), fast)
         state = optimizer.init(gradients)
-        _, tangents = jax.jvp(
-            lambda g: optimizer.update(g, state, gradients)[0], (gradients,), (gradients,)
-        )
-        # A step size that is traced, as under a vmap over rates, leaves nothing to look at.
+        update = lambda gradients: optimizer.update(gradients, state, gradients)[0]
+        _, tangents = jax.jvp(update, (gradients,), (gradients,))
+        # A traced step size, as under a vmap over rates, leaves no values to look at.
         concrete = [
             tangent
             for tangent in jax.tree.leaves(tangents)
@@ -155,6 +177,7 @@ def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> 
         finite = all(bool(jnp.isfinite(tangent).all()) for tangent in concrete)
     if not finite:
         raise ValueError(
-            "The optimizer's update has no finite derivative where a gradient is zero, so meta-gradients would be NaN; "
-            "give it a term under the square root (optax.adam(1e-3, eps_root=1e-8)) or use first_order()."
+            "The optimizer's update has no finite derivative where a gradient is zero, so "
+            "meta-gradients would be NaN; give it a term under the square root "
+            "(optax.adam(1e-3, eps_root=1e-8)) or use first_order()."
         )

@@ -9,68 +9,98 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._checks import shapes
+from metajax._checks import check_count, shapes
 from metajax.types import Array, Params, PyTree
 
 
 class Rule(NamedTuple):
     """An inner optimizer with parameters that the outer loop learns.
 
-    optax transformations close over their step size, so one with a learned step size has to be built inside the trace.
+    An optax transformation closes over its step size. One with a learned step size is therefore
+    built inside the trace, from the parameters in `params.rule`.
 
     Attributes:
-        init: (params, key) -> the rule's parameters, which come to stand in `params.rule`.
-        optimizer: rule's parameters -> the optax transformation.
+        init: (params, key) -> the rule's parameters, which are stored in `params.rule`.
+        optimizer: the rule's parameters -> the optax transformation.
     """
 
     init: Callable[[Params, Array], PyTree]
     optimizer: Callable[[PyTree], optax.GradientTransformation]
 
 
-def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
-    """Meta-SGD: descent with a learned step size for every fast weight, θ' = θ - α ⊙ ∇L(θ).
+def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyTree) -> Rule:
+    """Any optax optimizer with hyperparameters that the outer loop learns.
 
     Args:
-        initial: what every step size starts from; α may become negative.
-        steps: None for the same step sizes at every step; a number gives each of so many steps its own, and steps
-            beyond use those of the last.
+        make: hyperparameters -> optax transformation, such as `optax.adam`.
+        initial: hyperparameters to start from: a number, or a pytree of numbers and arrays.
+
+    >>> rule = learned(optax.sgd, 0.1)
+    >>> float(rule.init(Params(fast=jnp.ones(2), slow=()), jax.random.key(0)))
+    0.10000000149011612
+    >>> decayed = lambda h: optax.adamw(h["rate"], eps_root=1e-8, weight_decay=h["decay"])
+    >>> rule = learned(decayed, {"rate": 1e-3, "decay": 0.1})
+    """
+
+    def init(params: Params, key: Array) -> PyTree:
+        return jax.tree.map(lambda number: jnp.asarray(number, dtype=float), initial)
+
+    return Rule(init, make)
+
+
+def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
+    """Meta-SGD: gradient descent with a learned step size for every fast weight.
+
+    θ' = θ - α ⊙ ∇L(θ).
+
+    Args:
+        initial: initial value of every step size. A learned step size may become negative.
+        steps: None learns one step size for all steps. A number gives each of so many steps its
+            own; later steps use that of the last one.
 
     Raises:
-        ValueError: steps below 1; on adaptation, when the step sizes do not fit the fast weights.
+        ValueError: steps below 1; in `init`, no fast weights; on adaptation, step sizes that do not
+            fit the fast weights.
 
     Source: Li et al. 2017, arXiv 1707.09835.
     """
-    return _rates(initial, steps, lambda fast: fast)
+    return _descent_with_rates(initial, steps, lambda fast: fast)
 
 
 def leaf_rates(initial: float, *, steps: int | None = None) -> Rule:
-    """Descent with a learned step size for every leaf of the fast weights; with `steps`, that of MAML++.
+    """Gradient descent with a learned step size for every leaf of the fast weights.
 
-    Arguments and errors are those of `learned_rates`. Source: Antoniou et al. 2019, arXiv 1810.09502.
+    With `steps` it is the rule of MAML++. Arguments and errors are those of `learned_rates`.
+
+    Source: Antoniou et al. 2019, arXiv 1810.09502.
     """
-    return _rates(initial, steps, lambda fast: jax.tree.map(_scalar_like, fast))
+    return _descent_with_rates(initial, steps, lambda fast: jax.tree.map(_scalar_like, fast))
 
 
 def shared_rate(initial: float, *, steps: int | None = None) -> Rule:
-    """Descent with one learned step size for all fast weights; with `steps`, a learned schedule.
+    """Gradient descent with one learned step size for all fast weights.
 
-    Arguments and errors are those of `learned_rates`.
+    With `steps` it is a learned schedule. Arguments and errors are those of `learned_rates`.
     """
-    return _rates(initial, steps, lambda fast: _scalar_like(jax.tree.leaves(fast)[0]))
+    return _descent_with_rates(initial, steps, lambda fast: _scalar_like(jax.tree.leaves(fast)[0]))
 
 
-def _rates(initial: float, steps: int | None, like: Callable[[PyTree], PyTree]) -> Rule:
-    """Step sizes for what is `like` the fast weights: of their shapes, or a scalar for each leaf, or for all."""
-    if steps is not None and steps < 1:
-        raise ValueError(
-            f"{steps=} must be 1 or more, or None for the same step sizes at every step."
-        )
+def _descent_with_rates(
+    initial: float, steps: int | None, like: Callable[[PyTree], PyTree]
+) -> Rule:
+    """Descent with learned step sizes.
+
+    `like` maps the fast weights to a tree with one leaf for each array of step sizes.
+    """
+    if steps is not None:
+        check_count("steps", steps)
     axis = () if steps is None else (steps,)
 
     def init(params: Params, key: Array) -> PyTree:
         if not jax.tree.leaves(params.fast):
             raise ValueError(
-                "params.fast has no array that a step size could be for; make some of the weights fast."
+                "params.fast has no array that a step size could be for; make some of the weights "
+                "fast."
             )
         return jax.tree.map(
             lambda leaf: jnp.full((*axis, *leaf.shape), initial, leaf.dtype), like(params.fast)
@@ -83,16 +113,17 @@ def _rates(initial: float, steps: int | None, like: Callable[[PyTree], PyTree]) 
             expected = jax.tree.map(lambda leaf: (*axis, *leaf.shape), like(gradients))
             if jax.tree.map(jnp.shape, rates) != expected:
                 raise ValueError(
-                    f"The learned step sizes have shapes {shapes(rates)}, the fast weights {shapes(gradients)}; "
-                    "adapt weights of the same shapes as those that `init` saw."
+                    f"The learned step sizes have shapes {shapes(rates)}, the fast weights "
+                    f"{shapes(gradients)}; adapt weights of the same shapes as those that `init` "
+                    "got."
                 )
-            now = (
-                rates
-                if steps is None
-                else jax.tree.map(lambda leaf: leaf[jnp.minimum(count, steps - 1)], rates)
-            )
+            now = rates
+            if steps is not None:
+                index = jnp.minimum(count, steps - 1)
+                now = jax.tree.map(lambda leaf: leaf[index], rates)
             full = jax.tree.broadcast(now, gradients)
-            return jax.tree.map(lambda rate, gradient: -rate * gradient, full, gradients), count + 1
+            updates = jax.tree.map(lambda rate, slope: -rate * slope, full, gradients)
+            return updates, count + 1
 
         return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 

@@ -1,125 +1,124 @@
-"""Annotations of each example: modalities that are predicted, and never read."""
+"""Annotations of examples: modalities that are predicted and never read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import optax
 
-from metajax._tree import reference_rows, row_weights
-from metajax.types import Apply, Array, Batch, Loss, Metrics, Modalities, Params
+from metajax._tree import keep_rows, reference_rows, row_weights
+from metajax.modalities.checks import check_modalities
+from metajax.modalities.missing import remove_modalities
+from metajax.modalities.rows import weighted_mean
+from metajax.types import Apply, Array, Batch, Loss, Metrics, Params
 
 
 def annotated(
     loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping[str, float | Array] = 1.0
 ) -> Loss:
-    """A loss with auxiliary ones: L + Σₐ λₐ Lₐ, where head a predicts annotation a from what the learner may read.
+    """A loss plus auxiliary losses that predict annotations: L + Σₐ λₐ Lₐ.
 
-    An annotation (a coarse label, an alphabet, a number of strokes) stands in `batch.x` like any other modality, with
-    its presence. Integers int[n], or bool[n], are classes, Lₐ = -log softmax(headₐ(x))[a]; real numbers [n] or [n, k]
-    are regressed, Lₐ = |headₐ(x) - a|² / k. The mean is over the rows in which the annotation is present, by
-    `batch.weight`, and 0 if there are none; what stands elsewhere changes nothing. Neither `loss` nor a head gets to
-    see an annotation, and an adaptation must not either: `remove_modalities` takes it out of what `embed` reads. Give
-    all of them in one call, for what another call adds is not known to it.
+    Use it where examples have annotations that a query will not have: a coarse label, an alphabet,
+    a number of strokes. An annotation is a modality in `batch.x`, with its presence. Lₐ is the mean
+    over rows in which the annotation is present, by `batch.weight`, and 0 without such rows.
 
-    It is a loss like any other, for `inner_loop` or for `query_loss`; without annotations at test time it is `loss`.
+    - Integers int[n] and bool[n] are classes: Lₐ = -log softmax(headₐ(x))[a].
+    - Real numbers [n] and [n, k] are regressed: Lₐ = |headₐ(x) - a|² / k.
+
+    `loss` and the heads do not see the annotations. An adaptation must not see them either: use
+    `remove_modalities` in front of its encoder. Give all annotations in one call; a second call
+    would let its loss see those of the first.
+
+    It is a loss like any other, for `inner_loop` and for `query_loss`. Without annotations at test
+    time it equals `loss`.
 
     Args:
         loss: (params, batch, key) -> (scalar, metrics), on the other modalities.
-        heads: {annotation: (params, x, key, reference=...) -> [n, classes] or [n, k]}, which share the features with
-            the learner: `linear_head(embed, head="strokes")` has its weights in `params.fast["strokes"]`, and a
-            module of its own is `partial(apply, method="strokes")`.
-        weight: λ of all annotations, or {annotation: λ} for each.
+        heads: {annotation: (params, x, key, reference=...) -> [n, classes] or [n, k]}. They may
+            share features with the learner: `linear_head(embed, entry="strokes")` has its weights
+            in `params.fast["strokes"]`, and `partial(apply, method="strokes")` is a part of a net.
+        weight: λ of all annotations, or {annotation: λ}.
 
     Returns:
-        A loss whose metrics are those of `loss` and, for each annotation, "strokes/loss" and, of classes,
-        "strokes/accuracy".
+        A loss with the metrics of `loss` and those of each annotation: "strokes/loss", and for
+        classes "strokes/accuracy".
 
     Raises:
-        ValueError: no head, or weights of other annotations; when traced, an x that is no `Modalities` or lacks an
-            annotation, or a head whose answer does not fit.
+        ValueError: no head, or weights of other annotations; when traced, x that is not a
+            `Modalities` or lacks an annotation, or a head whose output has another shape.
 
-    >>> x = Modalities({"image": jnp.ones((2, 3)), "strokes": jnp.array([1, 7])},
-    ...                {"image": jnp.array([True, True]), "strokes": jnp.array([True, False])})
-    >>> head = lambda params, x, key=None, *, reference=None: x.value["image"] @ params.slow
-    >>> plain = lambda params, batch, key: (jnp.zeros(()), {"left": jnp.array(len(batch.x.value))})
-    >>> params, batch = Params(fast={}, slow=jnp.zeros((3, 4))), Batch(x=x, y=jnp.array([0, 1]))
-    >>> value, metrics = annotated(plain, {"strokes": head}, weight=0.5)(params, batch, None)
-    >>> round(float(value), 4), int(metrics["left"])  # half of log 4
-    (0.6931, 1)
+    >>> import jax, metajax as mj
+    >>> value = {"image": jnp.ones((2, 3)), "strokes": jnp.array([1, 7])}
+    >>> x = mj.data.as_modalities(value, {"strokes": jnp.array([True, False])})
+    >>> params = Params({"strokes": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}}, {})
+    >>> head = mj.linear_head(lambda params, x, key, reference: x.value["image"], entry="strokes")
+    >>> plain = lambda params, batch, key: (jnp.zeros(()), {})
+    >>> loss = annotated(plain, {"strokes": head}, weight=0.5)
+    >>> value, metrics = loss(params, Batch(x, y=jnp.array([0, 1])), jax.random.key(0))
+    >>> round(value.item(), 4)  # half of log 4
+    0.6931
 
-    Source: auxiliary tasks that share features, Caruana 1997, doi 10.1023/A:1007379606734.
+    Source: Caruana 1997, doi 10.1023/A:1007379606734 (auxiliary tasks that share features).
     """
-    share = dict(weight) if isinstance(weight, Mapping) else dict.fromkeys(heads, weight)
-    if not heads or share.keys() != heads.keys():
+    weights = dict(weight) if isinstance(weight, Mapping) else dict.fromkeys(heads, weight)
+    if not heads or weights.keys() != heads.keys():
         raise ValueError(
-            f"Each annotation needs a head and a weight, got {sorted(heads)} and {sorted(share)}."
+            f"Each annotation needs a head and a weight, got {sorted(heads)} and {sorted(weights)}."
         )
 
     def total(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        if not isinstance(batch.x, Modalities):
-            raise ValueError(
-                f"Annotations stand in a Modalities, got {type(batch.x).__name__}; see data.as_modalities."
-            )
+        check_modalities(batch.x)
         seen = batch._replace(x=remove_modalities(batch.x, heads))
         value, metrics = loss(params, seen, key)
         for name, head in heads.items():
-            # The same key as the learner's: features that they share are computed once under jit.
-            says = head(params, seen.x, key, reference=reference_rows(seen))
-            own, accuracy = _judge(
-                name, says, batch.x.value[name], row_weights(batch) * batch.x.present[name]
-            )
-            value = value + share[name] * own
-            metrics = {**metrics, f"{name}/loss": own} | (
-                {} if accuracy is None else {f"{name}/accuracy": accuracy}
-            )
+            # The same key as in `loss`: features that both share are then computed once under jit.
+            outputs = head(params, seen.x, key, reference=reference_rows(seen))
+            weight_N = row_weights(batch) * batch.x.present[name]
+            own = _annotation_metrics(name, outputs, batch.x.value[name], weight_N)
+            value = value + weights[name] * own[f"{name}/loss"]
+            metrics = {**metrics, **own}
         return value, metrics
 
     return total
 
 
-def remove_modalities(x: Modalities, names: Iterable[str]) -> Modalities:
-    """The others alone; unlike `restrict`, it leaves no trace of those removed.
+def _annotation_metrics(name: str, outputs: Array, target: Array, weight_N: Array) -> Metrics:
+    """The loss of one annotation, and the accuracy if it is a class.
+
+    Rows of weight 0 are cleared before anything is computed.
+    """
+    is_class = target.dtype == bool or jnp.issubdtype(target.dtype, jnp.integer)
+    _check_outputs(name, outputs, target, is_class)
+    wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    outputs_NxK, target = keep_rows(weight_N > 0, (wide.reshape(len(wide), -1), target))
+    if not is_class:
+        target_NxK = target.reshape(outputs_NxK.shape).astype(outputs_NxK.dtype)
+        square_N = ((outputs_NxK - target_NxK) ** 2).mean(axis=1)
+        return {f"{name}/loss": weighted_mean(square_N, weight_N)}
+    label_N = target.astype(jnp.int32) if target.dtype == bool else target
+    loss_N = optax.softmax_cross_entropy_with_integer_labels(outputs_NxK, label_N)
+    correct_N = (outputs_NxK.argmax(axis=1) == label_N).astype(outputs_NxK.dtype)
+    return {
+        f"{name}/loss": weighted_mean(loss_N, weight_N),
+        f"{name}/accuracy": weighted_mean(correct_N, weight_N),
+    }
+
+
+def _check_outputs(name: str, outputs: Array, target: Array, is_class: bool) -> None:
+    """Checks that the outputs of a head fit its annotation.
 
     Raises:
-        ValueError: a name that is not a modality of x.
-
-    >>> here = jnp.ones(1, bool)
-    >>> x = Modalities({"image": jnp.ones((1, 2)), "alphabet": jnp.ones(1, int)}, {"image": here, "alphabet": here})
-    >>> list(remove_modalities(x, ["alphabet"]).value)
-    ['image']
+        ValueError: another shape.
     """
-    gone = set(names)
-    if unknown := sorted(gone - x.value.keys()):
-        raise ValueError(f"{unknown} are not among the modalities, which are {sorted(x.value)}.")
-    return Modalities(
-        *({name: leaf for name, leaf in part.items() if name not in gone} for part in x)
-    )
-
-
-def _judge(name: str, says: Array, target: Array, weight_N: Array) -> tuple[Array, Array | None]:
-    """Mean loss, and of classes the accuracy; what is not to count is made harmless before anything is computed."""
-    target = target.astype(jnp.int32) if target.dtype == bool else target
-    classes = jnp.issubdtype(target.dtype, jnp.integer)
-    fits = (
-        target.ndim == 1 and says.ndim == 2
-        if classes
-        else says.shape in (target.shape, (*target.shape, 1))
-    )
-    if not fits or len(says) != len(target):
-        wanted = f"[{len(target)}, classes]" if classes else f"{list(target.shape)}"
+    if is_class:
+        fits = target.ndim == 1 and outputs.ndim == 2 and len(outputs) == len(target)
+        wanted = f"[{len(target)}, classes]"
+    else:
+        fits = outputs.shape in (target.shape, (*target.shape, 1))
+        wanted = f"{list(target.shape)}"
+    if not fits:
         raise ValueError(
-            f"The head of {name!r} must give {wanted} for {target.dtype}{list(target.shape)}, got {list(says.shape)}."
+            f"The head of {name!r} must give {wanted} for {target.dtype}{list(target.shape)}, got "
+            f"{list(outputs.shape)}."
         )
-    says = says.astype(jnp.promote_types(says.dtype, jnp.float32)).reshape(len(says), -1)
-    counts_N = weight_N > 0
-    says = jnp.where(counts_N[:, None], says, jnp.zeros_like(says))
-    here = counts_N if classes else counts_N[:, None]
-    target = target if classes else target.reshape(says.shape).astype(says.dtype)
-    target = jnp.where(here, target, jnp.zeros_like(target))
-    mean = lambda value_N: (weight_N * value_N).sum() / jnp.where(counts_N.any(), weight_N.sum(), 1)
-    if not classes:
-        return mean(((says - target) ** 2).mean(axis=1)), None
-    right_N = (says.argmax(axis=1) == target).astype(says.dtype)
-    return mean(optax.softmax_cross_entropy_with_integer_labels(says, target)), mean(right_N)

@@ -1,6 +1,7 @@
-"""Modalities that learn at different speeds, kept in balance: optax transformations of their gradients.
+"""Gradients of modalities that learn at different speeds, balanced by optax transformations.
 
-A fused model often stops training the weaker encoders once the strongest modality explains the labels.
+A fused model often stops training the weaker encoders once the strongest modality explains the
+labels.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class Modulation(NamedTuple):
     """State of `ogm_ge`.
 
     Attributes:
-        step: int32, updates made.
-        scores: {name: float32}, the last scores that it was told; ones at the start, which change nothing.
+        step: int32, number of updates.
+        scores: {name: float32}, the latest scores. They start at 1, which changes no gradient.
     """
 
     step: Array
@@ -28,7 +29,7 @@ class Modulation(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What `gradient_blending` goes by, of each modality's own classifier.
+    """A measurement for `gradient_blending`: the losses of each modality's own classifier.
 
     Attributes:
         train: {name: mean training loss}.
@@ -43,8 +44,8 @@ class Blending(NamedTuple):
     """State of `gradient_blending`.
 
     Attributes:
-        weights: {name: float32}, summing to 1.
-        losses: of the last measurement; NaN before the first.
+        weights: {name: float32}. They sum to 1.
+        losses: the latest measurement, NaN before the first.
     """
 
     weights: dict[str, Array]
@@ -54,27 +55,31 @@ class Blending(NamedTuple):
 def ogm_ge(
     modality_of: Callable[[str], str | None], key: Array | None = None, *, alpha: float
 ) -> optax.GradientTransformationExtraArgs:
-    """Slows down the modalities that are ahead: OGM-GE, for any number of modalities.
+    """Slows down the modalities that are ahead (OGM-GE), for any number of modalities.
 
-    gₘ ← kₘ gₘ + std(gₘ) ε, with kₘ = 1 - tanh(α ρₘ) if ρₘ > 1, else 1, and ρₘ = sₘ / mean of the others' s, which for
-    two modalities is the published ratio. The score sₘ is the summed confidence Σᵢ softmax(logitsₘ)ᵢ[yᵢ] of m alone;
-    where examples lack modalities, take the mean over those that have it. The noise ε ~ N(0, 1), for generalisation,
-    is on every leaf that belongs to a modality, and scaled by the deviation over that leaf's entries.
+    gₘ ← kₘ gₘ + std(gₘ) ε with kₘ = 1 - tanh(α ρₘ) if ρₘ > 1, else 1. ρₘ is the score sₘ divided by
+    the mean score of the other modalities. The score is the summed confidence of modality m alone,
+    Σᵢ softmax(logitsₘᵢ)[yᵢ]; where examples lack modalities, take the mean over those that have it.
+    The noise ε ~ N(0, 1), for generalisation, is added to every leaf of a modality, scaled by the
+    standard deviation of the leaf's entries.
 
-    Give the scores to `update(updates, state, params, scores={name: s})`. Without them it uses the last ones, in its
-    state, and `outer_loop`, which passes none, can be told between steps from the metrics of the step before:
-    `state._replace(optimizer=optax.tree.set(state.optimizer, scores={name: s}))`.
+    Give the scores to `update(updates, state, params, scores={name: s})`. Without them, `update`
+    uses the latest ones in its state. `outer_loop` passes no scores, so set them between steps,
+    from the metrics of the last step: `state._replace(optimizer=optax.tree.set(state.optimizer,
+    scores={name: s}))`.
 
-    Put it before a plain or momentum step, as published; Adam, put after it, divides a lasting factor out again.
+    Chain it before SGD, with or without momentum, as published. Adam would divide by a factor that
+    stays the same.
 
     Args:
-        modality_of: path of a leaf, such as "slow/image/kernel" -> the modality that it belongs to, or None for a leaf
-            that is to stay as it is.
-        key: of the noise, of which every step has its own; None leaves the noise out, which is OGM.
-        alpha: α > 0, how strongly; published with values from 0.1 to 0.8, by data set.
+        modality_of: path of a leaf, such as "slow/image/kernel" -> the name of its modality, or
+            None for a leaf that does not change.
+        key: for the noise, which differs in every step. None adds no noise (OGM).
+        alpha: α > 0, the strength. Published values are 0.1 to 0.8, depending on the data set.
 
     Raises:
-        ValueError: α not positive; from `init`, fewer than two modalities; from `update`, scores of other modalities.
+        ValueError: α that is not positive; from `init`, fewer than two modalities; from `update`,
+            scores of other modalities.
 
     Source: Peng et al. 2022, arXiv 2203.15332.
     """
@@ -82,14 +87,14 @@ def ogm_ge(
         raise ValueError(f"{alpha=} must be positive.")
 
     def init(params: PyTree) -> Modulation:
-        names = {name for name in map(modality_of, _paths(params)) if name is not None}
+        paths = [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = {name for name in map(modality_of, paths) if name is not None}
         if len(names) < 2:
             raise ValueError(
-                f"There is nothing to balance: modality_of finds {sorted(names)} in {_paths(params)}."
+                f"There is nothing to balance: modality_of finds {sorted(names)} in {paths}."
             )
-        return Modulation(
-            jnp.zeros((), jnp.int32), {name: jnp.ones((), jnp.float32) for name in sorted(names)}
-        )
+        ones = {name: jnp.ones((), jnp.float32) for name in sorted(names)}
+        return Modulation(jnp.zeros((), jnp.int32), ones)
 
     def update(
         updates: PyTree,
@@ -99,46 +104,48 @@ def ogm_ge(
         scores: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> tuple[PyTree, Modulation]:
-        told = state.scores if scores is None else _named(scores, state.scores)
-        factors = _modulation(told, alpha)
-        leaves, tree = jax.tree_util.tree_flatten_with_path(updates)
+        latest = state.scores if scores is None else _floats(scores, state.scores)
+        factors = _modulation_factors(latest, alpha)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
         changed = []
         for index, (path, leaf) in enumerate(leaves):
             name = modality_of(_path(path))
-            if name is None:
-                changed.append(leaf)
-                continue
-            scaled = factors[name].astype(leaf.dtype) * leaf
-            if key is not None:
-                leaf_key = jax.random.fold_in(jax.random.fold_in(key, state.step), index)
-                scaled += leaf.std() * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
-            changed.append(scaled)
-        return jax.tree.unflatten(tree, changed), Modulation(state.step + 1, told)
+            if name is not None:
+                noise = 0 if key is None else _noise(leaf, key, state.step, index)
+                leaf = factors[name].astype(leaf.dtype) * leaf + noise
+            changed.append(leaf)
+        return jax.tree.unflatten(structure, changed), Modulation(state.step + 1, latest)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExtraArgs:
-    """Weighs the losses of several modalities by how well what each learns generalises: g = Σₘ wₘ gₘ.
+    """Weighs the losses of several modalities by how well each generalises: g = Σₘ wₘ gₘ.
 
-    Each modality, and the fused model as one more ("joint"), has a classifier and a loss of its own. The updates are
-    {name: gradient of that loss}, each a tree like params; what comes out is one such tree, for the optimizer behind:
-    `optax.chain(gradient_blending(names), optax.sgd(0.1))`. Every so many steps, give
-    `update(updates, state, params, losses=Losses(train, validation))`: `blending_weights` of that measurement and the
-    one before are in force from that step on. Until there are two, the weights are equal.
+    Each modality has a classifier and a loss of its own, and so has the fused model, as one more
+    ("joint"). The updates are {name: gradient of its loss}, each a tree like params. The result is
+    one such tree: `optax.chain(gradient_blending(names), optax.sgd(0.1))`.
 
-    `outer_loop` has one gradient, so there the weights belong into the loss: hand the task loss `blending_weights` as
-    `Task.context`, and let it be Σₘ wₘ Lₘ.
+    From time to time, measure the losses and give them to `update(updates, state, params,
+    losses=Losses(train, validation))`. The weights are `blending_weights` of this measurement and
+    the one before. Before the second measurement they are equal.
+
+    In `outer_loop` there is one gradient, so there the weights belong in the loss: give the task
+    loss `blending_weights` as `Task.context`, and let it return Σₘ wₘ Lₘ.
+
+    Args:
+        names: of the losses.
 
     Raises:
-        ValueError: from `update`, gradients or losses of other modalities than `names`.
+        ValueError: from `update`, gradients or losses with other names.
 
     Source: Wang, Tran and Feiszli 2020, arXiv 1905.12681.
     """
+    names = sorted(names)
 
     def init(params: PyTree) -> Blending:
-        unknown = {name: jnp.full((), jnp.nan, jnp.float32) for name in sorted(names)}
-        equal = {name: jnp.full((), 1 / len(names), jnp.float32) for name in sorted(names)}
+        unknown = {name: jnp.full((), jnp.nan, jnp.float32) for name in names}
+        equal = {name: jnp.full((), 1 / len(names), jnp.float32) for name in names}
         return Blending(equal, Losses(unknown, unknown))
 
     def update(
@@ -149,60 +156,73 @@ def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExt
         losses: Losses | None = None,
         **extra: Any,
     ) -> tuple[PyTree, Blending]:
-        if set(updates) != set(state.weights):
+        if set(updates) != set(names):
             raise ValueError(
-                f"Updates must be {{name: gradient}} for {sorted(state.weights)}, got {sorted(updates)}."
+                f"Updates must be {{name: gradient}} for {names}, got {sorted(updates)}."
             )
         if losses is not None:
-            now = Losses(
-                _named(losses.train, state.weights), _named(losses.validation, state.weights)
-            )
+            now = Losses(_floats(losses.train, names), _floats(losses.validation, names))
             state = Blending(blending_weights(state.losses, now), now)
-        scaled = [
-            jax.tree.map(lambda g, w=w: w.astype(g.dtype) * g, updates[m])
-            for m, w in state.weights.items()
-        ]
-        return jax.tree.map(lambda *leaves: sum(leaves), *scaled), state
+
+        def blend(*leaves: Array) -> Array:
+            pairs = zip(names, leaves, strict=True)
+            return sum(state.weights[name].astype(leaf.dtype) * leaf for name, leaf in pairs)
+
+        return jax.tree.map(blend, *[updates[name] for name in names]), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def blending_weights(before: Losses, after: Losses) -> dict[str, Array]:
-    """What each loss deserves, from two measurements: wₘ ∝ Gₘ / Oₘ², summing to 1.
+    """The weight of each loss, from two measurements: wₘ ∝ Gₘ / Oₘ², which sum to 1.
 
-    G = V - V' is by how much the validation loss fell and O = (V' - T') - (V - T) by how much its distance from the
-    training loss grew. A modality whose validation loss did not fall, or is not known, gets nothing; if that is so for
-    all, the weights are equal.
+    G = V - V' is by how much the validation loss fell. O = (V' - T') - (V - T) is by how much its
+    distance from the training loss grew: overfitting. A modality whose validation loss did not fall
+    or is unknown (NaN) has the weight 0. If this is true of all, the weights are equal.
 
     >>> before = Losses({"a": 2.0, "b": 2.0}, {"a": 2.0, "b": 2.0})
     >>> after = Losses({"a": 0.5, "b": 0.0}, {"a": 1.0, "b": 1.0})
-    >>> {name: round(weight.item(), 2) for name, weight in blending_weights(before, after).items()}
-    {'a': 0.8, 'b': 0.2}
+    >>> weights = blending_weights(before, after)
+    >>> round(weights["a"].item(), 2), round(weights["b"].item(), 2)
+    (0.8, 0.2)
     """
     names = sorted(before.train)
-    train, validation, new_train, new_validation = (
-        jnp.stack([jnp.asarray(losses[name], float) for name in names])
-        for losses in (before.train, before.validation, after.train, after.validation)
-    )
-    gain_M = validation - new_validation
-    overfitting_M = (new_validation - new_train) - (validation - train)
-    worth_M = jnp.where(gain_M > 0, gain_M / jnp.maximum(overfitting_M**2, 1e-12), 0)
-    total = worth_M.sum()
-    share_M = jnp.where(total > 0, worth_M / jnp.where(total > 0, total, 1), 1 / len(names))
+
+    def stack(losses: Mapping[str, Array]) -> Array:
+        return jnp.stack([jnp.asarray(losses[name], float) for name in names])
+
+    gain_M = stack(before.validation) - stack(after.validation)
+    distance_M = stack(before.validation) - stack(before.train)
+    new_distance_M = stack(after.validation) - stack(after.train)
+    overfitting_M = new_distance_M - distance_M
+    value_M = jnp.where(gain_M > 0, gain_M / jnp.maximum(overfitting_M**2, 1e-12), 0)
+    total = value_M.sum()
+    share_M = jnp.where(total > 0, value_M / jnp.where(total > 0, total, 1), 1 / len(names))
     return {name: share_M[m].astype(jnp.float32) for m, name in enumerate(names)}
 
 
-def _modulation(scores: Mapping[str, Array], alpha: float) -> dict[str, Array]:
-    """The factor kₘ of each modality; 1 where a score is not a number."""
+def _modulation_factors(scores: Mapping[str, Array], alpha: float) -> dict[str, Array]:
+    """The factor kₘ of each modality. It is 1 where a score is NaN."""
     total, others = sum(scores.values()), len(scores) - 1
-    ratios = {name: s * others / jnp.maximum(total - s, 1e-30) for name, s in scores.items()}
-    return {
-        name: jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1) for name, ratio in ratios.items()
-    }
+    factors = {}
+    for name, score in scores.items():
+        ratio = score * others / jnp.maximum(total - score, 1e-30)
+        factors[name] = jnp.where(ratio > 1, 1 - jnp.tanh(alpha * ratio), 1)
+    return factors
 
 
-def _named(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Array]:
-    """One float32 for each name."""
+def _noise(leaf: Array, key: Array, step: Array, index: int) -> Array:
+    """Gaussian noise with the standard deviation of the leaf, of its own in each step and leaf."""
+    leaf_key = jax.random.fold_in(jax.random.fold_in(key, step), index)
+    return leaf.std() * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+
+
+def _floats(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Array]:
+    """One float32 for each name.
+
+    Raises:
+        ValueError: values with other names.
+    """
     if set(values) != set(names):
         raise ValueError(
             f"Need a value for each of the modalities {sorted(names)}, got {sorted(values)}."
@@ -210,9 +230,6 @@ def _named(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Array
     return {name: jnp.asarray(values[name], jnp.float32) for name in sorted(names)}
 
 
-def _paths(tree: PyTree) -> list[str]:
-    return [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
 def _path(path: Any) -> str:
+    """The path of a leaf as text, such as "slow/image/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,34 +1,39 @@
-"""Corrupted modalities: one jittable corruption of each kind.
+"""Corruptions of modalities, one of each kind, that can be compiled.
 
-A corruption is a function (x [n, ...], severity, key) -> the same shapes and dtypes. The severity is a scalar in
-[0, 1], may be traced, and at 0 nothing changes at all. It is deterministic in the key, and row i is corrupted in the
-same way whatever the other rows are; only `text` and `tabular` take their replacements from the other rows.
+A corruption is a function (x, severity, key) -> x corrupted, with the shapes and dtypes of x, whose
+leading axis counts examples. The severity is a scalar in [0, 1] that may be traced; at 0, nothing
+changes. The result depends on the key alone, and that of an example does not depend on the other
+examples. Only `text` and `tabular` take replacements from the other examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from metajax.types import Array, Modalities, PyTree, Series
+from metajax.types import Array, PyTree, Series
 
 Corruption: TypeAlias = Callable[[PyTree, float | Array, Array], PyTree]
 """(x, severity, key) -> x corrupted."""
 
 
 def image(x: Array, severity: float | Array, key: Array) -> Array:
-    """Gaussian noise of deviation severity/2 and a black square of severity/2 of the shorter side, at a random place.
+    """Adds Gaussian noise, and hides a square at a random place.
+
+    The noise has the standard deviation severity/2. The square is black, and its side is severity/2
+    of the shorter side of the image. In a video it stays at one place.
 
     Args:
-        x: images [n, ..., height, width, channels] in [0, 1], where they stay; of a video, the square covers one place.
+        x: images [n, height, width, channels] or videos [n, frames, height, width, channels] in
+            [0, 1]. The result stays in [0, 1].
         severity: scalar in [0, 1].
-        key: of the noise and the place.
+        key: for noise and place.
 
     Raises:
-        ValueError: integers; scale them to [0, 1] first.
+        ValueError: integers. Scale them to [0, 1] first.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"Images must be floats in [0, 1], got {x.dtype}; divide by 255 first.")
@@ -36,200 +41,179 @@ def image(x: Array, severity: float | Array, key: Array) -> Array:
     def one(x: Array, severity: Array, key: Array) -> Array:
         noise_key, place_key = jax.random.split(key)
         noisy = x + severity / 2 * jax.random.normal(noise_key, x.shape, x.dtype)
-        sizes = jnp.array(x.shape[-3:-1])
-        side = jnp.round(severity / 2 * sizes.min())
-        low = jnp.floor(jax.random.uniform(place_key, (2,)) * (sizes - side + 1))
-        down, across = (
-            (jnp.arange(size) >= low[axis]) & (jnp.arange(size) < low[axis] + side)
-            for axis, size in enumerate(x.shape[-3:-1])
-        )
-        hidden = (down[:, None] & across[None, :])[..., None]
-        return jnp.where(jnp.broadcast_to(hidden, x.shape), 0, jnp.clip(noisy, 0, 1))
+        hidden_HxWx1 = _square(x.shape[-3:-1], severity, place_key)
+        return jnp.where(jnp.broadcast_to(hidden_HxWx1, x.shape), 0, jnp.clip(noisy, 0, 1))
 
-    return _each(one, x, severity, key)
+    return _each_example(one, x, severity, key)
 
 
 def audio(x: Array, severity: float | Array, key: Array) -> Array:
-    """White noise at a signal-to-noise ratio of -20 log₁₀(severity) dB: 20 dB at 0.1, as loud as the signal at 1.
+    """Adds white noise at a signal-to-noise ratio of -20 log₁₀(severity) dB.
+
+    That is 20 dB at severity 0.1, and noise as loud as the signal at severity 1.
 
     Args:
-        x: waves [n, samples]; the sum is not clipped.
-        severity: scalar in [0, 1], the amplitude of the noise over that of the signal.
-        key: of the noise.
+        x: waves [n, samples]. The sum is not clipped.
+        severity: scalar in [0, 1]: the amplitude of the noise over that of the signal.
+        key: for the noise.
     """
 
     def one(x: Array, severity: Array, key: Array) -> Array:
         noise = jax.random.normal(key, x.shape, x.dtype)
         loudness = jnp.sqrt((x**2).mean() / (noise**2).mean())
-        return (
-            x + severity * jax.lax.stop_gradient(loudness) * noise
-        )  # silence has no derivative of it
+        # The loudness of silence has no derivative.
+        return x + severity * jax.lax.stop_gradient(loudness) * noise
 
-    return _each(one, x, severity, key)
+    return _each_example(one, x, severity, key)
 
 
 def text(x: Array, severity: float | Array, key: Array) -> Array:
-    """Each token is, with probability severity, either dropped or replaced by a token from somewhere in x.
+    """Drops or replaces each token with the probability severity.
 
-    What follows a dropped token moves up, so that padding stays at the end; a text keeps at least its first place.
+    Half of the changed tokens are dropped; the others become a token drawn from all texts in x. The
+    tokens after a dropped one move up, so that padding stays at the end. The first token of a text
+    is replaced but never dropped.
 
     Args:
         x: token ids int[n, time]; 0 is padding, at the end.
         severity: scalar in [0, 1].
-        key: of the choice.
+        key: for the choice.
     """
     token_key, key = jax.random.split(key)
-    common = (x > 0).reshape(-1) / jnp.maximum((x > 0).sum(), 1)
-    others = jax.random.choice(token_key, x.reshape(-1), x.shape, p=common)
+    share = (x > 0).reshape(-1) / jnp.maximum((x > 0).sum(), 1)
+    drawn = jax.random.choice(token_key, x.reshape(-1), x.shape, p=share)
 
     def one(pair: tuple[Array, Array], severity: Array, key: Array) -> tuple[Array, Array]:
-        x, others = pair
-        hit_key, drop_key = jax.random.split(key)
-        hit = (jax.random.uniform(hit_key, x.shape) < severity) & (x > 0)
-        dropped = hit & jax.random.bernoulli(drop_key, shape=x.shape) & (jnp.arange(len(x)) > 0)
-        kept = jnp.where(dropped, 0, jnp.where(hit, others, x))
-        return kept[jnp.argsort(kept == 0, stable=True)], others
+        x, drawn = pair
+        change_key, drop_key = jax.random.split(key)
+        changed = (jax.random.uniform(change_key, x.shape) < severity) & (x > 0)
+        may_drop = jnp.arange(len(x)) > 0
+        dropped = changed & jax.random.bernoulli(drop_key, shape=x.shape) & may_drop
+        kept = jnp.where(dropped, 0, jnp.where(changed, drawn, x))
+        return kept[jnp.argsort(kept == 0, stable=True)], drawn
 
-    return _each(one, (x, others), severity, key)[0]
+    corrupted, _ = _each_example(one, (x, drawn), severity, key)
+    return corrupted
 
 
 def stroke(x: Array | Series, severity: float | Array, key: Array) -> Array | Series:
-    """A shaking pen that skips: points jitter by severity/10 of the drawing's size, and a stretch of them is lost.
+    """Shakes the pen, and loses a stretch of points.
 
-    The lost stretch is severity/2 of the points, at a random place; they stay where the pen was before. Points stay
-    within the drawing's box.
+    Points move by Gaussian noise of severity/10 of the size of the drawing, and stay within its
+    bounding box. The lost stretch is severity/2 of the points, at a random place; its points repeat
+    the point before it.
 
     Args:
-        x: [n, time, channels] or a `Series`; channels 0 and 1 are positions, the others (time, pen) stay as they are.
+        x: [n, time, channels] or a `Series`. Channels 0 and 1 are positions; the other channels
+            (time, pen) do not change.
         severity: scalar in [0, 1].
-        key: of jitter and place.
+        key: for noise and place.
     """
 
     def one(x: Array | Series, severity: Array, key: Array) -> Array | Series:
-        value, valid = _steps(x)
-        jitter_key, place_key = jax.random.split(key)
-        points, length = value[:, :2], valid.sum()
-        known = jnp.where(valid, points, points[:1])
-        low, high = known.min(axis=0, keepdims=True), known.max(axis=0, keepdims=True)
-        jitter = (
-            severity
-            / 10
-            * (high - low).max()
-            * jax.random.normal(jitter_key, points.shape, value.dtype)
-        )
-        lost = jnp.floor(severity / 2 * length)
-        first = 1 + jnp.floor(jax.random.uniform(place_key) * jnp.maximum(length - lost, 1))
-        steps = jnp.arange(len(value))
-        source = jnp.where((steps >= first) & (steps < first + lost), first - 1, steps).astype(int)
-        moved = jnp.clip(points + jitter, low, high)[source]
-        return _restore(
-            x, jnp.concatenate([moved.astype(value.dtype), value[:, 2:]], axis=1), valid
-        )
+        value, valid = _valid_steps(x)
+        noise_key, place_key = jax.random.split(key)
+        points = value[:, :2]
+        inside = jnp.where(valid, points, points[:1])
+        low = inside.min(axis=0, keepdims=True)
+        high = inside.max(axis=0, keepdims=True)
+        deviation = severity / 10 * (high - low).max()
+        noise = deviation * jax.random.normal(noise_key, points.shape, value.dtype)
+        source = _lose_stretch(len(value), valid.sum(), severity, place_key)
+        moved = jnp.clip(points + noise, low, high)[source]
+        corrupted = jnp.concatenate([moved.astype(value.dtype), value[:, 2:]], axis=1)
+        return _with_steps(x, corrupted, valid)
 
-    return _each(one, x, severity, key)
+    return _each_example(one, x, severity, key)
 
 
 def series(x: Array | Series, severity: float | Array, key: Array) -> Array | Series:
-    """Noise of severity times each channel's deviation over time; a step is lost with probability severity/2.
+    """Adds noise to each channel, and loses each step with the probability severity/2.
 
-    A lost step repeats the last one that was seen; the first is never lost.
+    The noise has severity times the standard deviation of its channel over time. A lost step
+    repeats the last step that was not lost. The first step is never lost.
 
     Args:
         x: [n, time, channels] or a `Series`.
         severity: scalar in [0, 1].
-        key: of noise and loss.
+        key: for noise and loss.
     """
 
     def one(x: Array | Series, severity: Array, key: Array) -> Array | Series:
-        value, valid = _steps(x)
+        value, valid = _valid_steps(x)
         noise_key, loss_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, value.shape, value.dtype)
         deviation = value.std(axis=0, where=valid, keepdims=True)
-        noisy = (
-            value + severity * jax.lax.stop_gradient(deviation) * noise
-        )  # a constant has no derivative of it
+        # The deviation of a constant channel has no derivative.
+        noisy = value + severity * jax.lax.stop_gradient(deviation) * noise
         steps = jnp.arange(len(value))
-        seen = (jax.random.uniform(loss_key, steps.shape) >= severity / 2) | (steps == 0)
-        return _restore(x, noisy[jax.lax.cummax(jnp.where(seen, steps, 0))], valid)
+        kept = (jax.random.uniform(loss_key, steps.shape) >= severity / 2) | (steps == 0)
+        last_kept = jax.lax.cummax(jnp.where(kept, steps, 0))
+        return _with_steps(x, noisy[last_kept], valid)
 
-    return _each(one, x, severity, key)
+    return _each_example(one, x, severity, key)
 
 
 def tabular(x: Array, severity: float | Array, key: Array) -> Array:
-    """Each feature is, with probability severity, that of another row: its distribution stays, its meaning goes.
+    """Replaces each feature, with the probability severity, by that of another example.
+
+    The distribution of each feature stays.
 
     Args:
-        x: [n, features]; one row by itself stays as it is.
+        x: [n, features]. A single example does not change.
         severity: scalar in [0, 1].
-        key: of the choice.
+        key: for the choice.
     """
-    hit_key, row_key = jax.random.split(key)
+    change_key, row_key = jax.random.split(key)
     number = len(x)
     ahead = jax.random.randint(row_key, x.shape, min(1, number - 1), number)
-    other = jnp.take_along_axis(x, (jnp.arange(number)[:, None] + ahead) % number, axis=0)
-    return jnp.where(jax.random.uniform(hit_key, x.shape) < severity, other, x)
+    rows = (jnp.arange(number)[:, None] + ahead) % number
+    others = jnp.take_along_axis(x, rows, axis=0)
+    return jnp.where(jax.random.uniform(change_key, x.shape) < severity, others, x)
 
 
-def corrupt(
-    x: Modalities, corruptions: Mapping[str, Corruption], severity: float | Array, key: Array
-) -> Modalities:
-    """Corrupts some modalities of the examples that have them; absent values stay, and are no one's replacement.
-
-    Args:
-        x: n examples.
-        corruptions: {name of a modality: corruption}, such as {"image": image}.
-        severity: scalar in [0, 1].
-        key: each modality has a key of its own, which does not depend on what else is corrupted.
-
-    Raises:
-        ValueError: a name that is not a modality of x.
-    """
-    unknown = sorted(set(corruptions) - set(x.value))
-    if unknown:
-        raise ValueError(f"{unknown} are not among the modalities, which are {sorted(x.value)}.")
-    value = dict(x.value)
-    for index, name in enumerate(sorted(x.value)):
-        if name in corruptions:
-            here, old = x.present[name], x.value[name]
-            rows = _stand_ins(here)
-            filled = jax.tree.map(lambda leaf, rows=rows: leaf[rows], old)
-            new = corruptions[name](filled, severity, jax.random.fold_in(key, index))
-            value[name] = jax.tree.map(
-                lambda a, b, here=here: jnp.where(_like(here, a), a, b), new, old
-            )
-    return x._replace(value=value)
-
-
-def _each(one: Callable[..., PyTree], x: PyTree, severity: float | Array, key: Array) -> PyTree:
-    """Corrupts example by example, each with a key of its own, in the dtype of x; at severity 0 it is x itself."""
+def _each_example(
+    one: Callable[..., PyTree], x: PyTree, severity: float | Array, key: Array
+) -> PyTree:
+    """Corrupts each example with a key of its own, in the dtype of x; at severity 0 it is x."""
     number = jax.tree.leaves(x)[0].shape[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number))
-    new = jax.vmap(one, (0, None, 0))(x, severity, keys)
-    return jax.tree.map(lambda a, b: jnp.where(severity > 0, a.astype(b.dtype), b), new, x)
+    corrupted = jax.vmap(one, (0, None, 0))(x, severity, keys)
+    return jax.tree.map(
+        lambda new, old: jnp.where(severity > 0, new.astype(old.dtype), old), corrupted, x
+    )
 
 
-def _steps(x: Array | Series) -> tuple[Array, Array]:
-    """One sequence [time, channels], zero past its length, and which steps are part of it, bool[time, 1]."""
+def _square(shape: tuple[int, int], severity: Array, key: Array) -> Array:
+    """A square at a random place in an image, bool[height, width, 1]."""
+    sizes = jnp.array(shape)
+    side = jnp.round(severity / 2 * sizes.min())
+    low = jnp.floor(jax.random.uniform(key, (2,)) * (sizes - side + 1))
+    rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
+    in_rows = (rows >= low[0]) & (rows < low[0] + side)
+    in_columns = (columns >= low[1]) & (columns < low[1] + side)
+    return (in_rows[:, None] & in_columns[None])[..., None]
+
+
+def _lose_stretch(steps: int, length: Array, severity: Array, key: Array) -> Array:
+    """The step that each step is read from, int[steps], with a stretch of the length lost."""
+    lost = jnp.floor(severity / 2 * length)
+    first = 1 + jnp.floor(jax.random.uniform(key) * jnp.maximum(length - lost, 1))
+    step = jnp.arange(steps)
+    in_stretch = (step >= first) & (step < first + lost)
+    return jnp.where(in_stretch, first - 1, step).astype(int)
+
+
+def _valid_steps(x: Array | Series) -> tuple[Array, Array]:
+    """One sequence [time, channels], zero after its length, and its valid steps, bool[time, 1]."""
     if not isinstance(x, Series):
         return x, jnp.ones((len(x), 1), bool)
     valid = (jnp.arange(len(x.value)) < x.length)[:, None]
     return jnp.where(valid, x.value, 0), valid
 
 
-def _restore(x: Array | Series, value: Array, valid: Array) -> Array | Series:
-    """The new values in the form of x, the old ones past its length."""
-    return x._replace(value=jnp.where(valid, value, x.value)) if isinstance(x, Series) else value
-
-
-def _stand_ins(present: Array) -> Array:
-    """For each example the row to read, int[n]: itself, or for an absent one a row that is present, each in turn."""
-    order = jnp.argsort(~present, stable=True)
-    return jnp.where(
-        present,
-        jnp.arange(len(present)),
-        order[jnp.arange(len(present)) % jnp.maximum(present.sum(), 1)],
-    )
-
-
-def _like(present: Array, leaf: Array) -> Array:
-    return present.reshape(-1, *(1,) * (leaf.ndim - 1))
+def _with_steps(x: Array | Series, value: Array, valid: Array) -> Array | Series:
+    """The new values in the form of x, and the old values after its length."""
+    if not isinstance(x, Series):
+        return value
+    return x._replace(value=jnp.where(valid, value, x.value))

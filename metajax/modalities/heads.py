@@ -1,145 +1,156 @@
-"""Late fusion that an adaptation can write: a linear head for each modality, and how much each of them counts."""
+"""Late fusion that an adaptation can write: a linear head and a weight for each modality."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
-import jax
 import jax.numpy as jnp
 
-from metajax._tree import reference_rows, row_weights
-from metajax.inner.closed_form import ABSENT
-from metajax.types import Adaptation, Apply, Array, Batch, Modalities, Params, PyTree
+from metajax._checks import check_count, check_entries, check_fast_entry
+from metajax._tree import class_means, clear_absent, keep_rows, weighted_one_hot
+from metajax.inner.closed_form import ABSENT, nearest_mean_head
+from metajax.modalities.checks import check_modalities
+from metajax.modalities.encoding import Encode, encode_batch
+from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 
-class Encode(Protocol):
-    """The features of every modality; `nets.Multimodal` has it as its method "encode"."""
+def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adaptation:
+    """Writes the head of nearest class means of each modality; `late_head` applies the heads.
 
-    def __call__(
-        self,
-        params: Params,
-        x: Modalities,
-        key: Array | None = None,
-        *,
-        reference: Array | None = None,
-    ) -> dict[str, Array]:
-        """{name: [examples, features]}; what is given for an absent modality has no meaning."""
-
-
-def modal_prototypes(encode: Encode, ways: int, *, head: str = "head") -> Adaptation:
-    """Writes the head of nearest class means, one for each modality: sₘₖ = 2 fₘ·cₘₖ - |cₘₖ|².
-
-    cₘₖ is the mean over those examples of class k in which modality m is present. Where there is none, the class gets
-    the mean head of the other classes, which speaks neither for nor against it; where a class has no support at all,
-    its prior is -1e9.
+    The score of class k in modality m is sₘₖ = 2 fₘ·cₘₖ - |cₘₖ|². cₘₖ is the weighted mean of the
+    support examples of class k in which modality m is present. A class without such an example gets
+    the mean head of the other classes, so that the modality is neither for nor against it. A class
+    without any support has the prior -1e9.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
         ways: number of classes.
-        head: the entry of `params.fast` to write, {"kernel": {name: [d, ways]}, "bias": {name: [ways]}, "prior":
-            [ways]}; `late_head` reads it. The other entries stay.
+        entry: the entry of `params.fast` to write, {"kernel": {name: [d, ways]}, "bias": {name:
+            [ways]}, "prior": [ways]}. The other entries stay.
 
     Raises:
-        ValueError: ways below 1; when traced, a support set that is no `Modalities`, or fast weights that are no dict.
+        ValueError: ways below 1; when traced, a support set whose x is not a `Modalities`, labels
+            that are not int[examples], or fast weights that are not a dict.
 
-    Prototypes of several modalities as one more way to write a head: Snell et al. 2017, arXiv 1703.05175.
+    >>> import jax, metajax as mj
+    >>> x = mj.data.as_modalities({"image": jnp.eye(2), "audio": jnp.eye(2)})
+    >>> write = modal_prototypes(mj.nets.identity_encoder, ways=2)
+    >>> adapted = write.adapt(Params({}, {}), Batch(x, jnp.array([0, 1])), jax.random.key(0))
+    >>> late_head(mj.nets.identity_encoder)(adapted, x).tolist()
+    [[2.0, -2.0], [-2.0, 2.0]]
+
+    Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175, for one modality.
     """
-    if not isinstance(ways, int) or ways < 1:
-        raise ValueError(f"ways must be a whole number, 1 or more, got {ways!r}.")
+    check_count("ways", ways)
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        features, classes_NxW = read_support(encode, params, support, ways, key)
+        check_fast_entry(params, entry)
+        features = encode_batch(encode, params, support, key)
+        classes_NxW = weighted_one_hot(support, ways)
         kernel, bias = {}, {}
         for name, features_NxD in features.items():
-            here_N = support.x.present[name]
-            kernel[name], bias[name] = _nearest_mean(
-                features_NxD, here_N, classes_NxW.astype(features_NxD.dtype)
-            )
-        dtype = jnp.result_type(*features.values())
-        prior_W = jnp.where(classes_NxW.sum(axis=0) > 0, 0.0, ABSENT).astype(dtype)
-        return params._replace(
-            fast={**params.fast, head: {"kernel": kernel, "bias": bias, "prior": prior_W}}
-        )
+            present_N = support.x.present[name]
+            kernel[name], bias[name] = _nearest_mean_head(features_NxD, present_N, classes_NxW)
+        prior_W = class_prior(classes_NxW).astype(jnp.result_type(*features.values()))
+        heads = {"kernel": kernel, "bias": bias, "prior": prior_W}
+        return params._replace(fast={**params.fast, entry: heads})
 
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
-def late_head(encode: Encode, *, head: str = "head", logits: str = "weights") -> Apply:
-    """The network that adds up the evidence of every modality: logits = Σₘ wₘ pₘ (fₘ @ kernelₘ + biasₘ) + prior.
+def late_head(
+    encode: Encode, *, entry: str = "head", weights_entry: str = "modality_weights"
+) -> Apply:
+    """The network that adds up the scores of the modalities that are present.
 
-    pₘ is 1 where modality m is present in the example and 0 where not: what is missing says nothing. wₘ = exp ℓₘ, with
-    ℓ from `params.fast[logits]`, {name: scalar}; where that entry is missing, every weight is 1. A sum of log-odds is
-    what independent modalities ask for, and a weighted one is log-linear pooling (Genest and Zidek 1986, doi
-    10.1214/ss/1177013825).
+    logits = Σₘ exp(ℓₘ) pₘ (fₘ @ kernelₘ + biasₘ) + prior. pₘ is 1 where modality m is present in
+    the example, and 0 where it is absent. The log-weights ℓ are optional. Independent modalities
+    call for a sum of log-odds, and a weighted sum is log-linear pooling.
+
+    An example without any modality has the prior as its logits: 0 for every class with support.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
-        head: the entry of `params.fast` with the heads, as `modal_prototypes` writes it.
-        logits: the entry of `params.fast` with ℓ, as `support_weights` writes it.
+        entry: the entry of `params.fast` with the heads, as `modal_prototypes` writes it.
+        weights_entry: the entry of `params.fast` with ℓ, {name: scalar}, as `support_weights`
+            writes it. Without this entry, ℓ is 0.
 
-    Where nothing is present in an example, its logits are the prior: the same for every class.
+    Returns:
+        (params, x, key=None, *, reference=None) -> logits [examples, ways].
+
+    Raises:
+        ValueError: when called, x that is not a `Modalities`, fast weights without heads, or heads
+            or log-weights that lack a modality.
+
+    Source: log-linear pooling, Genest and Zidek 1986, doi 10.1214/ss/1177013825.
     """
 
     def apply(
         params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
-        written = params.fast[head]
-        features = encode(params, x, key, reference=reference)
-        check_names(features, written["kernel"], f"params.fast[{head!r}]")
-        check_names(features, params.fast.get(logits, features), f"params.fast[{logits!r}]")
-        total = written["prior"][None]
-        for name, score in scores(features, x.present, written).items():
-            weight = jnp.exp(params.fast[logits][name]) if logits in params.fast else 1
-            total = total + weight * score
-        return total
+        check_modalities(x, "x")
+        if not isinstance(params.fast, dict) or entry not in params.fast:
+            raise ValueError(
+                f"params.fast has no entry {entry!r}; adapt the params first, with "
+                "modal_prototypes."
+            )
+        head = params.fast[entry]
+        features = encode(params, clear_absent(x), key, reference=reference)
+        check_entries(head["kernel"], features, f"params.fast[{entry!r}]")
+        log_weights = params.fast.get(weights_entry)
+        if log_weights is not None:
+            check_entries(log_weights, features, f"params.fast[{weights_entry!r}]")
+
+        logits_NxW = head["prior"][None]
+        for name, score_NxW in modal_scores(features, x.present, head).items():
+            weight = 1 if log_weights is None else jnp.exp(log_weights[name])
+            logits_NxW = logits_NxW + weight * score_NxW
+        return logits_NxW
 
     return apply
 
 
-def read_support(
-    encode: Encode, params: Params, support: Batch, ways: int, key: Array
-) -> tuple[dict, Array]:
-    """The features of a support set, and its one-hot labels times the weight of the row, [examples, ways]."""
-    if not isinstance(support.x, Modalities) or not isinstance(params.fast, dict):
-        got = f"{type(support.x).__name__} and {type(params.fast).__name__}"
-        raise ValueError(
-            f"Need a support set whose x is a Modalities, and fast weights in a dict, got {got}."
-        )
-    features = encode(params, support.x, key, reference=reference_rows(support))
-    return features, row_weights(support)[:, None] * jax.nn.one_hot(
-        support.y, ways, dtype=jnp.float32
-    )
+def modal_scores(
+    features: dict[str, Array], present: dict[str, Array], head: PyTree
+) -> dict[str, Array]:
+    """The scores of the classes from each modality alone, zero where it is absent.
 
+    Use it to weigh modalities in another way than `late_head`, or to look at one of them.
 
-def check_names(features: Mapping[str, Array], named: Mapping[str, Any], what: str) -> None:
-    """Fails where something that is to have an entry for each modality lacks one."""
-    if missing := sorted(features.keys() - named.keys()):
-        raise ValueError(
-            f"{what} has entries for {sorted(named)}, which lack the modalities {missing}."
-        )
+    Args:
+        features: {name: [examples, d]}.
+        present: {name: bool[examples]}.
+        head: what `modal_prototypes` wrote.
 
-
-def scores(features: dict[str, Array], present: dict[str, Array], head: PyTree) -> dict[str, Array]:
-    """{name: [examples, ways]}: what each modality says of each class, zero where it is absent."""
-    says = {}
+    Returns:
+        {name: [examples, ways]}, without the prior.
+    """
+    scores = {}
     for name, features_NxD in features.items():
-        here = present[name][:, None]
-        safe_NxD = jnp.where(here, features_NxD, jnp.zeros_like(features_NxD))
-        says[name] = jnp.where(here, safe_NxD @ head["kernel"][name] + head["bias"][name][None], 0)
-    return says
+        clear_NxD = keep_rows(present[name], features_NxD)
+        score_NxW = clear_NxD @ head["kernel"][name] + head["bias"][name][None]
+        scores[name] = keep_rows(present[name], score_NxW)
+    return scores
 
 
-def _nearest_mean(features_NxD: Array, here_N: Array, classes_NxW: Array) -> tuple[Array, Array]:
+def class_prior(classes_NxW: Array) -> Array:
+    """The prior of each class [ways]: 0, and -1e9 for a class without support.
+
+    Args:
+        classes_NxW: one-hot labels times row weights, [examples, ways].
+    """
+    return jnp.where(classes_NxW.sum(axis=0) > 0, 0.0, ABSENT)
+
+
+def _nearest_mean_head(
+    features_NxD: Array, present_N: Array, classes_NxW: Array
+) -> tuple[Array, Array]:
     """Kernel [d, ways] and bias [ways] of one modality."""
-    classes_NxW = classes_NxW * here_N[:, None].astype(classes_NxW.dtype)
-    features_NxD = jnp.where(here_N[:, None], features_NxD, jnp.zeros_like(features_NxD))
-    count_W = classes_NxW.sum(axis=0)
-    known_W = (count_W > 0).astype(features_NxD.dtype)
-    mean_DxW = features_NxD.T @ classes_NxW / jnp.where(count_W > 0, count_W, 1)[None]
-    kernel_DxW, bias_W = 2 * mean_DxW, -(mean_DxW**2).sum(axis=0)
-    share_W = known_W / jnp.maximum(known_W.sum(), 1)
-    return (
-        jnp.where(known_W[None] > 0, kernel_DxW, (kernel_DxW @ share_W)[:, None]),
-        jnp.where(known_W > 0, bias_W, bias_W @ share_W),
-    )
+    features_NxD, classes_NxW = keep_rows(present_N, (features_NxD, classes_NxW))
+    mean_WxD, weight_W = class_means(features_NxD, classes_NxW)
+    kernel_DxW, bias_W = nearest_mean_head(mean_WxD, weight_W)
+
+    # Classes without the modality get the mean head of the classes that have it.
+    seen_W = weight_W > 0
+    share_W = seen_W.astype(kernel_DxW.dtype) / jnp.maximum(seen_W.sum(), 1)
+    mean_kernel_D, mean_bias = kernel_DxW @ share_W, bias_W @ share_W
+    kernel_DxW = jnp.where(seen_W[None], kernel_DxW, mean_kernel_D[:, None])
+    return kernel_DxW, jnp.where(seen_W, bias_W, mean_bias)

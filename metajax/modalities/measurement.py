@@ -1,122 +1,182 @@
-"""The parts of the ruler: features, a grid of weights, and weights that are learned."""
+"""The parts of the ruler: tasks of features, a grid of weights, and weights that are learned."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax._tree import count_tasks, reference_rows, row_weights
+from metajax._tree import count_tasks, row_weights
 from metajax.inner.chains import chain
 from metajax.losses import cross_entropy
-from metajax.modalities.heads import Encode, late_head, modal_prototypes, scores
+from metajax.modalities.encoding import Encode, encode_batch
+from metajax.modalities.heads import late_head, modal_prototypes, modal_scores
+from metajax.modalities.rows import weighted_mean
 from metajax.modalities.weighting import support_weights
-from metajax.outer.outer_loops import outer_loop
+from metajax.nets.adapters import identity_encoder
+from metajax.outer.outer_loops import State, outer_loop
 from metajax.outer.task_losses import query_loss
-from metajax.types import Array, Batch, Modalities, Params, Task
+from metajax.types import Array, Batch, Modalities, Params, PyTree, Task
 
 
 def count_shots(tasks: Task, ways: int) -> int:
-    """The number of support examples that every class of every task has, those of weight 0 left out."""
-    counted = jax.vmap(
-        lambda batch: (row_weights(batch) > 0)[:, None] * jax.nn.one_hot(batch.y, ways)
-    )(tasks.support)
-    return int(counted.sum(axis=1).min())
+    """The number of support examples that every class of every task has at least.
+
+    Padded rows do not count.
+
+    Args:
+        tasks: along the leading axis.
+        ways: number of classes.
+    """
+    classes_TxNxW = jax.nn.one_hot(tasks.support.y, ways)
+    valid_TxN = jax.vmap(row_weights)(tasks.support) > 0
+    return int((valid_TxN[..., None] * classes_TxNxW).sum(axis=1).min())
 
 
-def first_shots(task: Task, shots: int, ways: int) -> Task:
-    """The task with weight 0 for the support examples after the first `shots` of each class."""
-    given_N = row_weights(task.support)
-    classes_NxW = jax.nn.one_hot(task.support.y, ways, dtype=jnp.int32) * (given_N > 0)[:, None]
+def first_shots(task: Task, shots: int | Array, ways: int) -> Task:
+    """The same task with fewer shots: weight 0 for all support examples after the first of a class.
+
+    Use it to compare numbers of shots on the same tasks. Shapes stay.
+
+    Args:
+        task: one task.
+        shots: number of support examples of each class that keep their weight.
+        ways: number of classes.
+
+    >>> support = Batch(x=jnp.zeros((4, 1)), y=jnp.array([0, 0, 1, 1]))
+    >>> first_shots(Task(support, support), 1, ways=2).support.weight.tolist()
+    [1.0, 0.0, 1.0, 0.0]
+    """
+    weight_N = row_weights(task.support)
+    one_hot_NxW = jax.nn.one_hot(task.support.y, ways, dtype=jnp.int32)
+    classes_NxW = one_hot_NxW * (weight_N > 0)[:, None]
     rank_N = (jnp.cumsum(classes_NxW, axis=0) * classes_NxW).sum(axis=1)
-    return task._replace(support=task.support._replace(weight=given_N * (rank_N <= shots)))
+    return task._replace(support=task.support._replace(weight=weight_N * (rank_N <= shots)))
 
 
-def encode_tasks(
-    encode: Encode, params: Params, tasks: Task, shots: int, ways: int, tasks_at_once: int
-) -> Task:
-    """The tasks with the first shots only, and features in the place of inputs; what is left out gives no statistic."""
+def encode_tasks(encode: Encode, params: Params, tasks: Task, *, tasks_at_once: int = 16) -> Task:
+    """The same tasks with features in place of inputs, for a frozen encoder.
 
-    def features(params: Params, batch: Batch) -> Batch:
-        made = encode(params, batch.x, None, reference=reference_rows(batch))
-        return batch._replace(x=Modalities(made, batch.x.present), info=(), reference=None)
+    Use it to encode once what several adaptations read; their encoder is then
+    `nets.identity_encoder`. `info` is left out, and so is `reference`, because normalisation has
+    been done.
 
-    def run(params: Params, tasks: Task) -> Task:
-        def one(task: Task) -> Task:
-            task = first_shots(task, shots, ways)
-            return task._replace(
-                support=features(params, task.support), query=features(params, task.query)
-            )
+    Args:
+        encode: (params, x, key, reference=...) -> {name: [examples, d]}. It gets no key.
+        params: of `encode`.
+        tasks: along the leading axis.
+        tasks_at_once: tasks in one vmap of the encoders.
 
-        return jax.lax.map(one, tasks, batch_size=tasks_at_once)
+    Raises:
+        ValueError: when traced, tasks whose x is not a `Modalities`.
+    """
 
-    return jax.jit(run)(params, tasks)
+    def with_features(batch: Batch) -> Batch:
+        features = encode_batch(encode, params, batch, None)
+        x = Modalities(features, batch.x.present)
+        return batch._replace(x=x, info=(), reference=None)
 
+    def one(task: Task) -> Task:
+        support, query = with_features(task.support), with_features(task.query)
+        return task._replace(support=support, query=query)
 
-def known(
-    params: Params, x: Modalities, key: Array | None = None, *, reference: Array | None = None
-) -> Any:
-    """The encoder of what is encoded already."""
-    return x.value
-
-
-def grid_accuracy(names: Sequence[str], ways: int, points_GxM: Array, tasks: Task) -> Array:
-    """Accuracy [tasks, points] of every point of the grid in every task."""
-
-    def one(points_GxM: Array, task: Task) -> Array:
-        head = (
-            modal_prototypes(known, ways)
-            .adapt(Params({}, ()), task.support, jax.random.key(0))
-            .fast["head"]
-        )
-        says = scores(task.query.x.value, task.query.x.present, head)
-        says_MxQxW = jnp.stack([says[name] for name in names])
-        logits_GxQxW = jnp.einsum("gm,mqw->gqw", points_GxM.astype(says_MxQxW.dtype), says_MxQxW)
-        right_GxQ = (logits_GxQxW + head["prior"][None, None]).argmax(axis=2) == task.query.y[None]
-        count_Q = row_weights(task.query)
-        return (right_GxQ * count_Q[None]).sum(axis=1) / jnp.maximum(count_Q.sum(), 1e-6)
-
-    return jax.jit(jax.vmap(one, (None, 0)))(points_GxM, tasks)
+    return jax.lax.map(one, tasks, batch_size=tasks_at_once)
 
 
-def learn_weights(
-    names: Sequence[str], ways: int, validation: Task, test: Task, steps: int, key: Array
-) -> tuple[Array, Array]:
-    """Accuracy [test tasks] of learned weights, and the weights [test tasks, modalities] themselves."""
-    adaptation = chain(support_weights(known, ways), modal_prototypes(known, ways))
-    task_loss = query_loss(adaptation, cross_entropy(late_head(known)))
-    init_key, train_key, test_key = jax.random.split(key, 3)
-    params = adaptation.init(Params({"weights": dict.fromkeys(names, 0.0)}, ()), init_key)
-    outer = outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(1e-2, steps)))
-    number, size = count_tasks(validation), min(32, count_tasks(validation))
+def simplex_grid(names: int, grid: int) -> np.ndarray:
+    """All weights that are multiples of 1/grid and sum to 1, followed by the equal weights.
 
-    def run(state: Any, keys: Array, validation: Task) -> Any:
-        def step(state: Any, key: Array) -> tuple[Any, None]:
-            row_key, step_key = jax.random.split(key)
-            rows = jax.random.choice(row_key, number, (size,), replace=False)
-            return outer.step(state, jax.tree.map(lambda leaf: leaf[rows], validation), step_key)[
-                0
-            ], None
+    Args:
+        names: number of modalities.
+        grid: number of steps on each edge of the simplex.
 
-        return jax.lax.scan(step, state, keys)[0]
+    Returns:
+        [points, names].
 
-    def judge(params: Params, task: Task) -> tuple[Array, Array]:
-        adapted = adaptation.adapt(params, task.support, test_key)
-        weights_M = jax.nn.softmax(jnp.stack([adapted.fast["weights"][name] for name in names]))
-        return task_loss(params, task, test_key)[1]["accuracy"], weights_M
-
-    state = jax.jit(run)(outer.init(params), jax.random.split(train_key, steps), validation)
-    return jax.jit(jax.vmap(judge, (None, 0)))(state.params, test)
-
-
-def simplex(names: int, grid: int) -> np.ndarray:
-    """All weights [points, names] that are multiples of 1/grid and sum to 1, and at the end the equal ones."""
+    >>> simplex_grid(2, 2).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]
+    """
     parts = itertools.product(range(grid + 1), repeat=names - 1)
     inside = np.array([part for part in parts if sum(part) <= grid], int).reshape(-1, names - 1)
-    whole = np.concatenate([inside, grid - inside.sum(axis=1, keepdims=True)], axis=1) / grid
-    return np.concatenate([whole, np.full((1, names), 1 / names)])
+    last = grid - inside.sum(axis=1, keepdims=True)
+    points = np.concatenate([inside, last], axis=1) / grid
+    return np.concatenate([points, np.full((1, names), 1 / names)])
+
+
+def grid_accuracies(names: Sequence[str], ways: int, points_GxM: Array, tasks: Task) -> Array:
+    """The accuracy of each point of a grid of weights in each task, with nearest class means.
+
+    Args:
+        names: the modalities, in the order of the columns of the grid.
+        ways: number of classes.
+        points_GxM: weights [points, modalities].
+        tasks: tasks of features, along the leading axis.
+
+    Returns:
+        [tasks, points].
+    """
+    write = modal_prototypes(identity_encoder, ways)
+
+    def one(task: Task) -> Array:
+        adapted = write.adapt(Params({}, ()), task.support, jax.random.key(0))
+        head, x = adapted.fast["head"], task.query.x
+        scores = modal_scores(x.value, x.present, head)
+        scores_MxNxW = jnp.stack([scores[name] for name in names])
+        weighted_GxNxW = jnp.einsum(
+            "gm,mnw->gnw", points_GxM.astype(scores_MxNxW.dtype), scores_MxNxW
+        )
+        predicted_GxN = (weighted_GxNxW + head["prior"][None, None]).argmax(axis=2)
+        correct_GxN = predicted_GxN == task.query.y[None]
+        return jax.vmap(weighted_mean, (0, None))(correct_GxN, row_weights(task.query))
+
+    return jax.vmap(one)(tasks)
+
+
+def learned_weights(
+    names: Sequence[str], ways: int, steps: int, validation: Task, test: Task, key: Array
+) -> tuple[Array, Array]:
+    """Trains `support_weights` on the validation tasks and applies them to the test tasks.
+
+    Args:
+        names: the modalities.
+        ways: number of classes.
+        steps: outer steps of Adam, 32 tasks each.
+        validation: tasks of features, along the leading axis.
+        test: tasks of features, along the leading axis.
+        key: for the start of the network and the draws of tasks.
+
+    Returns:
+        (accuracy [test tasks], weights [test tasks, modalities]). The weights of a task sum to 1.
+    """
+    init_key, train_key, test_key = jax.random.split(key, 3)
+    encode = identity_encoder
+    adaptation = chain(support_weights(encode, ways), modal_prototypes(encode, ways))
+    task_loss = query_loss(adaptation, cross_entropy(late_head(encode)))
+    start = Params({"modality_weights": dict.fromkeys(names, 0.0)}, ())
+    outer = outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(1e-2, steps)))
+
+    number = count_tasks(validation)
+    size = min(32, number)
+
+    def step(state: State, key: Array) -> tuple[State, None]:
+        row_key, step_key = jax.random.split(key)
+        rows = jax.random.choice(row_key, number, (size,), replace=False)
+        tasks = jax.tree.map(lambda leaf: leaf[rows], validation)
+        state, _ = outer.step(state, tasks, step_key)
+        return state, None
+
+    state: PyTree = outer.init(adaptation.init(start, init_key))
+    state, _ = jax.lax.scan(step, state, jax.random.split(train_key, steps))
+
+    def measure(task: Task) -> tuple[Array, Array]:
+        adapted = adaptation.adapt(state.params, task.support, test_key)
+        log_weights = adapted.fast["modality_weights"]
+        weights_M = jax.nn.softmax(jnp.stack([log_weights[name] for name in names]))
+        _, metrics = task_loss(state.params, task, test_key)
+        return metrics["accuracy"], weights_M
+
+    return jax.vmap(measure)(test)

@@ -1,205 +1,219 @@
-"""A missing modality made up for from those that are there: SMIL, as a function to put into an ordinary loss."""
+"""Features of a missing modality, reconstructed from those that are present (SMIL)."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy.cluster.vq import kmeans2
 
-from metajax._tree import clear_absent
-from metajax.modalities.heads import Encode
+from metajax._checks import check_count
+from metajax._tree import clear_absent, keep_rows
+from metajax.modalities.checks import check_modalities
+from metajax.modalities.encoding import Encode
 from metajax.types import Apply, Array, Modalities, Params, PyTree
 
-_ONE = math.log(math.e - 1)  # where softplus is 1
-
-
-def modality_priors(features: Modalities, number: int, *, seed: int = 0) -> dict[str, Array]:
-    """What the features of each modality typically are: the centres of k-means, {name: [number, d]}.
-
-    Of the examples in which the modality is present. Not for compiled code: it is scipy's, 100 rounds.
-
-    Args:
-        features: {name: [n, d]} of training examples, such as `nets.Multimodal` makes with its method "encode".
-        number: K, centres of each modality.
-        seed: of k-means++, which starts it.
-
-    Raises:
-        ValueError: number below 1, or more than there are different examples with some modality.
-
-    >>> features = Modalities({"audio": jnp.array([[0.0], [2.0], [9.0]])}, {"audio": jnp.ones(3, bool)})
-    >>> sorted(modality_priors(features, 2)["audio"].tolist())
-    [[1.0], [9.0]]
-    """
-    priors = {}
-    for name in sorted(features.value):
-        dtype = jnp.result_type(features.value[name])
-        rows_NxD = np.asarray(features.value[name], np.float64)[np.asarray(features.present[name])]
-        different = len(np.unique(rows_NxD, axis=0))
-        if not 1 <= number <= different:
-            raise ValueError(
-                f"{number=} of priors must be 1 to the {different} examples that differ in {name!r}."
-            )
-        with warnings.catch_warnings():  # a cluster that lost all of its members keeps its centre
-            warnings.filterwarnings("ignore", "One of the clusters is empty")
-            centres, _ = kmeans2(rows_NxD, number, 100, minit="++", rng=np.random.default_rng(seed))
-        priors[name] = jnp.asarray(centres, dtype)
-    return priors
+_SOFTPLUS_IS_ONE = math.log(math.e - 1)
+"""softplus of it is 1."""
 
 
 def init_completion(
     priors: Mapping[str, Array], key: Array, *, hidden: int = 32
 ) -> dict[str, PyTree]:
-    """Where the parameters of `complete` start.
+    """The parameters of `complete` before training.
 
     Args:
-        priors: {name: [K, d]}, such as `modality_priors`; both may differ from one modality to the other.
-        key: of the weights.
+        priors: {name: [K, d]}, such as `modality_priors`. K and d may differ between modalities.
+        key: for the weights.
         hidden: width h of the networks that read features.
 
     Returns:
-        {"priors": as given, "weigh": {name: {other: {"in" [d, h], "shift" [h], "out" [h, K]}}}, "spread": {name:
-        {"kernel" [d, d], "bias" [d]}}}. All of it may be learned; what the outer optimizer is to leave alone, such as
-        the priors of the paper, goes through `optax.multi_transform` or is put in anew where `complete` is called.
+        {"priors": as given, "weigh": {name: {other: {"in" [d, h], "shift" [h], "out" [h, K]}}},
+        "spread": {name: {"kernel" [d, d], "bias" [d]}}}. All of them can be learned. To keep some
+        of them fixed, such as the priors in the paper, use `optax.multi_transform`, or replace them
+        where `complete` is called.
 
     Raises:
-        ValueError: priors that are not [K, d], or hidden below 1.
+        ValueError: priors that are not real numbers [K, d], or hidden below 1.
     """
+    check_count("hidden", hidden)
     shapes = {name: jnp.shape(prior) for name, prior in priors.items()}
     real = all(jnp.issubdtype(jnp.result_type(prior), jnp.inexact) for prior in priors.values())
-    if hidden < 1 or not shapes or not real or any(len(shape) != 2 for shape in shapes.values()):
-        raise ValueError(
-            f"{hidden=} must be 1 or more and every prior real numbers [K, d], got {shapes}."
-        )
-    dtype, names = jnp.result_type(*priors.values()), sorted(priors)
+    if not shapes or not real or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"Every prior must be real numbers [K, d], got shapes {shapes}.")
+    names = sorted(priors)
+    dtype = jnp.result_type(*priors.values())
     keys = iter(jax.random.split(key, 2 * len(names) ** 2))
 
     def kernel(inputs: int, outputs: int) -> Array:
         return jax.random.normal(next(keys), (inputs, outputs), dtype) / inputs**0.5
 
-    def reader(inputs: int, outputs: int) -> dict[str, Array]:
+    def reader(name: str, other: str) -> dict[str, Array]:
+        """The network that reads features of `other` and weighs the priors of `name`."""
         return {
-            "in": kernel(inputs, hidden),
+            "in": kernel(shapes[other][1], hidden),
             "shift": jnp.zeros(hidden, dtype),
-            "out": kernel(hidden, outputs),
+            "out": kernel(hidden, shapes[name][0]),
         }
 
-    weigh = {n: {m: reader(shapes[m][1], shapes[n][0]) for m in names if m != n} for n in names}
-    spread = {
-        n: {"kernel": jnp.zeros((d, d), dtype), "bias": jnp.zeros(d, dtype)}
-        for n, (_, d) in shapes.items()
+    def spread(width: int) -> dict[str, Array]:
+        return {"kernel": jnp.zeros((width, width), dtype), "bias": jnp.zeros(width, dtype)}
+
+    return {
+        "priors": {name: jnp.asarray(priors[name]) for name in names},
+        "weigh": {
+            name: {other: reader(name, other) for other in names if other != name} for name in names
+        },
+        "spread": {name: spread(width) for name, (_, width) in shapes.items()},
     }
-    return {"priors": {n: jnp.asarray(priors[n]) for n in names}, "weigh": weigh, "spread": spread}
 
 
 def complete(
     weights: Mapping[str, PyTree], features: Modalities, key: Array | None = None
 ) -> Modalities:
-    """Features of all modalities: where one is missing, the mean of its priors by weights read from the others.
+    """Features of all modalities: a missing one is a weighted mean of its priors.
 
-    f̂ₘ = Σₖ ωₘₖ cₘₖ with ωₘ = softmax(Σ_{j≠m} pⱼ Vₘⱼᵀ tanh(Uₘⱼᵀ fⱼ + bₘⱼ)), pⱼ is 1 where modality j is present and 0
-    where not. What is present says in turn how likely each prior is; where nothing is, f̂ₘ is the mean of the priors.
+    The weights of the priors c are read from the modalities that are present. With pⱼ = 1 where
+    modality j is present, and 0 where it is absent,
 
-    With a key, as in training, features are then multiplied by noise: f ⊙ softplus(r), rᵢ ~ N(log(e - 1), σᵢ²), σ =
-    softplus(Sᵀ f + s). Without one they are as they are, for softplus(log(e - 1)) = 1.
+        f̂ₘ = Σₖ ωₘₖ cₘₖ,  ωₘ = softmax(Σ_{j≠m} pⱼ Vₘⱼᵀ tanh(Uₘⱼᵀ fⱼ + bₘⱼ)).
 
-    In the inner loop of an `query_loss` whose support lacks modalities and whose query has all, with the net fast and this
-    slow, it is SMIL, and what it learns comes through the second derivative.
+    In an example without any modality, f̂ₘ is the mean of the priors. With a key, as in training,
+    all features are then multiplied by noise around 1:
+
+        f ⊙ softplus(r),  rᵢ ~ N(log(e - 1), σᵢ²),  σ = softplus(Sᵀ f + s).
+
+    SMIL is a `query_loss` whose support set lacks modalities and whose query set has all, with
+    `complete` in the network, the network fast and `weights` slow: the reconstruction is learned
+    through the second derivative.
 
     Args:
-        weights: as `init_completion` makes them; c are the priors, U, b, V stand in "weigh", S, s in "spread".
-        features: {name: [n, d]}; what stands in an absent modality reaches nothing.
-        key: of the noise.
+        weights: as `init_completion` makes them: c is "priors"; U, b and V are in "weigh"; S and s
+            are in "spread".
+        features: {name: [n, d]}. Values of absent modalities are ignored.
+        key: for the noise. None adds no noise.
 
     Returns:
-        The same, all of them present.
+        The features, with all modalities present.
 
     Raises:
-        ValueError: features of other modalities or another width than the priors, or a presence that does not fit.
+        ValueError: features of other modalities or another width than the priors, or a presence
+            that does not fit the features.
 
-    Source: Ma et al. 2021, arXiv 2103.05677; the softmax and the mean of the noise, which is held, are ours.
+    Source: Ma et al. 2021, arXiv 2103.05677. The softmax, and noise whose mean is not learned, are
+    not from the paper.
     """
-    counts = prior_weights(weights, features)  # which checks the features, too
-    value, names = clear_absent(features).value, sorted(features.value)
-    mixed = {name: weight_NxK @ weights["priors"][name] for name, weight_NxK in counts.items()}
-    filled = {
-        n: jnp.where(features.present[n][:, None], value[n], mixed[n].astype(value[n].dtype))
-        for n in names
-    }
+    omega = prior_weights(weights, features)
+    value = clear_absent(features).value
+    names = sorted(value)
+    filled = {}
+    for name in names:
+        mean_NxD = (omega[name] @ weights["priors"][name]).astype(value[name].dtype)
+        filled[name] = jnp.where(features.present[name][:, None], value[name], mean_NxD)
     if key is not None:
-        for name, k in zip(names, jax.random.split(key, len(names)), strict=True):
-            f_NxD, s = filled[name], weights["spread"][name]
-            spread_NxD = jax.nn.softplus(f_NxD @ s["kernel"] + s["bias"][None])
-            r_NxD = _ONE + spread_NxD * jax.random.normal(k, f_NxD.shape, f_NxD.dtype)
-            filled[name] = (f_NxD * jax.nn.softplus(r_NxD)).astype(f_NxD.dtype)
+        for name, noise_key in zip(names, jax.random.split(key, len(names)), strict=True):
+            filled[name] = _with_noise(weights["spread"][name], filled[name], noise_key)
     return Modalities(filled, {name: jnp.ones_like(features.present[name]) for name in names})
 
 
 def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[str, Array]:
-    """How much each prior counts for what `complete` puts where a modality is missing: ω, {name: [n, K]}."""
-    shapes = {name: jnp.shape(prior) for name, prior in weights["priors"].items()}
-    got = {name: jnp.shape(f) for name, f in features.value.items()}
-    rows = {shape[:1] for shape in got.values()} | {
-        jnp.shape(here) for here in features.present.values()
-    }
-    if len(rows) != 1 or features.present.keys() != got.keys():
-        raise ValueError(
-            f"Every modality needs a presence for each of the same examples, got features of {got}."
-        )
+    """The weights ω of the priors in `complete`, {name: [n, K]}. They sum to 1 over K.
+
+    Raises:
+        ValueError: as for `complete`.
+    """
+    _check_fit(weights, features)
     value = clear_absent(features).value
-    if {name: shape[1:] for name, shape in got.items()} != {
-        name: shape[1:] for name, shape in shapes.items()
-    }:
-        raise ValueError(
-            f"These weights complete modalities with priors of shapes {shapes}, got features of {got}."
-        )
-    counts = {}
-    for name, (number, _) in shapes.items():
-        logits_NxK = jnp.zeros((got[name][0], number), jnp.result_type(*value.values()))
-        for other, of in sorted(weights["weigh"][name].items()):
-            says_NxK = jnp.tanh(value[other] @ of["in"] + of["shift"][None]) @ of["out"]
-            logits_NxK = logits_NxK + jnp.where(features.present[other][:, None], says_NxK, 0)
-        counts[name] = jax.nn.softmax(logits_NxK)
-    return counts
+    omega = {}
+    for name, readers in weights["weigh"].items():
+        shape = (len(value[name]), len(weights["priors"][name]))
+        logits_NxK = jnp.zeros(shape, jnp.result_type(*value.values()))
+        for other, net in sorted(readers.items()):
+            hidden_NxH = jnp.tanh(value[other] @ net["in"] + net["shift"][None])
+            read_NxK = keep_rows(features.present[other], hidden_NxH @ net["out"])
+            logits_NxK = logits_NxK + read_NxK
+        omega[name] = jax.nn.softmax(logits_NxK)
+    return omega
 
 
 def completed(encode: Encode, decide: Apply, *, entry: str = "completion") -> Apply:
-    """The network that encodes, completes and decides, for any loss: decide(complete(encode(x))).
+    """The network that encodes, completes and decides: decide(complete(encode(x))).
 
-    With `apply, params = functional(nets.Multimodal(...))`, it is `completed(partial(apply, method="encode"),
-    partial(apply, method="decide"))`, and the completion joins what is slow: `params._replace(slow={**params.slow,
-    "completion": init_completion(priors, key)})`.
+    With `apply, params = functional(nets.Multimodal(...))`, it is `completed(partial(apply,
+    method="encode"), partial(apply, method="decide"))`. Add the parameters of the completion to the
+    slow weights: `params._replace(slow={**params.slow, "completion": init_completion(priors,
+    key)})`.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
-        decide: (params, features, key) -> logits [examples, ways], where features are a `Modalities`.
-        entry: of `params.slow` with the weights of `complete`; encode and decide see params without it.
+        decide: (params, features, key) -> logits [examples, ways], where features are a
+            `Modalities`.
+        entry: the entry of `params.slow` with the weights of `complete`. `encode` and `decide` see
+            params without it.
+
+    Returns:
+        (params, x, key=None, *, reference=None) -> logits [examples, ways].
 
     Raises:
-        ValueError: when called, slow weights without that entry.
+        ValueError: when called, slow weights without that entry, or x that is not a `Modalities`.
     """
 
     def apply(
         params: Params, x: Modalities, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
-        if not isinstance(params.slow, dict) or entry not in params.slow:
-            got = (
-                sorted(params.slow) if isinstance(params.slow, dict) else type(params.slow).__name__
-            )
-            raise ValueError(
-                f"params.slow needs an entry {entry!r}, made by init_completion(priors, key); got {got}."
-            )
-        if not isinstance(x, Modalities):
-            raise ValueError(f"Need a Modalities to complete, got {type(x).__name__}.")
-        net = params._replace(
-            slow={name: leaf for name, leaf in params.slow.items() if name != entry}
-        )
+        _check_slow_entry(params, entry)
+        check_modalities(x, "x")
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
-        features = Modalities(encode(net, clear_absent(x), keys[0], reference=reference), x.present)
-        return decide(net, complete(params.slow[entry], features, keys[1]), keys[2])
+        slow = {name: part for name, part in params.slow.items() if name != entry}
+        net = params._replace(slow=slow)
+        features = encode(net, clear_absent(x), keys[0], reference=reference)
+        whole = complete(params.slow[entry], Modalities(features, x.present), keys[1])
+        return decide(net, whole, keys[2])
 
     return apply
+
+
+def _with_noise(spread: PyTree, features_NxD: Array, key: Array) -> Array:
+    """Features times softplus of a normal variable."""
+    sigma_NxD = jax.nn.softplus(features_NxD @ spread["kernel"] + spread["bias"][None])
+    normal_NxD = jax.random.normal(key, features_NxD.shape, features_NxD.dtype)
+    factor_NxD = jax.nn.softplus(_SOFTPLUS_IS_ONE + sigma_NxD * normal_NxD)
+    return (features_NxD * factor_NxD).astype(features_NxD.dtype)
+
+
+def _check_fit(weights: Mapping[str, PyTree], features: Modalities) -> None:
+    """Checks that features and their presence fit the weights of `complete`.
+
+    Raises:
+        ValueError: other modalities, another width, or a presence that does not fit.
+    """
+    got = {name: jnp.shape(part) for name, part in features.value.items()}
+    rows = {shape[:1] for shape in got.values()}
+    rows |= {jnp.shape(here) for here in features.present.values()}
+    if len(rows) != 1 or features.present.keys() != got.keys():
+        raise ValueError(
+            f"Every modality needs a presence for each of the same examples, got features of {got}."
+        )
+    shapes = {name: jnp.shape(prior) for name, prior in weights["priors"].items()}
+    widths = {name: shape[1:] for name, shape in shapes.items()}
+    if {name: shape[1:] for name, shape in got.items()} != widths:
+        raise ValueError(
+            f"These weights complete modalities with priors of shapes {shapes}, got features of "
+            f"{got}."
+        )
+
+
+def _check_slow_entry(params: Params, entry: str) -> None:
+    """Checks that the slow weights have the weights of `complete`.
+
+    Raises:
+        ValueError: slow weights without the entry.
+    """
+    if not isinstance(params.slow, dict) or entry not in params.slow:
+        is_dict = isinstance(params.slow, dict)
+        got = sorted(params.slow) if is_dict else type(params.slow).__name__
+        raise ValueError(
+            f"params.slow needs an entry {entry!r}, made by init_completion(priors, key); got "
+            f"{got}."
+        )

@@ -1,57 +1,57 @@
-"""The seam between Flax modules and the core."""
+"""Adapters that turn Flax NNX modules and plain functions into functions of params."""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
-from metajax.types import Apply, Array, Params
+from metajax._checks import takes
+from metajax.nets.division import join_params, net_weights, weight_paths
+from metajax.types import Apply, Array, Modalities, Params, PyTree
 
 
 def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tuple[Apply, Params]:
-    """A Flax module as a pure function and its parameters, some of them fast.
+    """A Flax NNX module as a pure function and its parameters, some of them fast.
 
-    `apply(params, x, key=None, *, reference=None, method="__call__", **kwargs)` calls the module, or the method named.
-    With key=None it is deterministic; a key seeds dropout and whatever else is random. `reference` is handed to methods
-    that have such an argument, those of nets with normalisation statistics.
+    `apply(params, x, key=None, *, reference=None, method="__call__", **kwargs)` calls the
+    module, or another method by its name. With key=None it is deterministic; a key seeds dropout
+    and whatever else is random. `reference` is handed to methods that have this argument, which are
+    those of nets with normalisation statistics. `apply` accepts any division of the weights into
+    fast and slow ones, so `split_params` can divide them anew.
 
     Args:
-        module: an nnx module. What it holds besides parameters (the statistics of `FrozenNorm`, random state) is kept
-            as a constant and never learned.
-        fast: which variables an adaptation rewrites, as a Flax filter; the other parameters are slow. All of them for
-            MAML, `nnx.PathContains("head")` for ANIL.
+        module: an NNX module. What it has besides parameters (the statistics of `FrozenNorm`,
+            random state) is kept as a constant and never learned.
+        fast: which variables an adaptation rewrites, as a Flax filter; the other parameters are
+            slow. All of them for MAML, `nnx.PathContains("head")` for ANIL.
 
     Returns:
-        (apply, Params(fast, slow)) with plain nested dicts of arrays.
+        (apply, Params(fast, slow)) with nested dicts of arrays.
 
     Raises:
-        ValueError: if the filter makes nothing fast.
+        ValueError: a filter that makes nothing fast; when called, other weights than the net's.
 
     >>> import jax.numpy as jnp
-    >>> apply, params = functional(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), fast=nnx.PathContains("bias"))
+    >>> net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    >>> apply, params = functional(net, fast=nnx.PathContains("bias"))
     >>> list(params.fast), list(params.slow)
     (['bias'], ['kernel'])
     >>> apply(params, jnp.ones((4, 3))).shape
     (4, 2)
     """
     constant = (nnx.RngState, nnx.BatchStat)
-    graph, *states = nnx.split(module, nnx.All(fast, nnx.Not(constant)), nnx.Param, ...)
-    fast_state, slow_state, rest = states
-    params = Params(nnx.to_pure_dict(fast_state), nnx.to_pure_dict(slow_state))
-    if not jax.tree.leaves(params.fast):
-        paths = [
-            jax.tree_util.keystr(path)
-            for path, _ in jax.tree_util.tree_leaves_with_path(params.slow)
-        ]
-        raise ValueError(
-            f"The filter {fast!r} makes nothing fast; the module has {', '.join(paths)}."
-        )
-    streams = {
-        node.key.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)
-    }
+    is_fast = nnx.All(fast, nnx.Not(constant))
+    graph, fast_state, slow_state, rest = nnx.split(module, is_fast, nnx.Param, ...)
+    start = Params(nnx.to_pure_dict(fast_state), nnx.to_pure_dict(slow_state))
+    if not jax.tree.leaves(start.fast):
+        leaves = jax.tree_util.tree_leaves_with_path(start.slow)
+        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
+        raise ValueError(f"The filter {fast!r} makes nothing fast; the module has {paths}.")
+    paths = frozenset(weight_paths(join_params(start)))
+    random_streams = _random_streams(module)
 
     def apply(
         params: Params,
@@ -62,15 +62,85 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         method: str = "__call__",
         **kwargs: Any,
     ) -> Any:
-        net = nnx.merge(graph, params.fast, params.slow, rest, copy=True)
+        net = nnx.merge(graph, net_weights(params, paths), rest, copy=True)
         if key is None:
             net = nnx.view(net, deterministic=True, raise_if_not_found=False)
-        elif streams:
-            seeds: dict[str, Any] = dict.fromkeys(streams, key)
+        elif random_streams:
+            seeds: dict[str, Any] = dict.fromkeys(random_streams, key)
             nnx.reseed(net, **seeds)
         function = getattr(net, method)
-        if "reference" in inspect.signature(function).parameters:
+        if takes(function, "reference"):
             kwargs["reference"] = reference
         return function(x, **kwargs)
 
-    return apply, params
+    return apply, start
+
+
+def _random_streams(module: nnx.Module) -> set[str]:
+    """The names of the streams of random numbers that a module has, such as "dropout"."""
+    nodes = [node for _, node in nnx.iter_graph(module)]
+    return {node.key.tag for node in nodes if isinstance(node, nnx.RngStream)}
+
+
+def from_function(
+    function: Callable[..., Any], params: Params | None = None
+) -> tuple[Apply, Params]:
+    """A function of your own as an apply; it needs only those of the arguments that it uses.
+
+    Args:
+        function: (params, x), and also `key` or `reference` if it has arguments of these names.
+            `params` is the `Params`; `join_params` gives all its weights in any division.
+            Other keyword arguments of apply are handed on.
+        params: where the weights start; None means that there are none yet, such as before
+            `prototypes` writes a head.
+
+    Returns:
+        (apply, params).
+
+    >>> import jax.numpy as jnp
+    >>> start = Params(fast={"scale": jnp.array(2.0)}, slow={})
+    >>> apply, params = from_function(lambda params, x: params.fast["scale"] * x, start)
+    >>> apply(params, jnp.ones(3), jax.random.key(0)).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    takes_key = takes(function, "key")
+    takes_reference = takes(function, "reference")
+
+    def apply(
+        params: Params,
+        x: Any,
+        key: Array | None = None,
+        *,
+        reference: Array | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if takes_key:
+            kwargs["key"] = key
+        if takes_reference:
+            kwargs["reference"] = reference
+        return function(params, x, **kwargs)
+
+    return apply, Params({}, {}) if params is None else params
+
+
+def identity_encoder(
+    params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
+) -> Any:
+    """An encoder that returns its input: for features that were computed before.
+
+    Use it where an `embed` or an `encode` is asked for and x are features already.
+
+    Args:
+        params: not used.
+        x: features [examples, d], or a `Modalities` of such features.
+        key: not used.
+        reference: not used.
+
+    Returns:
+        x, or `x.value` of a `Modalities`.
+
+    >>> import jax.numpy as jnp
+    >>> identity_encoder(Params({}, {}), jnp.ones((2, 3))).shape
+    (2, 3)
+    """
+    return x.value if isinstance(x, Modalities) else x

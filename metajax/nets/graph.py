@@ -13,22 +13,29 @@ from metajax.types import Array
 
 
 class GCN(nnx.Module):
-    """Nodes of a graph, such as classes in a knowledge graph, by what they and their neighbours are.
+    """A graph convolutional network: features of nodes, such as classes in a knowledge graph.
 
-    H ← relu(Â H W + b) and the head on Â H, with Â = D^-½ (A + I) D^-½ and D the diagonal of the row sums of A + I.
+    H ← relu(Â H W + b), then the head of Â H. Â = D^-½ (A + I) D^-½, where D is the diagonal of the
+    row sums of A + I.
 
     Args:
-        edges: int[e, 2], pairs of nodes; for both directions, counted once however often they are named.
-        inputs: features of a node.
+        edges: int[e, 2], pairs of nodes. An edge counts in both directions, and once, however often
+            it is listed.
+        inputs: number of features of a node.
         hidden: width of each hidden layer.
         outputs: width of the head.
         nodes: number of nodes.
         rngs: for the weights.
 
     Raises:
-        ValueError: edges that are no pairs of nodes.
+        ValueError: edges that are not pairs of nodes; when called, another number of nodes.
 
     Source: Kipf and Welling 2017, arXiv 1609.02907.
+
+    >>> import jax.numpy as jnp
+    >>> net = GCN([[0, 1], [1, 2]], 2, (8,), 5, nodes=3, rngs=nnx.Rngs(0))
+    >>> net(jnp.ones((3, 2))).shape
+    (3, 5)
     """
 
     def __init__(
@@ -41,50 +48,51 @@ class GCN(nnx.Module):
         nodes: int,
         rngs: nnx.Rngs,
     ):
-        pairs, weight = _normalise(np.asarray(edges), nodes)
-        # Constants; of all that is no parameter, statistics are what `functional` never takes for fast.
-        self.pairs, self.weight = nnx.BatchStat(pairs), nnx.BatchStat(weight)
-        widths = [inputs, *hidden]
-        self.layers = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden, strict=False)]
-        )
-        self.head = nnx.Linear(widths[-1], outputs, rngs=rngs)
+        pairs, weight = _normalised_adjacency(np.asarray(edges), nodes)
+        # Constants. `functional` never makes a BatchStat fast or slow, whatever the filter.
+        self.pairs = nnx.BatchStat(pairs)
+        self.weight = nnx.BatchStat(weight)
+        self.layers = nnx.List()
+        width = inputs
+        for next_width in hidden:
+            self.layers.append(nnx.Linear(width, next_width, rngs=rngs))
+            width = next_width
+        self.head = nnx.Linear(width, outputs, rngs=rngs)
         self.nodes = nodes
 
     def embed(self, x: Array) -> Array:
-        """[nodes, inputs] -> [nodes, hidden[-1]].
+        """The features of each node: [nodes, inputs] -> [nodes, hidden[-1]].
 
         Raises:
-            ValueError: not as many rows as nodes.
+            ValueError: another number of rows than nodes.
         """
         if len(x) != self.nodes:
             raise ValueError(
-                f"The graph has {self.nodes} nodes, got features of {len(x)}; give one row a node."
+                f"The graph has {self.nodes} nodes, got {len(x)} rows; give one row per node."
             )
         for layer in self.layers:
             x = jax.nn.relu(layer(self._propagate(x)))
         return self._propagate(x)
 
     def __call__(self, x: Array) -> Array:
-        """[nodes, inputs] -> [nodes, outputs]."""
+        """The head of each node: [nodes, inputs] -> [nodes, outputs]."""
         return self.head(self.embed(x))
 
     def _propagate(self, x: Array) -> Array:
         """Â x."""
         source, target = self.pairs[...].T
-        return jax.ops.segment_sum(
-            self.weight[...].astype(x.dtype)[:, None] * x[source], target, len(x)
-        )
+        messages = self.weight[...].astype(x.dtype)[:, None] * x[source]
+        return jax.ops.segment_sum(messages, target, len(x))
 
 
-def _normalise(edges: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of Â that are not zero: their places int[entries, 2] and their values [entries]."""
+def _normalised_adjacency(edges: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of Â that are not zero: places int[entries, 2] and values [entries]."""
     if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
         raise ValueError(f"Edges must be int[e, 2], got {edges.dtype}{list(edges.shape)}.")
-    dangling = edges[((edges < 0) | (edges >= nodes)).any(axis=1)]
-    if len(dangling):
+    outside = edges[((edges < 0) | (edges >= nodes)).any(axis=1)]
+    if len(outside):
         raise ValueError(
-            f"Edges {dangling[:5].tolist()} lead out of the {nodes=}, 0 to {nodes - 1}; drop them."
+            f"Edges {outside[:5].tolist()} lead out of the {nodes=}, 0 to {nodes - 1}; drop them."
         )
     loops = np.arange(nodes)[:, None].repeat(2, axis=1)
     pairs = np.unique(np.concatenate([edges, edges[:, ::-1], loops]), axis=0)

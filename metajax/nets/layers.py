@@ -1,4 +1,4 @@
-"""Layers that are fast when every task has weights of its own, and normalisation as a declared policy."""
+"""Convolution and pooling that stay fast when every task has weights of its own."""
 
 from __future__ import annotations
 
@@ -10,29 +10,43 @@ from metajax.types import Array
 
 
 class Conv(nnx.Module):
-    """3x3 convolution without a bias, zero-padded ("SAME"), as shifts and a product of matrices.
+    """A 3x3 convolution without a bias, zero-padded ("SAME"), as shifts and a matrix product.
 
-    Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped convolution, which XLA lowers
-    badly on a CPU; shifted copies and one product do not care. What is left is memory traffic, so there are two ways:
-    `patches` of all nine neighbours times the kernel, or three shifts before the product and three after it, which
-    write 3 (inputs + outputs) numbers a place instead of 9 inputs. The latter is taken where it was measured to be
-    faster, on a CPU where it writes less; every other backend gets patches. docs/performance.md has the figures.
+    Under `vmap` over weights that differ from task to task, `lax.conv` becomes a grouped
+    convolution, which XLA lowers badly on a CPU. Shifted copies and one matrix product stay fast.
+    Their cost is memory traffic, so there are two ways. `in_one_pass` multiplies `patches` of all
+    nine neighbours. `in_two_passes` shifts three times before the product and three times after
+    it, and writes 3 (inputs + outputs) numbers for each place instead of 9 inputs. It is used on a
+    CPU where it writes less, because it was measured to be faster there; see docs/performance.md.
 
     Args:
         inputs: channels of the input.
         outputs: channels of the output.
         stride: 1 or more.
-        rngs: for the weights, He-normal.
+        rngs: for the weights, which are He-normal.
+
+    >>> Conv(1, 4, stride=2, rngs=nnx.Rngs(0))(jnp.ones((2, 28, 28, 1))).shape
+    (2, 14, 14, 4)
     """
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(
-            nnx.initializers.he_normal()(rngs.params(), (3, 3, inputs, outputs))
-        )
+        init = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs)))
         self.stride = stride
 
     def __call__(self, x: Array) -> Array:
-        """[n, height, width, inputs] -> [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs]."""
+        """Convolves images.
+
+        Args:
+            x: float[n, height, width, inputs].
+
+        Returns:
+            [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs].
+
+        Raises:
+            ValueError: integers, such as the raw pixels of an image.
+        """
+        check_scaled(x, "Images", 255)
         kernel = self.kernel[...]
         inputs, outputs = kernel.shape[2:]
         if jax.default_backend() == "cpu" and self.stride == 1 and outputs < 2 * inputs:
@@ -40,23 +54,60 @@ class Conv(nnx.Module):
         return in_one_pass(x, kernel, self.stride)
 
 
+def check_scaled(x: Array, what: str, scale: int) -> None:
+    """Checks that raw data have been scaled to floats; nothing guesses a scale from the dtype.
+
+    Args:
+        x: inputs of a net.
+        what: what they are, for the message.
+        scale: the scale that fits the usual integers, for the message.
+
+    Raises:
+        ValueError: integers.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"{what} must be floats, got {x.dtype}{list(x.shape)}; declare the scale where the "
+            f"data set is made, such as metajax.data.dataset(x, y, scale={scale})."
+        )
+
+
 def in_one_pass(x: Array, kernel: Array, stride: int = 1) -> Array:
-    """All nine neighbours times the kernel."""
+    """A 3x3 convolution as one product of all nine neighbours and the kernel.
+
+    Args:
+        x: [n, height, width, inputs].
+        kernel: [3, 3, inputs, outputs].
+        stride: 1 or more.
+
+    Returns:
+        [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs].
+    """
     neighbours = patches(x, stride)
     inputs, outputs = kernel.shape[2:]
-    return (neighbours.reshape(-1, 9 * inputs) @ kernel.reshape(-1, outputs)).reshape(
-        *neighbours.shape[:3], -1
-    )
+    product = neighbours.reshape(-1, 9 * inputs) @ kernel.reshape(-1, outputs)
+    return product.reshape(*neighbours.shape[:3], -1)
 
 
 def in_two_passes(x: Array, kernel: Array) -> Array:
-    """Neighbours across, times all rows of the kernel, and then the sum of what comes from above, here and below."""
+    """A 3x3 convolution of stride 1 as shifts along the width, a product, shifts along the height.
+
+    The product has the three columns of neighbours as inputs and gives the terms of the three rows
+    of the kernel; their sum is taken over the row above, the own row and the row below.
+
+    Args:
+        x: [n, height, width, inputs].
+        kernel: [3, 3, inputs, outputs].
+
+    Returns:
+        [n, height, width, outputs].
+    """
     n, height, width, inputs = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     across = jnp.concatenate([x[:, :, column : column + width] for column in range(3)], axis=-1)
     kernel = kernel.transpose(1, 2, 0, 3).reshape(3 * inputs, -1)
     narrow = jnp.promote_types(x.dtype, kernel.dtype)
-    wide = jnp.promote_types(narrow, jnp.float32)  # for the sum of three
+    wide = jnp.promote_types(narrow, jnp.float32)  # for the sum of the three terms
     product = jnp.matmul(across.reshape(-1, 3 * inputs), kernel, preferred_element_type=wide)
     rows = product.reshape(n, height, width, 3, -1)
     above = jnp.pad(rows[:, :-1, :, 0], ((0, 0), (1, 0), (0, 0), (0, 0)))
@@ -65,35 +116,63 @@ def in_two_passes(x: Array, kernel: Array) -> Array:
 
 
 def patches(x: Array, stride: int = 1) -> Array:
-    """The 3x3 neighbourhood of each place: [n, h, w, c] -> [n, ⌈h/stride⌉, ⌈w/stride⌉, 9c], zero-padded as "SAME"."""
-    height, width = x.shape[1:3]
-    rows, columns = -(-height // stride), -(-width // stride)
-    tall, wide = (rows - 1) * stride + 3, (columns - 1) * stride + 3
-    before = max(tall - height, 0) // 2, max(wide - width, 0) // 2
-    after = tall - height - before[0], wide - width - before[1]
-    x = jnp.pad(x, ((0, 0), (before[0], max(after[0], 0)), (before[1], max(after[1], 0)), (0, 0)))
+    """The 3x3 neighbourhood of each place, zero-padded ("SAME").
+
+    Args:
+        x: [n, height, width, channels].
+        stride: 1 or more.
+
+    Returns:
+        [n, ⌈height / stride⌉, ⌈width / stride⌉, 9 channels].
+
+    >>> patches(jnp.ones((1, 4, 4, 2)), stride=2).shape
+    (1, 2, 2, 18)
+    """
+    rows, top, bottom = _padding(x.shape[1], stride)
+    columns, left, right = _padding(x.shape[2], stride)
+    tall = (rows - 1) * stride + 3
+    wide = (columns - 1) * stride + 3
+    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     across = [slice(column, column + wide - 2, stride) for column in range(3)]
     down = [slice(row, row + tall - 2, stride) for row in range(3)]
-    if stride == 1:  # In two passes: the same copies in fewer operations, which compile faster.
+    if stride == 1:
+        # Along one axis after the other: the same copies in fewer operations, which compile faster.
         x = jnp.concatenate([x[:, :, column] for column in across], axis=-1)
         return jnp.concatenate([x[:, row] for row in down], axis=-1)
     return jnp.concatenate([x[:, row, column] for row in down for column in across], axis=-1)
 
 
-def max_pool(x: Array) -> Array:
-    """Maximum of 2x2 windows: [n, h, w, c] -> [n, ⌊h/2⌋, ⌊w/2⌋, c]. Of a tie the first has the derivative.
+def _padding(size: int, stride: int) -> tuple[int, int, int]:
+    """(number of windows along an axis, zeros before it, zeros after it), as "SAME" has it."""
+    windows = -(-size // stride)
+    covered = (windows - 1) * stride + 3
+    before = max(covered - size, 0) // 2
+    after = max(covered - size - before, 0)
+    return windows, before, after
 
-    Values are compared with each other and never with a maximum: under rematerialisation XLA may round the two
-    differently, and a derivative masked by `x == max` then silently loses windows.
+
+def max_pool(x: Array) -> Array:
+    """The maximum of 2x2 windows. Of equal values the first has the derivative.
+
+    Values are compared with each other, never with their maximum: under rematerialisation XLA may
+    round the two differently, and a derivative masked by `x == max` then silently loses windows.
+
+    Args:
+        x: [n, height, width, channels].
+
+    Returns:
+        [n, ⌊height / 2⌋, ⌊width / 2⌋, channels].
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
     """
     images, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(
-        images, height // 2, 2, width // 2, 2, channels
-    )
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    x = x.reshape(images, height // 2, 2, width // 2, 2, channels)
     x = _larger(x[:, :, 0], x[:, :, 1])
     return _larger(x[:, :, :, 0], x[:, :, :, 1])
 
 
 def _larger(first: Array, second: Array) -> Array:
-    """The larger of two, or NaN where one is."""
+    """The larger of two values, or NaN where either is NaN."""
     return jnp.where((first >= second) | jnp.isnan(first), first, second)

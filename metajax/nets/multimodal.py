@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._checks import takes
 from metajax._tree import clear_absent
-from metajax.nets.fusion.protocol import Fused
+from metajax.nets.fusion.protocol import Fused, Fusion
 from metajax.types import Array, Modalities
 
 
 class Multimodal(nnx.Module):
-    """Encoders, fusion, and a linear head: y = head(fusion({name: encoderₘ(xₘ)}, present)).
+    """Encoders, a fusion, and a linear head over several modalities.
 
-    What stands in an absent modality changes nothing: no output, no gradient, no normalisation statistic.
+    y = head(fusion({name: encoderₘ(xₘ)}, present)). The values of an absent modality change
+    nothing: no output, no gradient, no normalisation statistic.
 
     Args:
-        encoders: {name: module}, each from its modality to [n, width]; those with a method "tokens" may feed a fusion
-            that reads tokens, any other one counts as a single token.
-        fusion: a function or module `(features, present) -> Fused`; see `metajax.nets.fusion`.
-        width: of the features of every modality and of the fusion.
-        outputs: width of the head, the number of ways; not for a fusion that decides itself, `Late`.
+        encoders: {name: module}, each from its modality to [n, width]. A fusion that reads tokens
+            gets those of the method "tokens"; an encoder without that method counts as one token.
+        fusion: one of `metajax.nets.fusion`, or any function or module of that protocol.
+        width: width of the features of every modality and of the fusion.
+        outputs: width of the head, the number of ways. None for a fusion that has heads of its own,
+            such as `fusion.Late`.
         rngs: for the head.
 
     Raises:
-        ValueError: when called, modalities that are not those of the encoders.
+        ValueError: a head for a fusion that has its own, or no head for one that has not; when
+            called, modalities that are not those of the encoders.
 
     >>> import jax, metajax as mj
     >>> rngs = nnx.Rngs(0)
-    >>> encoders = {"image": mj.nets.Conv4(8, width=4, rngs=rngs), "audio": mj.nets.MLP(5, (6,), 8, rngs=rngs)}
+    >>> encoders = {
+    ...     "image": mj.nets.Conv4(8, width=4, rngs=rngs),
+    ...     "audio": mj.nets.MLP(5, (6,), 8, rngs=rngs),
+    ... }
     >>> net = Multimodal(encoders, mj.nets.fusion.mean, 8, 3, rngs=rngs)
     >>> x = mj.data.as_modalities({"image": jnp.ones((2, 28, 28, 1)), "audio": jnp.ones((2, 5))})
     >>> net(x).shape, net.weigh(x)["audio"].tolist()
@@ -41,7 +48,7 @@ class Multimodal(nnx.Module):
     def __init__(
         self,
         encoders: Mapping[str, nnx.Module],
-        fusion: Callable[..., Fused],
+        fusion: Fusion,
         width: int,
         outputs: int | None = None,
         *,
@@ -50,16 +57,16 @@ class Multimodal(nnx.Module):
         decides = getattr(fusion, "decides", False)
         if decides != (outputs is None) or decides != (rngs is None):
             raise ValueError(
-                f"Give outputs and rngs for the head, or a fusion that decides itself; got {outputs=}."
+                "Give outputs and rngs for the head, or a fusion that has heads of its own; "
+                f"got {outputs=}."
             )
         self.encoders = nnx.Dict(dict(sorted(encoders.items())))
         self.fusion = fusion
-        self.head = (
-            None if outputs is None or rngs is None else nnx.Linear(width, outputs, rngs=rngs)
-        )
+        has_head = outputs is not None and rngs is not None
+        self.head = nnx.Linear(width, outputs, rngs=rngs) if has_head else None
 
     def encode(self, x: Modalities, reference: Array | None = None) -> dict[str, Array]:
-        """The features of every modality, {name: [n, width]}; for an absent one they have no meaning."""
+        """The features of every modality, {name: [n, width]}; arbitrary where it is absent."""
         return self._encode(x, reference, "__call__")
 
     def embed(self, x: Modalities, reference: Array | None = None) -> Array:
@@ -67,38 +74,69 @@ class Multimodal(nnx.Module):
         return self._fuse(x, reference).features
 
     def weigh(self, x: Modalities, reference: Array | None = None) -> dict[str, Array]:
-        """How much each modality counted, {name: [n]}; empty for a fusion that computes no weights."""
+        """The weight of each modality, {name: [n]}; empty for a fusion without weights."""
         return self._fuse(x, reference).weights
 
     def decide(self, features: Modalities) -> Array:
-        """[n, outputs] from what `encode` made, for a fusion of vectors: encoders run once for many subsets."""
-        y = self.fusion(features.value, features.present).features
-        return y if self.head is None else self.head(y)
+        """The output from features that `encode` has made, for a fusion that reads vectors.
+
+        The encoders then run once for many subsets of the modalities.
+
+        Args:
+            features: value {name: [n, width]}, present {name: bool[n]}.
+
+        Returns:
+            [n, outputs].
+        """
+        return self._decide(self.fusion(features.value, features.present).features)
 
     def __call__(self, x: Modalities, reference: Array | None = None) -> Array:
-        """[n, outputs]."""
-        y = self.embed(x, reference)
-        return y if self.head is None else self.head(y)
+        """The output for several modalities.
+
+        Args:
+            x: the modalities of n examples.
+            reference: bool[n], the examples that normalisation statistics are computed from. None
+                means all examples. Of each modality only those count that have it.
+
+        Returns:
+            [n, outputs].
+
+        Raises:
+            ValueError: modalities that are not those of the encoders.
+        """
+        return self._decide(self.embed(x, reference))
+
+    def _decide(self, fused: Array) -> Array:
+        return fused if self.head is None else self.head(fused)
 
     def _fuse(self, x: Modalities, reference: Array | None) -> Fused:
         if not getattr(self.fusion, "reads_tokens", False):
-            return self.fusion(self._encode(x, reference, "__call__"), x.present)
-        tokens, valid = {}, {}
-        for name, made in self._encode(x, reference, "tokens").items():
-            own, meant = (
-                made if isinstance(made, tuple) else (made[:, None], jnp.ones((len(made), 1), bool))
-            )
-            tokens[name], valid[name] = own, meant & x.present[name][:, None]
+            return self.fusion(self.encode(x, reference), x.present)
+        tokens = {}
+        valid = {}
+        for name, encoded in self._encode(x, reference, "tokens").items():
+            own, own_valid = encoded if isinstance(encoded, tuple) else _as_one_token(encoded)
+            tokens[name] = own
+            valid[name] = own_valid & x.present[name][:, None]
         return self.fusion(tokens, valid)
 
-    def _encode(self, x: Modalities, reference: Array | None, method: str) -> dict:
+    def _encode(self, x: Modalities, reference: Array | None, method: str) -> dict[str, Any]:
+        """{name: result of this method of its encoder, or of `__call__` if it has none}."""
         if not isinstance(x, Modalities) or sorted(x.value) != list(self.encoders):
             got = sorted(x.value) if isinstance(x, Modalities) else type(x).__name__
             raise ValueError(f"This net has encoders for {list(self.encoders)}, got {got}.")
-        x, features = clear_absent(x), {}
+        x = clear_absent(x)
+        encoded = {}
         for name, encoder in self.encoders.items():
-            here = x.present[name] if reference is None else x.present[name] & (reference > 0)
             function = getattr(encoder, method, encoder.__call__)
-            takes = "reference" in inspect.signature(function).parameters
-            features[name] = function(x.value[name], **({"reference": here} if takes else {}))
-        return features
+            options = {}
+            if takes(function, "reference"):
+                present = x.present[name]
+                options["reference"] = present if reference is None else present & (reference > 0)
+            encoded[name] = function(x.value[name], **options)
+        return encoded
+
+
+def _as_one_token(features: Array) -> tuple[Array, Array]:
+    """[n, width] -> (tokens [n, 1, width], valid bool[n, 1], all True)."""
+    return features[:, None], jnp.ones((len(features), 1), bool)

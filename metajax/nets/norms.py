@@ -1,4 +1,4 @@
-"""Normalisation layers whose statistics are a visible choice; none of them stores what a task computed."""
+"""Normalisation policies: it is visible which rows give the statistics, and no task stores them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._tree import along
 from metajax.types import Array
 
 Pool: TypeAlias = Callable[[Array], Array]
@@ -15,22 +16,28 @@ Pool: TypeAlias = Callable[[Array], Array]
 Norm: TypeAlias = Callable[..., nnx.Module]
 """(features, rngs=...) -> module with __call__(x, reference=None, pool=None): the policies below.
 
-`pool` is a maximum over places, such as `max_pool`, of what the norm gives. It is taken before the last multiplication,
-which then has a quarter of the work: max(x·s + t) = max(x·sign s)·|s| + t.
+`pool` is a maximum over places, such as `max_pool`, that is taken of the normalised values. It is
+taken before the last multiplication, which then has a quarter of the work:
+max(x·s + t) = max(x·sign s)·|s| + t.
 """
 
 
 class TaskNorm(nnx.Module):
-    """Batch normalisation by the statistics of the batch at hand; none are stored.
+    """Batch normalisation by the statistics of the current batch; none are stored.
 
-    Over a query set it is transductive, as MAML was published; `query_loss(inductive=True)` makes the support set the
-    reference instead. Written as one scale and one shift, which halves the memory traffic: y = x·s + t with
-    s = γ/√(E[x²] - E[x]² + ε) and t = β - E[x]·s.
+    Over a query set it is transductive, as MAML was published. `query_loss(inductive=True)` makes
+    the support set the reference instead.
+
+    y = x·s + t with s = γ / √(E[x²] - E[x]² + ε) and t = β - E[x]·s. One scale and one shift halve
+    the memory traffic.
 
     Args:
-        features: channels, the last axis.
+        features: number of channels, the last axis.
         epsilon: added to the variance.
-        rngs: not used.
+        rngs: not used; every policy accepts it.
+
+    >>> TaskNorm(1)(jnp.array([[1.0], [3.0]])).round(3).tolist()
+    [[-1.0], [1.0]]
     """
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None):
@@ -39,29 +46,40 @@ class TaskNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
-        """[n, ..., features] -> the same, pooled; statistics over the rows of `reference`, bool[n], or all."""
+        """Normalises, and pools where there is a pool.
+
+        Args:
+            x: [n, ..., features].
+            reference: bool[n], the rows that statistics are computed from; None means all rows.
+            pool: a maximum over places, taken of the result.
+
+        Returns:
+            [n, ..., features], pooled.
+        """
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        axes = tuple(range(x.ndim - 1))
         if reference is None:
-            mean, square = wide.mean(axes), (wide**2).mean(axes)
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            square = (wide**2).mean(axes)
         else:
             rows = (reference > 0).astype(wide.dtype)
-            rows = rows.reshape(-1, *(1,) * (x.ndim - 1)) / jnp.maximum(rows.sum(), 1)
-            mean, square = (
-                (value * rows).sum(0).mean(tuple(range(x.ndim - 2))) for value in (wide, wide**2)
-            )
-        return _affine(x, mean, jnp.maximum(square - mean**2, 0), self, pool)
+            share = along(rows, x) / jnp.maximum(rows.sum(), 1)
+            places = tuple(range(x.ndim - 2))
+            mean = (wide * share).sum(0).mean(places)
+            square = (wide**2 * share).sum(0).mean(places)
+        variance = jnp.maximum(square - mean**2, 0)
+        return _normalise(x, mean, variance, self, pool)
 
 
 class FrozenNorm(nnx.Module):
-    """Normalisation by the statistics of a pretrained net: `mean` and `variance` are constants, never learned.
+    """Normalisation by the statistics of a pretrained net, which are constants and never learned.
 
     Args:
-        features: channels, the last axis.
-        mean: [features]; zeros where None.
-        variance: [features]; ones where None.
+        features: number of channels, the last axis.
+        mean: [features]; None means zeros.
+        variance: [features]; None means ones.
         epsilon: added to the variance.
-        rngs: not used.
+        rngs: not used; every policy accepts it.
     """
 
     def __init__(
@@ -80,18 +98,21 @@ class FrozenNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
-        """[n, ..., features] -> the same, pooled."""
-        return _affine(x, self.mean[...], self.variance[...], self, pool)
+        """Normalises, and pools where there is a pool: [n, ..., features] -> the same."""
+        return _normalise(x, self.mean[...], self.variance[...], self, pool)
 
 
 class GroupNorm(nnx.Module):
     """Normalisation of each example by itself, over places and groups of channels.
 
     Args:
-        features: channels, the last axis.
+        features: number of channels, the last axis.
         groups: number of groups; divides `features`.
         epsilon: added to the variance.
-        rngs: not used.
+        rngs: not used; every policy accepts it.
+
+    Raises:
+        ValueError: groups that do not divide the channels.
 
     Source: Wu and He 2018, arXiv 1803.08494.
     """
@@ -103,50 +124,56 @@ class GroupNorm(nnx.Module):
             raise ValueError(f"{groups=} must divide {features=}.")
         self.scale = nnx.Param(jnp.ones(features))
         self.shift = nnx.Param(jnp.zeros(features))
-        self.groups, self.epsilon = groups, epsilon
+        self.groups = groups
+        self.epsilon = epsilon
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
-        """[n, ..., features] -> the same, pooled."""
+        """Normalises, and pools where there is a pool: [n, ..., features] -> the same."""
         grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
         wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = wide.mean((1, 3), keepdims=True)
-        centred = wide - mean
-        scaled = centred / jnp.sqrt((centred**2).mean((1, 3), keepdims=True) + self.epsilon)
-        return _last(
-            scaled.reshape(x.shape).astype(x.dtype), self.scale[...], self.shift[...], pool
-        )
+        centred = wide - wide.mean((1, 3), keepdims=True)
+        variance = (centred**2).mean((1, 3), keepdims=True)
+        scaled = centred / jnp.sqrt(variance + self.epsilon)
+        scaled = scaled.reshape(x.shape).astype(x.dtype)
+        return _scale_and_shift(scaled, self.scale[...], self.shift[...], pool)
 
 
 class NoNorm(nnx.Module):
-    """No normalisation: a bias in its place.
+    """No normalisation: only a bias.
 
     Args:
-        features: channels, the last axis.
-        rngs: not used.
+        features: number of channels, the last axis.
+        rngs: not used; every policy accepts it.
     """
 
     def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
         self.shift = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
-        """[n, ..., features] -> the same, pooled."""
-        return _last(x, jnp.ones_like(self.shift[...]), self.shift[...], pool)
+        """Adds the bias, and pools where there is a pool: [n, ..., features] -> the same."""
+        return _scale_and_shift(x, jnp.ones_like(self.shift[...]), self.shift[...], pool)
 
 
-def _affine(
+def _normalise(
     x: Array, mean: Array, variance: Array, norm: TaskNorm | FrozenNorm, pool: Pool | None
 ) -> Array:
     """Normalises, scales and shifts in one multiplication and one addition."""
     scale = norm.scale[...] / jnp.sqrt(variance + norm.epsilon)
-    return _last(x, scale, norm.shift[...] - mean * scale, pool)
+    shift = norm.shift[...] - mean * scale
+    return _scale_and_shift(x, scale, shift, pool)
 
 
-def _last(x: Array, scale: Array, shift: Array, pool: Pool | None) -> Array:
-    """pool(x·scale + shift), both along the last axis, in the dtype of x."""
-    scale, shift = (
-        vector.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype) for vector in (scale, shift)
-    )
+def _scale_and_shift(x: Array, scale: Array, shift: Array, pool: Pool | None) -> Array:
+    """pool(x·scale + shift) with scale and shift [features], in the dtype of x."""
+    scale = _as_last_axis(scale, x)
+    shift = _as_last_axis(shift, x)
     if pool is not None:
         sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
-        x, scale = pool(x * sign), scale * sign
+        x = pool(x * sign)
+        scale = scale * sign
     return x * scale + shift
+
+
+def _as_last_axis(vector: Array, x: Array) -> Array:
+    """[features] -> [1, ..., features], with the axes and the dtype of x."""
+    return vector.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)

@@ -11,28 +11,33 @@ from metajax.types import Array
 
 
 class MLP(nnx.Module):
-    """Linear layers with ReLU between them; the last one is `head`.
+    """Linear layers with ReLU between them; the last layer is `head`.
 
     Args:
-        inputs: features of the input.
+        inputs: number of input features.
         hidden: width of each hidden layer, such as (40, 40) for the sinusoids of MAML.
-        outputs: width of the output.
+        outputs: width of the head.
         rngs: for the weights.
+
+    >>> import jax.numpy as jnp
+    >>> MLP(1, (40, 40), 2, rngs=nnx.Rngs(0))(jnp.ones((7, 1))).shape
+    (7, 2)
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, rngs: nnx.Rngs):
-        widths = [inputs, *hidden]
-        self.layers = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden, strict=False)]
-        )
-        self.head = nnx.Linear(widths[-1], outputs, rngs=rngs)
+        self.layers = nnx.List()
+        width = inputs
+        for next_width in hidden:
+            self.layers.append(nnx.Linear(width, next_width, rngs=rngs))
+            width = next_width
+        self.head = nnx.Linear(width, outputs, rngs=rngs)
 
     def embed(self, x: Array) -> Array:
-        """[n, inputs] -> [n, hidden[-1]]."""
+        """The last hidden layer: [n, inputs] -> [n, hidden[-1]]."""
         for layer in self.layers:
             x = jax.nn.relu(layer(x))
         return x
 
     def __call__(self, x: Array) -> Array:
-        """[n, inputs] -> [n, outputs]."""
+        """The head of the last hidden layer: [n, inputs] -> [n, outputs]."""
         return self.head(self.embed(x))

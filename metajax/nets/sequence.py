@@ -1,6 +1,7 @@
 """Encoders of time series and strokes: a recurrent net, convolution over time, a transformer.
 
-They take an array [n, t, channels], or a `Series` where lengths differ; how far a series is padded changes nothing.
+They take an array [n, t, channels], or a `Series` where the lengths differ. How far a series is
+padded changes nothing.
 """
 
 from __future__ import annotations
@@ -9,24 +10,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.nets.attention import TokenEncoder, Transformer, clear, positions
+from metajax.nets.attention import Transformer, positions
 from metajax.nets.norms import Norm, TaskNorm
-from metajax.types import Array, PyTree, Series
+from metajax.nets.tokens import TokenEncoder, keep_valid, read_series
+from metajax.types import Array, Series
 
 
 class GRU(TokenEncoder):
-    """A recurrent net with gates, read forward; its features are the last state.
+    """A gated recurrent net that reads forward; the embedding is its last state.
 
-    r, z = σ(W x + U h + b),  h̃ = tanh(W x + r·(U h) + b),  h ← (1 - z)·h̃ + z·h, from h = 0. Past the end of a series
-    the state stays as it is. The last token that has a meaning is the answer of `__call__`.
+    r, z = σ(W x + U h + b),  h̃ = tanh(W x + r·(U h) + b),  h ← (1 - z)·h̃ + z·h, from h = 0. Past
+    the end of a series the state stays as it is. The last valid token is the output of `__call__`.
 
     Args:
-        inputs: channels of the input.
+        inputs: channels of the series.
         outputs: width of the head.
-        width: of the state.
+        width: width of the state.
         rngs: for the weights.
 
-    Source: Cho et al. 2014, arXiv 1406.1078; with r outside the product, as cuDNN has it.
+    Raises:
+        ValueError: when called, a series of other channels.
+
+    Source: Cho et al. 2014, arXiv 1406.1078, with r outside the product, as cuDNN has it.
+
+    >>> GRU(2, 5, width=8, rngs=nnx.Rngs(0))(jnp.ones((3, 6, 2))).shape
+    (3, 5)
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 64, rngs: nnx.Rngs):
@@ -36,8 +44,16 @@ class GRU(TokenEncoder):
         self.inputs = inputs
 
     def features(self, x: Array | Series, reference: Array | None = None) -> tuple[Array, Array]:
-        """[n, t, inputs] -> (states [n, t, width], bool[n, t]: which of them have a meaning)."""
-        value, valid = read(x, self.inputs)
+        """The state after each step.
+
+        Args:
+            x: [n, t, inputs], or a `Series`.
+            reference: not used; there are no statistics.
+
+        Returns:
+            (states [n, t, width], valid bool[n, t]).
+        """
+        value, valid = read_series(x, self.inputs)
         kernel = self.state.kernel[...]
         driven = self.input(value).astype(jnp.result_type(value, kernel))
 
@@ -47,35 +63,39 @@ class GRU(TokenEncoder):
             reset_h, update_h, candidate_h = jnp.split(state @ kernel, 3, axis=-1)
             update = jax.nn.sigmoid(update_x + update_h)
             candidate = jnp.tanh(candidate_x + jax.nn.sigmoid(reset_x + reset_h) * candidate_h)
-            state = jnp.where(here[:, None], (1 - update) * candidate + update * state, state)
+            moved = (1 - update) * candidate + update * state
+            state = jnp.where(here[:, None], moved, state)
             return state, state
 
-        start = (
-            0 * driven[:, 0, : len(kernel)]
-        )  # made of the input, so that it varies as it under shard_map
+        # Zeros made of the input, so that under shard_map they vary over devices as it does.
+        start = 0 * driven[:, 0, : len(kernel)]
         _, states = jax.lax.scan(step, start, (driven.swapaxes(0, 1), valid.swapaxes(0, 1)))
         return states.swapaxes(0, 1), valid
 
     def embed(self, x: Array | Series, reference: Array | None = None) -> Array:
-        """[n, t, inputs] -> the last state [n, width]; zero for a series of no length."""
-        return self.features(x)[0][:, -1]
+        """The last state, [n, width]; zero for a series of length 0."""
+        states, _ = self.features(x)
+        return states[:, -1]
 
 
 class TemporalConv(TokenEncoder):
-    """Blocks of convolution over three steps of time, normalisation and ReLU; the mean over time at the end.
+    """Blocks of convolution over three steps, normalisation and ReLU; the mean over time.
 
-    As patches times a matrix, for the reason that `Conv` gives. The norm takes each step for an example: statistics
-    count no step without a meaning, and `GroupNorm` normalises every step by itself. The mean of the tokens that have a
-    meaning is the answer of `__call__`.
+    The convolution is a product of windows and a matrix, for the reason that `Conv` gives. The norm
+    treats each step as an example: statistics are over valid steps only, and `GroupNorm` normalises
+    each step by itself. The mean of the valid tokens is the output of `__call__`.
 
     Args:
-        inputs: channels of the input.
+        inputs: channels of the series.
         outputs: width of the head.
         width: channels of every block.
         blocks: number of blocks.
-        stride: of every block; window i of three steps is centred at step stride·i.
+        stride: stride of every block. Window i of three steps is centred at step stride·i.
         norm: policy of normalisation: `TaskNorm`, `GroupNorm`, `FrozenNorm` or `NoNorm`.
         rngs: for the weights.
+
+    Raises:
+        ValueError: when called, a series of other channels.
     """
 
     def __init__(
@@ -90,40 +110,51 @@ class TemporalConv(TokenEncoder):
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.he_normal()
-        channels = [inputs] + [width] * (blocks - 1)
-        self.convolutions = nnx.List(
-            [
-                nnx.Linear(3 * c, width, use_bias=False, kernel_init=init, rngs=rngs)
-                for c in channels
-            ]
-        )
-        self.norms = nnx.List([norm(width, rngs=rngs) for _ in channels])
+        self.convolutions = nnx.List()
+        for channels in [inputs] + [width] * (blocks - 1):
+            layer = nnx.Linear(3 * channels, width, use_bias=False, kernel_init=init, rngs=rngs)
+            self.convolutions.append(layer)
+        self.norms = nnx.List([norm(width, rngs=rngs) for _ in self.convolutions])
         self.head = nnx.Linear(width, outputs, rngs=rngs)
-        self.inputs, self.stride = inputs, stride
+        self.inputs = inputs
+        self.stride = stride
 
     def features(self, x: Array | Series, reference: Array | None = None) -> tuple[Array, Array]:
-        """[n, t, inputs] -> (features [n, ⌈t / strideᵇ⌉, width], bool of it: which have a meaning), after b blocks."""
-        value, valid = read(x, self.inputs)
+        """The features of each step that is left after b blocks.
+
+        Args:
+            x: [n, t, inputs], or a `Series`.
+            reference: bool[n], the series that normalisation statistics are computed from. None
+                means all series.
+
+        Returns:
+            (features [n, ⌈t / strideᵇ⌉, width], valid bool[n, ⌈t / strideᵇ⌉]).
+        """
+        value, valid = read_series(x, self.inputs)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            value, valid = convolution(windows(value, self.stride)), valid[:, :: self.stride]
+            value = convolution(windows(value, self.stride))
+            valid = valid[:, :: self.stride]
             counted = valid if reference is None else valid & (reference > 0)[:, None]
             steps = norm(value.reshape(-1, value.shape[-1]), counted.reshape(-1))
-            value = clear(jax.nn.relu(steps.reshape(value.shape)), valid)
+            value = keep_valid(jax.nn.relu(steps.reshape(value.shape)), valid)
         return value, valid
 
 
 class SequenceTransformer(TokenEncoder):
-    """A transformer over steps of time, told apart by sines and cosines, so that there is no longest series.
+    """A transformer over time steps, for series of any length.
 
-    The mean of the tokens that have a meaning is the answer of `__call__`.
+    Positions are sines and cosines. The mean of the valid tokens is the output of `__call__`.
 
     Args:
-        inputs: channels of the input.
+        inputs: channels of the series.
         outputs: width of the head.
-        width: of the tokens inside.
+        width: width of the tokens inside.
         layers: number of blocks.
-        heads: divides `width`.
+        heads: number of heads; divides `width`.
         rngs: for the weights.
+
+    Raises:
+        ValueError: when called, a series of other channels.
     """
 
     def __init__(
@@ -142,59 +173,34 @@ class SequenceTransformer(TokenEncoder):
         self.inputs = inputs
 
     def features(self, x: Array | Series, reference: Array | None = None) -> tuple[Array, Array]:
-        """[n, t, inputs] -> (features [n, t, width], bool[n, t]: which of them have a meaning)."""
-        value, valid = read(x, self.inputs)
+        """The features of each step.
+
+        Args:
+            x: [n, t, inputs], or a `Series`.
+            reference: not used; there are no statistics over series.
+
+        Returns:
+            (features [n, t, width], valid bool[n, t]).
+        """
+        value, valid = read_series(x, self.inputs)
         tokens = self.input(value)
         tokens += positions(*tokens.shape[1:])[None].astype(tokens.dtype)
         return self.transformer(tokens, valid), valid
 
 
-class Front(TokenEncoder):
-    """What turns another modality into a series, in front of an encoder of series, whose head becomes its own."""
-
-    def __init__(self, sequence: TokenEncoder):
-        self.sequence = sequence
-        self.head = (
-            sequence.head
-        )  # One module with two paths; Flax lists it by the first in the alphabet, as "head".
-
-    def series(self, x: PyTree, reference: Array | None = None) -> Series:
-        """The modality as a series [n, t, channels]."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it makes a series.")
-
-    def features(self, x: PyTree, reference: Array | None = None) -> tuple[Array, Array]:
-        """-> (features of each step [n, t, features], bool[n, t]: which of them have a meaning)."""
-        return self.sequence.features(self.series(x, reference), reference)
-
-    def embed(self, x: PyTree, reference: Array | None = None) -> Array:
-        """-> [n, features], as the encoder of series has it."""
-        return self.sequence.embed(self.series(x, reference), reference)
-
-
-def read(x: Array | Series, channels: int | None = None) -> tuple[Array, Array]:
-    """An array or a series -> (value [n, t, ...], zero past the length, and bool[n, t], true before it).
-
-    Raises:
-        ValueError: not as many channels as are asked for.
-    """
-    value = x.value if isinstance(x, Series) else x
-    if channels is not None and (value.ndim != 3 or value.shape[-1] != channels):
-        raise ValueError(
-            f"The encoder takes [n, t, {channels}], got {list(value.shape)}; make it with inputs=channels."
-        )
-    if not isinstance(x, Series):
-        return value, jnp.ones(value.shape[:2], bool)
-    valid = jnp.arange(value.shape[1])[None] < x.length[:, None]
-    return clear(value, valid), valid
-
-
 def windows(x: Array, stride: int = 1) -> Array:
-    """Three steps around every `stride`-th: [n, t, c] -> [n, ⌈t / stride⌉, 3c], zero before the start and past the end.
+    """Three steps around every `stride`-th step, with zeros before the start and past the end.
+
+    Args:
+        x: [n, t, channels].
+        stride: 1 or more.
+
+    Returns:
+        [n, ⌈t / stride⌉, 3 channels].
 
     >>> windows(jnp.array([[[1], [2], [3]]]), stride=2).tolist()
     [[[0, 1, 2], [2, 3, 0]]]
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-    return jnp.concatenate(
-        [x[:, shift : x.shape[1] - 2 + shift : stride] for shift in range(3)], axis=-1
-    )
+    last = x.shape[1] - 2
+    return jnp.concatenate([x[:, shift : last + shift : stride] for shift in range(3)], axis=-1)

@@ -1,4 +1,4 @@
-"""Text: token ids in front of any encoder of series."""
+"""Text: token ids in front of an encoder of series."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.nets.sequence import GRU, Front, SequenceTransformer, TemporalConv
+from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
+from metajax.nets.tokens import FrontEnd
 from metajax.types import Array, Series
 
 
-class Text(Front):
-    """A vector for each token id, then an encoder of series; text may have any length.
+class Text(FrontEnd):
+    """A learned vector for each token id, then an encoder of series. Texts may have any length.
 
     Args:
-        vocabulary: number of token ids, with 0, the padding at the end of a text. An id out of range gives NaN.
-        sequence: what reads the vectors: a `GRU`, `TemporalConv` or `SequenceTransformer`; its `inputs` is the width of
-            a vector.
+        vocabulary: number of token ids, including 0, which is padding at the end of a text. An id
+            out of range gives NaN.
+        sequence: what reads the vectors: a `GRU`, `TemporalConv` or `SequenceTransformer`. Its
+            `inputs` is the width of a vector.
         rngs: for the vectors, which are standard normal.
 
-    >>> text = Text(100, TemporalConv(16, 5, stride=1, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    Raises:
+        ValueError: when called, ids that are not integers.
+
+    >>> sequence = TemporalConv(16, 5, stride=1, rngs=nnx.Rngs(0))
+    >>> text = Text(100, sequence, rngs=nnx.Rngs(1))
     >>> text(jnp.array([[7, 3, 9, 0, 0], [2, 0, 0, 0, 0]])).shape
     (2, 5)
     """
@@ -31,13 +37,30 @@ class Text(Front):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocabulary, sequence.inputs)))
 
     def series(self, x: Array, reference: Array | None = None) -> Series:
-        """int[n, t], zeros at the end -> a series [n, t, inputs].
+        """The vectors of a text.
+
+        Args:
+            x: int[n, t] with zeros at the end.
+            reference: not used; there are no statistics.
+
+        Returns:
+            A series [n, t, inputs].
 
         Raises:
-            ValueError: ids that are not integers.
+            ValueError: ids that are not int[n, t].
         """
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"Text must be token ids int[n, t], got {x.dtype}{list(x.shape)}; number the words first."
-            )
+        check_token_ids(x)
         return Series(jnp.take(self.embedding[...], x, axis=0), (x != 0).sum(1))
+
+
+def check_token_ids(x: Array) -> None:
+    """Checks that texts are token ids.
+
+    Raises:
+        ValueError: not int[n, t].
+    """
+    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"Text must be token ids int[n, t], got {x.dtype}{list(x.shape)}; turn words into ids "
+            "first, such as with metajax.data.tokenize."
+        )

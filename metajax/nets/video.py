@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from metajax.nets.attention import TokenEncoder
 from metajax.nets.image import Conv4
-from metajax.nets.sequence import GRU, Front, SequenceTransformer, TemporalConv, read
+from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
+from metajax.nets.tokens import FrontEnd, TokenEncoder, read_series
 from metajax.types import Array, Series
 
 
-class Video(Front):
+class Video(FrontEnd):
     """Each frame becomes a vector, and the vectors of a video are read as a series.
 
-    `Video(Conv4(64, ...), SequenceTransformer(64, ways, ...))` is convolution in space and attention in time. Where
-    videos differ in length give a `Series` of value [n, frames, h, w, c]; statistics count no frame without a meaning.
+    `Video(Conv4(64, ...), SequenceTransformer(64, ways, ...))` is convolution in space and
+    attention in time. Videos of different lengths come as a `Series` of value [n, frames, h, w, c];
+    normalisation statistics are over valid frames only.
 
     Args:
-        image: from frames [n, h, w, c] to vectors.
-        sequence: from vectors to the answer: its `inputs` is as wide as the output of `image`.
+        image: encoder of frames [n, h, w, c].
+        sequence: encoder of the vectors: a `GRU`, `TemporalConv` or `SequenceTransformer`. Its
+            `inputs` is the width of the output of `image`.
 
     Raises:
         ValueError: widths that differ.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> rngs = nnx.Rngs(0)
+    >>> net = Video(Conv4(6, width=4, rngs=rngs), GRU(6, 5, width=8, rngs=rngs))
+    >>> net(jnp.ones((2, 3, 28, 28, 1))).shape
+    (2, 5)
     """
 
     def __init__(
@@ -28,13 +37,24 @@ class Video(Front):
         super().__init__(sequence)
         if image.head.out_features != sequence.inputs:
             raise ValueError(
-                f"image gives {image.head.out_features} features and {sequence.inputs=}; make them equal."
+                f"image gives {image.head.out_features} features and {sequence.inputs=}; "
+                "make them equal."
             )
         self.image = image
 
     def series(self, x: Array | Series, reference: Array | None = None) -> Series:
-        """[n, frames, h, w, c] -> a series [n, frames, inputs]."""
-        value, valid = read(x)
+        """The vectors of the frames.
+
+        Args:
+            x: float[n, frames, h, w, c], or a `Series`.
+            reference: bool[n], the videos that normalisation statistics are computed from. None
+                means all videos.
+
+        Returns:
+            A series [n, frames, inputs].
+        """
+        value, valid = read_series(x)
         counted = valid if reference is None else valid & (reference > 0)[:, None]
-        frames = self.image(value.reshape(-1, *value.shape[2:]), counted.reshape(-1))
-        return Series(frames.reshape(*value.shape[:2], -1), valid.sum(1))
+        frames = value.reshape(-1, *value.shape[2:])
+        vectors = self.image(frames, counted.reshape(-1))
+        return Series(vectors.reshape(*value.shape[:2], -1), valid.sum(1))

@@ -1,4 +1,4 @@
-"""Learning across tasks: task losses, outer loops, estimators of the outer gradient, and evaluation."""
+"""Learning across tasks: task losses, outer loops, estimators of the gradient, evaluation."""
 
 from metajax.outer.estimators import evolution as evolution
 from metajax.outer.estimators import forward as forward
@@ -16,4 +16,5 @@ from metajax.outer.prediction import predict as predict
 from metajax.outer.task_losses import query_loss as query_loss
 from metajax.outer.task_losses import reptile as reptile
 from metajax.outer.task_losses import supervised as supervised
+from metajax.outer.task_losses import switch_at as switch_at
 from metajax.outer.warm_start import bilevel as bilevel

@@ -1,4 +1,4 @@
-"""What a meta-learner is worth on tasks that it has not seen."""
+"""How good a meta-learner is on tasks that it has not seen."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Summary(NamedTuple):
 
     Attributes:
         mean: mean over tasks.
-        interval: half the width of its 95 % confidence interval, t s / √tasks; t is Student's for tasks - 1 degrees of
-            freedom, 1.96 for many tasks.
+        interval: half the width of its 95 % confidence interval, t s / √tasks. t is Student's
+            quantile for tasks - 1 degrees of freedom, 1.96 for many tasks.
         per_task: [tasks, ...], for paired comparisons.
     """
 
@@ -36,39 +36,49 @@ def evaluate(
     *,
     tasks_at_once: int | None = None,
 ) -> dict[str, Summary]:
-    """Runs every task and sums up its loss and metrics; nothing is learned, and nothing is left out.
+    """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
 
     Args:
         task_loss: (params, task, key) -> (scalar, metrics).
         params: what the outer loop learned.
         tasks: tasks along the leading axis of every leaf.
-        key: a task's key is `fold_in(key, index)`.
+        key: the key of a task is `fold_in(key, its index)`.
         tasks_at_once: tasks in one vmap; it must divide their number. None is as in `outer_loop`.
 
     Returns:
-        {"loss": Summary, and one for each metric}. A task that is not finite makes its mean NaN.
+        {"loss": Summary, and one for each metric}. A task that is not finite makes the mean NaN.
+
+    Raises:
+        ValueError: no tasks, leaves that differ in their number of tasks, or `tasks_at_once` that
+            does not divide it.
     """
 
-    def chunk(tasks_and_keys: tuple[PyTree, Array]) -> Metrics:
-        losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, *tasks_and_keys)
+    def run(chunk: tuple[PyTree, Array]) -> Metrics:
+        losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, *chunk)
         return {"loss": losses, **metrics}
 
     number = count_tasks(tasks)
-    per_chunk = jax.lax.map(chunk, split_tasks(params, tasks, key, tasks_at_once))
-    return jax.tree.map(lambda leaf: summarize(leaf.reshape(number, *leaf.shape[2:])), per_chunk)
+    per_chunk = jax.lax.map(run, split_tasks(params, tasks, key, tasks_at_once))
+    flat = lambda leaf: leaf.reshape(number, *leaf.shape[2:])
+    return jax.tree.map(lambda leaf: summarize(flat(leaf)), per_chunk)
 
 
 def summarize(per_task: Array) -> Summary:
-    """Mean and interval over the leading axis; the difference of two `per_task` gives a paired comparison.
+    """Mean and 95 % interval over the leading axis.
 
-    Where test classes are few, give it one mean for each split of the classes, and not tasks.
+    The difference of two `per_task` gives a paired comparison. Where test classes are few, give it
+    one mean for each split of the classes, instead of tasks.
+
+    Args:
+        per_task: [tasks, ...].
 
     >>> summarize(jnp.array([0.0, 1.0, 1.0, 0.0])).mean.item()
     0.5
     """
     number = len(per_task)
-    deviation = (
-        per_task.std(axis=0, ddof=1) if number > 1 else jnp.full(per_task.shape[1:], jnp.nan)
-    )
+    if number > 1:
+        deviation = per_task.std(axis=0, ddof=1)
+    else:
+        deviation = jnp.full(per_task.shape[1:], jnp.nan)
     quantile = float(scipy.special.stdtrit(number - 1, 0.975))
     return Summary(per_task.mean(axis=0), quantile * deviation / number**0.5, per_task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 
 from metajax._tree import count_tasks
 from metajax.outer.mapping import split_tasks
+from metajax.outer.task_losses import with_step
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
 
 
@@ -19,8 +20,8 @@ class State(NamedTuple):
 
     Attributes:
         params: what is learned.
-        optimizer: the outer optimizer's state.
-        step: int32, steps taken.
+        optimizer: state of the outer optimizer.
+        step: int32, number of steps taken.
     """
 
     params: Params
@@ -29,7 +30,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What one outer step has to say; means are over the tasks that were kept, and NaN if none was.
+    """What one outer step reports. Means are over the tasks that were kept, NaN if none was.
 
     Attributes:
         loss: mean loss.
@@ -44,17 +45,20 @@ class Info(NamedTuple):
     skipped: Array
 
 
-class OuterLoop(NamedTuple):
+AnyState = TypeVar("AnyState")
+
+
+class OuterLoop(NamedTuple, Generic[AnyState]):
     """Learning across tasks as a pair of pure functions.
 
     Attributes:
-        init: params -> state; that of `persistent` takes (params, tasks, key). For a learned rule, give it
-            `adaptation.init(params, key)`.
+        init: (params, tasks, key) -> state. Only `persistent` needs the first tasks and a key. Fill
+            in a learned rule first: `adaptation.init(params, key)`.
         step: (state, tasks, key) -> (state, info), with tasks along the leading axis of every leaf.
     """
 
-    init: Callable[..., Any]
-    step: Callable[[Any, PyTree, Array], tuple[Any, Info]]
+    init: Callable[..., AnyState]
+    step: Callable[[AnyState, PyTree, Array], tuple[AnyState, Info]]
 
 
 def outer_loop(
@@ -64,85 +68,115 @@ def outer_loop(
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
     tasks_at_once: int | None = None,
     axis_name: str | None = None,
-) -> OuterLoop:
+) -> OuterLoop[State]:
     """Descends the mean task loss: φ ← φ + optimizer(∇φ mean_τ L(φ, τ)).
 
-    A chunk of tasks whose loss or gradient is not finite is left out, and the mean is over those kept; if none is,
-    params and optimizer stay as they were. Where all are finite, results depend neither on `tasks_at_once` nor on the
-    number of devices, for a task's key is `fold_in(key, index)` and sums over chunks are in float32 or wider.
+    A chunk of tasks whose loss or gradient is not finite is left out, and the mean is over those
+    that are kept. If none is kept, params and optimizer stay as they were. If all are finite, the
+    result depends neither on `tasks_at_once` nor on the number of devices, because the key of a
+    task is `fold_in(key, its index)` and sums over chunks are in float32 or wider.
 
     Args:
-        task_loss: (params, task, key) -> (scalar, metrics); `query_loss(...)`, `reptile(...)` or `supervised(...)`.
-        optimizer: an optax transformation that needs gradients and params only.
-        value_and_grad: how the outer gradient is estimated, with the signature of `jax.value_and_grad`; `forward`,
-            `evolution(...)`. It gets a function of (params, tasks, keys) with aux.
-        tasks_at_once: tasks in one vmap; the chunks run one after the other, which bounds memory. It must divide the
-            number of tasks (of one device). None takes all; on a CPU, where more than fit into its cache are slower, as
-            many as have their weights and data in 128 kB together, and 2 at the least if they divide the number.
-        axis_name: axis of the enclosing `jax.shard_map` to average over; every device holds its own tasks.
+        task_loss: (params, task, key) -> (scalar, metrics), such as `query_loss(...)`,
+            `reptile(...)` or `supervised(...)`. If it has a parameter `step`, it gets the number of
+            the outer step.
+        optimizer: an optax transformation that needs only gradients and params.
+        value_and_grad: how the outer gradient is estimated, with the signature of
+            `jax.value_and_grad`: `forward`, `evolution(...)`. It gets a function of
+            (params, tasks, keys) with aux.
+        tasks_at_once: tasks in one vmap. Chunks run one after the other, which bounds memory. It
+            must divide the number of tasks (of one device). None takes all. On a CPU, None takes as
+            many as have their weights and data in 128 kB together, but at least 2 if that divides
+            the number, because more than fit into the cache are slower.
+        axis_name: axis of the enclosing `jax.shard_map` to average over. Every device has its own
+            tasks.
 
     Raises:
-        ValueError: an optimizer that is not an optax transformation; when traced, no tasks, tasks whose leaves differ
-            in number, or `tasks_at_once` that does not divide it.
+        ValueError: an optimizer that is not an optax transformation; when traced, no tasks, leaves
+            that differ in their number of tasks, or `tasks_at_once` that does not divide it.
+    """
+    check_optimizer(optimizer)
+
+    def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
+        number: Any = count_tasks(tasks)
+        first: Any = 0
+        params = state.params
+        if axis_name is not None:
+            # Params are equal on every device. As varying ones, their gradient is that of this
+            # device's tasks only.
+            first = number * jax.lax.axis_index(axis_name)
+            params = jax.lax.pcast(params, axis_name, to="varying")
+
+        chunks = split_tasks(params, tasks, key, tasks_at_once, first)
+        gradient, values, kept = _sum_over_chunks(
+            with_step(task_loss, state.step), value_and_grad, params, chunks
+        )
+        if axis_name is not None:
+            summed = jax.lax.psum((gradient, values, kept, number), axis_name)
+            gradient, values, kept, number = summed
+        mean = lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype)
+        gradient, (loss, metrics) = jax.tree.map(mean, (gradient, values))
+        norm = optax.tree.norm(gradient)
+
+        gradient = jax.tree.map(lambda leaf, p: leaf.astype(p.dtype), gradient, state.params)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
+        state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
+        or_nan = lambda leaf: jnp.where(kept > 0, leaf, jnp.nan)
+        loss, metrics, norm = jax.tree.map(or_nan, (loss, metrics, norm))
+        return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
+
+    return OuterLoop(init, step)
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Checks that an outer optimizer is one of optax.
+
+    Raises:
+        ValueError: something else.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
 
-    def init(params: Params) -> State:
-        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    def chunk(params: Params, tasks: PyTree, keys: Array) -> tuple[PyTree, PyTree, Array]:
-        """Gradient, loss and metrics summed over a chunk, zero if it is not kept, and how many tasks were kept."""
+def _sum_over_chunks(
+    task_loss: TaskLoss,
+    value_and_grad: Callable[..., Any],
+    params: Params,
+    chunks: tuple[PyTree, Array],
+) -> tuple[PyTree, PyTree, Array]:
+    """Gradient, (loss, metrics) and number of kept tasks, added up over chunks in one scan."""
 
-        def total(params: Params, tasks: PyTree, keys: Array) -> tuple[Array, Metrics]:
-            losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
-            return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+    def accumulate(gradient: Params, chunk: tuple[PyTree, Array]) -> tuple[Params, PyTree]:
+        new, values, kept = _sum_over_tasks(task_loss, value_and_grad, params, *chunk)
+        add = lambda total, leaf: total + leaf.astype(total.dtype)
+        return jax.tree.map(add, gradient, new), (values, kept)
 
-        values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((values[0], gradient))]
-        kept = jnp.stack(finite).all()
-        gradient, values = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), (gradient, values))
-        return gradient, values, jnp.where(kept, len(keys), 0)
+    wide = lambda leaf: jnp.zeros_like(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+    gradient, per_chunk = jax.lax.scan(accumulate, jax.tree.map(wide, params), chunks)
+    values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
+    return gradient, values, kept
 
-    def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
-        number: Any = count_tasks(tasks)
-        first, params = 0, state.params
-        if axis_name is not None:
-            # Params are the same on every device; as varying ones, their gradient is of this device's tasks only.
-            first = number * jax.lax.axis_index(axis_name)
-            params = jax.lax.pcast(params, axis_name, to="varying")
 
-        def accumulate(
-            gradient: Params, tasks_and_keys: tuple[PyTree, Array]
-        ) -> tuple[Params, PyTree]:
-            new, values, kept = chunk(params, *tasks_and_keys)
-            return jax.tree.map(
-                lambda total, leaf: total + leaf.astype(total.dtype), gradient, new
-            ), (values, kept)
+def _sum_over_tasks(
+    task_loss: TaskLoss,
+    value_and_grad: Callable[..., Any],
+    params: Params,
+    tasks: PyTree,
+    keys: Array,
+) -> tuple[PyTree, PyTree, Array]:
+    """The same over the tasks of one chunk. All is zero if anything in it is not finite."""
 
-        chunks = split_tasks(params, tasks, key, tasks_at_once, first)
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros_like(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), params
-        )
-        gradient, per_chunk = jax.lax.scan(accumulate, zeros, chunks)
-        values, kept = jax.tree.map(lambda leaf: leaf.sum(axis=0), per_chunk)
-        if axis_name is not None:
-            gradient, values, kept, number = jax.lax.psum(
-                (gradient, values, kept, number), axis_name
-            )
-        gradient, (loss, metrics) = jax.tree.map(
-            lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype), (gradient, values)
-        )
-        norm = optax.tree.norm(gradient)
-        gradient = jax.tree.map(
-            lambda leaf, param: leaf.astype(param.dtype), gradient, state.params
-        )
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
-        state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
-        loss, metrics, norm = jax.tree.map(
-            lambda leaf: jnp.where(kept > 0, leaf, jnp.nan), (loss, metrics, norm)
-        )
-        return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
+    def total(params: Params, tasks: PyTree, keys: Array) -> tuple[Array, Metrics]:
+        losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
+        return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
 
-    return OuterLoop(init, step)
+    values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
+    loss, _ = values
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, gradient))]
+    keep = jnp.stack(finite).all()
+    gradient, values = jax.tree.map(lambda leaf: jnp.where(keep, leaf, 0), (gradient, values))
+    return gradient, values, jnp.where(keep, len(keys), 0)

@@ -1,29 +1,31 @@
-"""Persistent evolution strategies: a rule is trained while the inner problems it works on go on."""
+"""Persistent evolution strategies: a rule is trained while its inner problems go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax._checks import check_count, check_loss_value
-from metajax._tree import count_tasks
+from metajax._checks import check_counts, check_loss_value
+from metajax._tree import along, count_tasks
 from metajax.inner.rules import Rule
 from metajax.outer.outer_loops import Info, OuterLoop
-from metajax.types import Array, Batch, Loss, Params, PyTree, Task
+from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Task
 
 
 class PersistentState(NamedTuple):
-    """What `persistent` carries from step to step; inner problems come in antithetic pairs [2, pairs, ...].
+    """What `persistent` carries from step to step.
+
+    Inner problems come in antithetic pairs, along leading axes [2, pairs].
 
     Attributes:
         params: what is learned; only `rule` is.
-        optimizer: the outer optimizer's state.
-        step: int32, outer steps taken.
+        optimizer: state of the outer optimizer.
+        step: int32, number of outer steps taken.
         tasks: the task of each pair, leaves [pairs, ...].
         fast: fast weights, leaves [2, pairs, ...].
         inner: states of the inner optimizers, leaves [2, pairs, ...].
@@ -51,38 +53,46 @@ def persistent(
     pairs: int,
     std: float,
     start: Callable[[Params, Array], PyTree] | None = None,
-    sample: Callable[[Batch, Array], Batch] | None = None,
-) -> OuterLoop:
-    """Trains `params.rule`, such as a learned optimizer, by PES: an outer step after every few inner steps, unbiased.
+    sample: Sample[Batch] | None = None,
+) -> OuterLoop[PersistentState]:
+    """Trains `params.rule`, such as a learned optimizer, by persistent evolution strategies (PES).
 
-    Each pair of inner problems runs under φ + εᵢ and φ - εᵢ, goes on from outer step to outer step, and starts anew on
-    the task given then once it has taken `horizon` steps. With ξᵢ the sum of its perturbations so far,
-    g = 1/(2nσ²) Σᵢ ξᵢ (L⁺ᵢ - L⁻ᵢ), where L is the mean query loss after each inner step of this truncation. Truncated
-    backpropagation and truncated evolution strategies use εᵢ for ξᵢ and are biased toward what helps at once.
+    It takes an outer step after every few inner steps, and the gradient is unbiased all the same.
+    Each pair of inner problems runs under φ + εᵢ and φ - εᵢ and goes on from outer step to outer
+    step. After `horizon` inner steps it starts anew, on the task that is given then. With ξᵢ the
+    sum of its perturbations so far,
 
-    `init` is (params, tasks, key) -> `PersistentState`, with one task for each pair; pairs start at different ages, so
-    that their problems are at different stages. `step` is (state, tasks, key) -> (state, info), as `training.fit` wants
-    it; it reads the tasks of pairs that start anew. A pair whose loss is not finite is left out, counted in
-    `info.skipped` and starts anew. One that diverges and stays finite makes a huge estimate: clip it in `optimizer`,
-    with `optax.chain(optax.clip_by_global_norm(1.0), ...)`.
+        g = 1/(2nσ²) Σᵢ ξᵢ (L⁺ᵢ - L⁻ᵢ),
+
+    where L is the mean query loss after each inner step of this truncation. Truncated
+    backpropagation and truncated evolution strategies use εᵢ instead of ξᵢ, and are biased toward
+    what helps at once.
+
+    `init` needs the first tasks, one for each pair, and a key. Pairs start at different ages, so
+    that their problems are at different stages. `step` reads the tasks of those pairs that start
+    anew. A pair whose loss is not finite is left out, counted in `info.skipped`, and starts anew.
+    A pair that diverges and stays finite makes a huge estimate: clip it in `optimizer`, with
+    `optax.chain(optax.clip_by_global_norm(1.0), ...)`.
 
     Args:
-        rule: what is learned, with `params.rule` filled in by `rule.init(params, key)`. Its optimizer's state must not
-            depend on `params.rule` when it begins, as that of `optax.inject_hyperparams` does.
-        loss: (params, batch, key) -> (scalar, metrics), of the support set for the inner steps, of the query set for
-            the outer one.
+        rule: what is learned. Fill in `params.rule` by `rule.init(params, key)`. The initial state
+            of its optimizer must not depend on `params.rule`, as that of
+            `optax.inject_hyperparams` does.
+        loss: (params, batch, key) -> (scalar, metrics): of the support set for the inner steps, of
+            the query set for the outer ones.
         optimizer: outer optax transformation, on `params.rule`.
         horizon: inner steps of a whole problem, a multiple of `truncation`.
         truncation: inner steps between two outer steps.
         pairs: n.
         std: σ of the perturbations.
-        start: (params, key) -> the fast weights that a problem starts from; `params.fast` where None.
+        start: (params, key) -> the fast weights that a problem starts from; None is `params.fast`.
         sample: the minibatch of an inner step, as in `inner_loop`.
 
     Raises:
-        ValueError: not a `Rule`, counts below 1, a horizon that truncation does not divide, a std that is not positive;
-            when traced, another number of tasks than pairs, a rule that was never initialised, no fast weights, or a
-            loss that is not scalar.
+        ValueError: not a `Rule`, counts below 1, a horizon that truncation does not divide, a std
+            that is not positive; in `init`, no tasks or key, or a rule that was not initialised;
+            when traced, another number of tasks than pairs, no fast weights, or a loss that is not
+            scalar.
 
     Source: Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835.
     """
@@ -90,20 +100,26 @@ def persistent(
         raise ValueError(
             f"persistent() trains a metajax.Rule, such as learned_optimizer(1e-3), got {rule!r}."
         )
-    for name, value in (("horizon", horizon), ("truncation", truncation), ("pairs", pairs)):
-        check_count(name, value, 1)
+    check_counts(horizon=horizon, truncation=truncation, pairs=pairs)
     if horizon % truncation or not std > 0:
         raise ValueError(f"{truncation=} must divide {horizon=}, and {std=} must be positive.")
 
     def begin(params: Params, key: Array) -> tuple[PyTree, PyTree]:
-        """Fast weights and optimizer states of fresh pairs, both halves alike."""
-        keys = jax.random.split(key, pairs)
-        make = lambda key: params.fast if start is None else start(params, key)
-        fast = jax.vmap(make)(keys)
+        """Fast weights and optimizer states of fresh pairs; both halves are equal."""
+
+        def make(key: Array) -> PyTree:
+            return params.fast if start is None else start(params, key)
+
+        fast = jax.vmap(make)(jax.random.split(key, pairs))
         inner = jax.vmap(rule.optimizer(params.rule).init)(fast)
         return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (fast, inner))
 
-    def init(params: Params, tasks: Task, key: Array) -> PersistentState:
+    def init(params: Params, tasks: Task = None, key: Array | None = None) -> PersistentState:
+        if tasks is None or key is None:
+            raise ValueError(
+                "persistent() starts on tasks: call init(params, tasks, key) with one task for "
+                "each pair."
+            )
         if not jax.tree.leaves(params.rule):
             raise ValueError(
                 "params.rule is empty; fill it with params._replace(rule=rule.init(params, key))."
@@ -111,92 +127,128 @@ def persistent(
         _check_pairs(tasks, pairs)
         if start is None and not jax.tree.leaves(params.fast):
             raise ValueError(
-                "params.fast has no array to begin from; fill it, or give start=(params, key) -> fast."
+                "params.fast has no array to begin from; fill it, or give "
+                "start=(params, key) -> fast."
             )
         fast, inner = begin(params, key)
-        drift = jnp.zeros(
-            (pairs, ravel_pytree(params.rule)[0].size), ravel_pytree(params.rule)[0].dtype
-        )
-        age = jnp.arange(pairs, dtype=jnp.int32) * (horizon // truncation) // pairs * truncation
+        flat, _ = ravel_pytree(params.rule)
+        drift = jnp.zeros((pairs, flat.size), flat.dtype)
+        stage = jnp.arange(pairs, dtype=jnp.int32) * (horizon // truncation) // pairs
         state = PersistentState(
-            params, optimizer.init(params.rule), jnp.int32(0), tasks, fast, inner, drift, age
+            params=params,
+            optimizer=optimizer.init(params.rule),
+            step=jnp.int32(0),
+            tasks=tasks,
+            fast=fast,
+            inner=inner,
+            drift=drift,
+            age=stage * truncation,
         )
         return jax.tree.map(jnp.asarray, state)
 
     def unroll(
         params: Params, fast: PyTree, inner: PyTree, task: Task, key: Array
     ) -> tuple[PyTree, PyTree, Array]:
-        """`truncation` inner steps of one problem, and the mean query loss after each."""
+        """`truncation` inner steps of one problem, and the mean query loss after each step."""
         transformation = rule.optimizer(params.rule)
+
+        def loss_at(fast: PyTree, batch: Batch, key: Array) -> Array:
+            return check_loss_value(loss(params._replace(fast=fast), batch, key))
 
         def step(carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], Array]:
             fast, inner = carry
             sample_key, support_key, query_key = jax.random.split(key, 3)
             support = task.support if sample is None else sample(task.support, sample_key)
-            slope = jax.grad(
-                lambda fast: check_loss_value(
-                    loss(params._replace(fast=fast), support, support_key)
-                )
-            )(fast)
+            slope = jax.grad(loss_at)(fast, support, support_key)
             updates, inner = transformation.update(slope, inner, fast)
             fast = optax.apply_updates(fast, updates)
-            return (fast, inner), check_loss_value(
-                loss(params._replace(fast=fast), task.query, query_key)
-            )
+            return (fast, inner), loss_at(fast, task.query, query_key)
 
-        (fast, inner), losses = jax.lax.scan(step, (fast, inner), jax.random.split(key, truncation))
+        keys = jax.random.split(key, truncation)
+        (fast, inner), losses = jax.lax.scan(step, (fast, inner), keys)
         return fast, inner, losses.mean()
 
     def step(state: PersistentState, tasks: Task, key: Array) -> tuple[PersistentState, Info]:
         _check_pairs(tasks, pairs)
         begin_key, noise_key, unroll_key = jax.random.split(key, 3)
-        done = state.age >= horizon
-
-        def renew(fresh: Array, old: Array, axis: int) -> Array:
-            shape = [1] * old.ndim
-            shape[axis] = pairs
-            return jnp.where(done.reshape(shape), fresh, old)
-
-        tasks = jax.tree.map(lambda fresh, old: renew(fresh, old, 0), tasks, state.tasks)
-        fresh = begin(state.params, begin_key)
-        fast, inner = jax.tree.map(
-            lambda fresh, old: renew(fresh, old, 1), fresh, (state.fast, state.inner)
-        )
-        drift, age = (renew(jnp.zeros_like(old), old, 0) for old in (state.drift, state.age))
+        state = _renew(state, tasks, begin(state.params, begin_key), state.age >= horizon)
 
         flat, unravel = ravel_pytree(state.params.rule)
-        noise = std * jax.random.normal(noise_key, drift.shape, drift.dtype)
+        noise = std * jax.random.normal(noise_key, state.drift.shape, state.drift.dtype)
         perturbed = flat[None, None] + jnp.stack([noise, -noise])
-        run = lambda flat, *problem: unroll(state.params._replace(rule=unravel(flat)), *problem)
-        both = jax.vmap(jax.vmap(run), (0, 0, 0, None, None))  # over signs, then over pairs
-        fast, inner, losses = both(
-            perturbed, fast, inner, tasks, jax.random.split(unroll_key, pairs)
+
+        def run(flat: Array, *problem: PyTree) -> tuple[PyTree, PyTree, Array]:
+            return unroll(state.params._replace(rule=unravel(flat)), *problem)
+
+        over_signs_and_pairs = jax.vmap(jax.vmap(run), (0, 0, 0, None, None))
+        keys = jax.random.split(unroll_key, pairs)
+        fast, inner, losses = over_signs_and_pairs(
+            perturbed, state.fast, state.inner, state.tasks, keys
         )
 
-        drift = drift + noise
+        drift = state.drift + noise
         kept = jnp.isfinite(losses).all(axis=0)
-        differences = jnp.where(kept, losses[0] - losses[1], 0)
         number = jnp.maximum(kept.sum(), 1)
-        gradient = unravel((differences @ drift / (2 * std**2 * number)).astype(flat.dtype))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params.rule)
-        params = state.params._replace(rule=optax.apply_updates(state.params.rule, updates))
-        learned, before = (params, optimizer_state), (state.params, state.optimizer)
-        learned = jax.tree.map(lambda new, old: jnp.where(kept.any(), new, old), learned, before)
-        age = jnp.where(kept, age + truncation, horizon)
-        loss_now = jnp.where(
-            kept.any(), jnp.where(kept, losses.mean(axis=0), 0).sum() / number, jnp.nan
+        differences = jnp.where(kept, losses[0] - losses[1], 0)
+        slope = differences @ drift / (2 * std**2 * number)
+        gradient = unravel(slope.astype(flat.dtype))
+        params, optimizer_state = _learn(optimizer, state, gradient, kept.any())
+        mean_loss = jnp.where(kept, losses.mean(axis=0), 0).sum() / number
+        mean_loss = jnp.where(kept.any(), mean_loss, jnp.nan)
+        info = Info(mean_loss, {}, optax.tree.norm(gradient), pairs - kept.sum())
+        state = state._replace(
+            params=params,
+            optimizer=optimizer_state,
+            step=state.step + 1,
+            fast=fast,
+            inner=inner,
+            drift=drift,
+            age=jnp.where(kept, state.age + truncation, horizon),
         )
-        info = Info(loss_now, {}, optax.tree.norm(gradient), pairs - kept.sum())
-        params, optimizer_state = learned
-        return PersistentState(
-            params, optimizer_state, state.step + 1, tasks, fast, inner, drift, age
-        ), info
+        return state, info
 
     return OuterLoop(init, step)
 
 
-def _check_pairs(tasks: Any, pairs: int) -> None:
-    if count_tasks(tasks) != pairs:
-        raise ValueError(
-            f"Persistent evolution needs a task for each of {pairs=}, got {count_tasks(tasks)}."
-        )
+def _renew(
+    state: PersistentState, tasks: Task, fresh: tuple[PyTree, PyTree], done: Array
+) -> PersistentState:
+    """The state in which the pairs that are done start anew on the given tasks."""
+
+    def by_pair(fresh: Array, old: Array) -> Array:
+        return jnp.where(along(done, old), fresh, old)
+
+    def by_sign_and_pair(fresh: Array, old: Array) -> Array:
+        return jnp.where(along(done[None], old), fresh, old)
+
+    fast, inner = jax.tree.map(by_sign_and_pair, fresh, (state.fast, state.inner))
+    return state._replace(
+        tasks=jax.tree.map(by_pair, tasks, state.tasks),
+        fast=fast,
+        inner=inner,
+        drift=by_pair(jnp.zeros_like(state.drift), state.drift),
+        age=by_pair(jnp.zeros_like(state.age), state.age),
+    )
+
+
+def _learn(
+    optimizer: optax.GradientTransformation,
+    state: PersistentState,
+    gradient: PyTree,
+    any_kept: Array,
+) -> tuple[Params, PyTree]:
+    """Params and optimizer state after an outer step; unchanged if no pair was kept."""
+    rule = state.params.rule
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, rule)
+    params = state.params._replace(rule=optax.apply_updates(rule, updates))
+    return jax.tree.map(
+        lambda new, old: jnp.where(any_kept, new, old),
+        (params, optimizer_state),
+        (state.params, state.optimizer),
+    )
+
+
+def _check_pairs(tasks: Task, pairs: int) -> None:
+    number = count_tasks(tasks)
+    if number != pairs:
+        raise ValueError(f"Persistent evolution needs a task for each of {pairs=}, got {number}.")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from metajax._tree import count_rows
-from metajax.outer.task_losses import _after_support
+from metajax.outer.task_losses import after_support
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 
@@ -21,25 +21,29 @@ def predict(
     *,
     inductive: bool = False,
 ) -> Any:
-    """Adapts to a support set and answers for new inputs: apply(adapt(params, support), x).
+    """Adapts to a support set and predicts the outputs of new inputs.
+
+    apply(adapt(params, support), x).
 
     Args:
         adaptation: how the fast weights are rewritten.
-        apply: (params, x, key, reference=...) -> outputs [examples, ...]; it gets no key: deterministic.
+        apply: (params, x, key, reference=...) -> outputs [examples, ...]. It gets no key, so it is
+            deterministic.
         params: what the outer loop learned.
         support: a few labelled examples.
         x: inputs [examples, ...].
         key: for the adaptation.
-        inductive: as in `query_loss`. Set it where the inputs come one at a time and the net normalises by batch.
+        inductive: as in `query_loss`. Set it if the inputs come one at a time and the net
+            normalises by batch.
+
+    Raises:
+        ValueError: an adaptation with `path`.
     """
     if adaptation.path:
-        raise ValueError(
-            "predict() needs the last fast weights; use an inner_loop without path=True."
-        )
+        raise ValueError("predict() needs the last fast weights; use an inner_loop without path.")
     adapted = adaptation.adapt(params, support, key)
     if not inductive:
         return apply(adapted, x)
-    rows = count_rows(support)
-    everything = _after_support(support._replace(y=()), Batch(x=x, y=()))
-    outputs = apply(adapted, everything.x, reference=everything.reference)
-    return jax.tree.map(lambda leaf: leaf[rows:], outputs)
+    rows = after_support(support._replace(y=()), Batch(x=x, y=()))
+    outputs = apply(adapted, rows.x, reference=rows.reference)
+    return jax.tree.map(lambda leaf: leaf[count_rows(support) :], outputs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import shapes
+from metajax._checks import shapes, takes
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
     Adaptation,
@@ -22,67 +23,78 @@ from metajax.types import (
     TaskLoss,
 )
 
+StepWeights: TypeAlias = Callable[[Array | None], Array]
+"""Outer step, or None at the end of training -> weights [inner steps]."""
+
 
 def query_loss(
     adaptation: Adaptation,
     loss: Loss,
     *,
     inductive: bool = False,
-    step_weights: Callable[[Any], Array] | None = None,
+    step_weights: StepWeights | None = None,
 ) -> TaskLoss:
-    """Adapts on the support set and takes the loss of the query set: L(adapt(params, support), query).
+    """Adapts to the support set and takes the loss of the query set.
+
+    L(adapt(params, support), query).
 
     Args:
         adaptation: how the fast weights are rewritten.
-        loss: (params, batch, key) -> (scalar, metrics). It gets a key, so dropout is on in both passes; to judge
-            without, build the loss and the adaptation on an `apply` that drops the key.
-        inductive: whether normalisation statistics of the query pass come from the support set only, so that the
-            answer to one query does not depend on the others. False is transductive, as MAML was published; Reptile's
-            published figures on Omniglot differ by 0.5 to 2.3 points between the two, so say which one yours are. The
-            loss must count by `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
-        step_weights: task.context -> [steps], how much the query loss after each step of an adaptation with `path=True`
-            counts: Σₖ wₖ L(θₖ, query), the multi-step loss of MAML++ (Antoniou et al. 2019, arXiv 1810.09502). Metrics
-            are those of the last step. `lambda context: weights` where they never change.
+        loss: (params, batch, key) -> (scalar, metrics). It gets a key, so dropout is on in both
+            passes. To evaluate without dropout, build the loss and the adaptation on an `apply`
+            that ignores the key.
+        inductive: whether normalisation statistics of the query pass come from the support set
+            only, so that the prediction for one query does not depend on the others. False is
+            transductive, as MAML was published. Reptile's published figures on Omniglot differ by
+            0.5 to 2.3 points between the two, so state which one yours are. The loss must use
+            `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
+        step_weights: outer step -> weights [inner steps] of the query loss after each step of an
+            adaptation with `path=True`: Σₖ wₖ L(θₖ, query), the multi-step loss of MAML++. The
+            outer step is None in evaluation. Metrics are those of the last inner step.
 
     Raises:
-        ValueError: step_weights without a path, or a path without them; when traced, step_weights of another shape than
-            [steps], or if support and query differ in structure, dtype or shape of an example.
+        ValueError: step_weights without a path, or a path without them; when traced, step_weights
+            of another shape than [inner steps], or support and query examples that differ in
+            structure, dtype or shape.
+
+    Source: the multi-step loss, Antoniou et al. 2019, arXiv 1810.09502.
     """
     if adaptation.path != (step_weights is not None):
         raise ValueError(
-            "query_loss(step_weights=...) and inner_loop(path=True) need each other; give both or neither."
+            "query_loss(step_weights=...) and inner_loop(path=True) need each other; give both or "
+            "neither."
         )
 
-    def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+    def task_loss(
+        params: Params, task: Task, key: Array, step: Array | None = None
+    ) -> tuple[Array, Metrics]:
         _check_alike(task)
         adapt_key, query_key = jax.random.split(key)
         adapted = adaptation.adapt(params, task.support, adapt_key)
-        query = _after_support(task.support, task.query) if inductive else task.query
+        query = after_support(task.support, task.query) if inductive else task.query
         if step_weights is None:
             return loss(adapted, query, query_key)
-        counts, steps = step_weights(task.context), len(jax.tree.leaves(adapted.fast)[0])
-        if jnp.shape(counts) != (steps,):
-            raise ValueError(
-                f"step_weights must give shape ({steps},), one for each step, got {jnp.shape(counts)}."
-            )
-        losses, metrics = jax.vmap(
-            lambda fast: loss(adapted._replace(fast=fast), query, query_key)
-        )(adapted.fast)
-        return (losses * counts).sum(), jax.tree.map(lambda leaf: leaf[-1], metrics)
+        return _weighted_loss(loss, adapted, query, query_key, step_weights(step))
 
     return task_loss
 
 
-def reptile(adaptation: Adaptation) -> TaskLoss:
-    """A task loss whose gradient is Reptile's direction: ½|θ - θ'|² with θ' = adapt(θ) held constant.
+def reptile(adaptation: Adaptation, loss: Loss | None = None) -> TaskLoss:
+    """A task loss whose gradient is Reptile's direction.
 
-    Its gradient with respect to the fast weights is θ - θ', so `outer_loop(reptile(...), optax.sgd(ε))` moves the start
-    a fraction ε toward the mean of the adapted weights. The inner loop may be `first_order()`, for no derivative passes
-    through it. Adapts on the support set; the query set is not read.
+    It is ½|θ - θ'|² with the adapted weights θ' = adapt(θ) held constant. Its gradient with respect
+    to the fast weights is θ - θ', so `outer_loop(reptile(...), optax.sgd(ε))` moves the start a
+    fraction ε toward the mean of the adapted weights. No derivative passes through the inner loop,
+    so it may be `first_order()`.
+
+    Args:
+        adaptation: an `inner_loop`, which adapts to the support set.
+        loss: None does not read the query set. With a loss, the metrics are the loss and the
+            metrics of the adapted model on the query set, {"query_loss": ...}.
 
     Raises:
-        ValueError: when traced, slow weights or a rule, which would never be trained, or an adaptation that changes
-            the shapes of the fast weights.
+        ValueError: when traced, slow weights or a rule, which would never be trained, or an
+            adaptation that changes the shapes of the fast weights.
 
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
     """
@@ -90,66 +102,126 @@ def reptile(adaptation: Adaptation) -> TaskLoss:
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         if jax.tree.leaves((params.slow, params.rule)):
             raise ValueError(
-                "Reptile trains fast weights only; make all of the net fast, and use no learned rule."
+                "Reptile trains fast weights only; make all of the net fast, and use no learned "
+                "rule."
             )
-        adapted = jax.lax.stop_gradient(adaptation.adapt(params, task.support, key).fast)
-        if shapes(adapted) != shapes(params.fast):
+        adapted = jax.lax.stop_gradient(adaptation.adapt(params, task.support, key))
+        if shapes(adapted.fast) != shapes(params.fast):
             raise ValueError(
-                "Reptile needs an adaptation that keeps the shapes of the fast weights: an inner_loop."
+                "Reptile needs an adaptation that keeps the shapes of the fast weights: an "
+                "inner_loop."
             )
-        squares = jax.tree.map(lambda start, end: ((start - end) ** 2).sum(), params.fast, adapted)
-        return 0.5 * sum(jax.tree.leaves(squares), jnp.zeros(())), {}
+        squares = jax.tree.map(lambda a, b: ((a - b) ** 2).sum(), params.fast, adapted.fast)
+        distance = 0.5 * sum(jax.tree.leaves(squares), jnp.zeros(()))
+        if loss is None:
+            return distance, {}
+        value, metrics = loss(adapted, task.query, key)
+        return distance, {"query_loss": value, **metrics}
 
     return task_loss
 
 
 def supervised(loss: Loss) -> TaskLoss:
-    """Ordinary training, on batches in the place of tasks: the pretraining of transfer learning.
+    """Ordinary training on batches in place of tasks: the pretraining of transfer learning.
 
-    Feed it `data.batches`: the union of all classes, one head for all of them.
+    Sample with `data.batches`, which draws from the union of all classes, with one head for all.
+
+    Args:
+        loss: (params, batch, key) -> (scalar, metrics).
 
     Raises:
-        ValueError: when traced, if it is given a `Task`.
+        ValueError: when traced, a `Task` instead of a `Batch`.
     """
 
     def task_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         if not isinstance(batch, Batch):
+            got = type(batch).__name__
             raise ValueError(
-                f"supervised() trains on a Batch, got {type(batch).__name__}; sample with data.batches."
+                f"supervised() trains on a Batch, got {got}; sample with data.batches."
             )
         return loss(params, batch, key)
 
     return task_loss
 
 
-def _after_support(support: Batch, query: Batch) -> Batch:
-    """Support rows that count nothing but give the statistics, then query rows that count and give none."""
+def switch_at(at: int, before: TaskLoss, after: TaskLoss) -> TaskLoss:
+    """One task loss until an outer step, and another one from then on.
+
+    MAML++ anneals the order of derivatives in this way: `before` is built on `first_order()`, and
+    costs no second derivatives while it is in use. In evaluation it is `after`.
+
+    Args:
+        at: the first outer step of `after`.
+        before: task loss of the outer steps 0 to at - 1.
+        after: task loss of the other steps, with the same metrics.
+
+    Source: derivative-order annealing, Antoniou et al. 2019, arXiv 1810.09502.
+    """
+
+    def task_loss(
+        params: Params, task: Task, key: Array, step: Array | None = None
+    ) -> tuple[Array, Metrics]:
+        if step is None:
+            return after(params, task, key)
+        branches = [with_step(task_loss, step) for task_loss in (before, after)]
+        return jax.lax.cond(step < at, *branches, params, task, key)
+
+    return task_loss
+
+
+def with_step(task_loss: TaskLoss, step: Array) -> TaskLoss:
+    """The task loss at an outer step. A task loss without the keyword `step` stays as it is."""
+    if not takes(task_loss, "step"):
+        return task_loss
+    return functools.partial(task_loss, step=step)
+
+
+def after_support(support: Batch, query: Batch) -> Batch:
+    """Support rows of weight 0 that give the statistics, then query rows that give none."""
     reference = reference_rows(support)
-    reference = jnp.ones(count_rows(support), bool) if reference is None else reference > 0
-    return concatenate(
-        support._replace(weight=jnp.zeros(count_rows(support), jnp.float32), reference=reference),
-        query._replace(
-            weight=row_weights(query),
-            reference=jnp.zeros(count_rows(query), bool),
-            info=support.info,
-        ),
+    if reference is None:
+        reference = jnp.ones(count_rows(support), bool)
+    silent = support._replace(
+        weight=jnp.zeros(count_rows(support), jnp.float32), reference=reference > 0
     )
+    asked = query._replace(
+        weight=row_weights(query),
+        reference=jnp.zeros(count_rows(query), bool),
+        info=support.info,
+    )
+    return concatenate(silent, asked)
+
+
+def _weighted_loss(
+    loss: Loss, adapted: Params, query: Batch, key: Array, weights: Array
+) -> tuple[Array, Metrics]:
+    """The query loss after every inner step, weighted and added up."""
+    steps = len(jax.tree.leaves(adapted.fast)[0])
+    if jnp.shape(weights) != (steps,):
+        raise ValueError(
+            f"step_weights must give shape ({steps},), one for each step, got {jnp.shape(weights)}."
+        )
+    of_step = lambda fast: loss(adapted._replace(fast=fast), query, key)
+    losses, metrics = jax.vmap(of_step)(adapted.fast)
+    return (losses * weights).sum(), jax.tree.map(lambda leaf: leaf[-1], metrics)
 
 
 def _check_alike(task: Task) -> None:
-    """Fails where an example of the support set is not of the same kind as one of the query set."""
+    """Checks that support and query examples have the same structure, dtype and shape."""
     if isinstance(task.support.x, Modalities) and isinstance(task.query.x, Modalities):
-        names = [sorted(batch.x.value) for batch in (task.support, task.query)]
-        if names[0] != names[1]:
+        in_support, in_query = sorted(task.support.x.value), sorted(task.query.x.value)
+        if in_support != in_query:
             raise ValueError(
-                f"The support set has the modalities {names[0]}, the query set {names[1]}; name all of them in both, "
-                "with present set to False where one is missing."
+                f"The support set has the modalities {in_support}, the query set {in_query}; name "
+                "all of them in both, with present set to False where one is missing."
             )
-    support, query = (
-        jax.tree.map(
-            lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf)[1:])}", (batch.x, batch.y)
-        )
-        for batch in (task.support, task.query)
-    )
+    support = _example_shapes(task.support)
+    query = _example_shapes(task.query)
     if support != query:
         raise ValueError(f"Support and query examples must be alike, got {support=} and {query=}.")
+
+
+def _example_shapes(batch: Batch) -> tuple:
+    """Dtype and shape of one example of x and y."""
+    one = lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf)[1:])}"
+    return jax.tree.map(one, (batch.x, batch.y))

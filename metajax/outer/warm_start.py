@@ -1,4 +1,4 @@
-"""Bilevel problems without tasks: one inner problem, whose weights stay warm between outer steps."""
+"""Bilevel problems without tasks: one inner problem whose weights stay between outer steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.outer.outer_loops import Info, OuterLoop, State
+from metajax._tree import count_tasks
+from metajax.outer.outer_loops import Info, OuterLoop, State, check_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task
 
 
@@ -19,49 +20,56 @@ def bilevel(
     optimizer: optax.GradientTransformation,
     *,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
-) -> OuterLoop:
+) -> OuterLoop[State]:
     """Learns `slow` and `rule` so that weights fitted to the support set do well on the query set.
 
-    min over φ of L(θ*(φ), query) with θ*(φ) ≈ argmin over θ of L_inner(θ, φ, support). Each outer step adapts from
-    where the last one ended, takes the gradient in φ through that adaptation, and keeps the adapted weights. Support
-    is the training set, query the validation set; φ are hyperparameters, weights of examples, or distilled data.
+    min over φ of L(θ*(φ), query) with θ*(φ) ≈ argmin over θ of L_inner(θ, φ, support). Each outer
+    step adapts from where the last one ended, takes the gradient in φ through that adaptation, and
+    keeps the adapted weights. The support set is the training set, the query set is the validation
+    set, and φ are hyperparameters, weights of examples, or distilled data.
 
-    Only the last adaptation is differentiated: with few steps in it the gradient is short-sighted, which `implicit()`
-    is not where the weights stay near their minimum. To start afresh at every outer step, use `outer_loop`.
+    Only the last adaptation is differentiated. With few steps in it the gradient is short-sighted;
+    that of `implicit()` is not, as long as the weights stay near their minimum. To start afresh at
+    every outer step, use `outer_loop`.
 
-    `step` is (state, task, key) -> (state, info), of one `Task` without a leading axis. A step whose loss or gradient
-    is not finite changes nothing but the count, and `info.skipped` is 1.
+    There is one problem: `step` takes tasks whose leading axis has length 1, as `training.fit`
+    gives them. A step whose loss or gradient is not finite changes only the count, and
+    `info.skipped` is 1.
 
     Args:
         adaptation: an `inner_loop`, on the inner loss.
         loss: (params, batch, key) -> (scalar, metrics), of the query set.
-        optimizer: of (slow, rule).
+        optimizer: optax transformation of (slow, rule).
         value_and_grad: as in `outer_loop`, of a function of ((slow, rule), task, key).
 
     Raises:
-        ValueError: an optimizer that is not optax's, an adaptation with `path`; when traced, nothing to learn in slow
-            and rule.
+        ValueError: an optimizer that is not optax's, an adaptation with `path`; in `init`, nothing
+            to learn in slow and rule; when traced, more than one task.
 
-    Source: Franceschi et al. 2018, arXiv 1806.04910; Lorraine, Vicol and Duvenaud 2020, arXiv 1911.02590.
+    Source: Franceschi et al. 2018, arXiv 1806.04910; Lorraine, Vicol and Duvenaud 2020,
+    arXiv 1911.02590.
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
+    check_optimizer(optimizer)
     if adaptation.path:
         raise ValueError(
             "bilevel() keeps the last fast weights; use an inner_loop without path=True."
         )
 
-    def init(params: Params) -> State:
-        if not jax.tree.leaves((params.slow, params.rule)):
+    def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
+        learned = (params.slow, params.rule)
+        if not jax.tree.leaves(learned):
             raise ValueError(
                 "There is nothing to learn: params.slow and params.rule have no array."
             )
-        return State(params, optimizer.init((params.slow, params.rule)), jnp.zeros((), jnp.int32))
+        return State(params, optimizer.init(learned), jnp.zeros((), jnp.int32))
 
-    def step(state: State, task: Task, key: Array) -> tuple[State, Info]:
+    def step(state: State, tasks: Task, key: Array) -> tuple[State, Info]:
+        task = _only_task(tasks)
+
         def value(learned: PyTree, task: Task, key: Array) -> tuple[Array, tuple[Metrics, PyTree]]:
             adapt_key, query_key = jax.random.split(key)
-            adapted = adaptation.adapt(Params(state.params.fast, *learned), task.support, adapt_key)
+            params = Params(state.params.fast, *learned)
+            adapted = adaptation.adapt(params, task.support, adapt_key)
             result, metrics = loss(adapted, task.query, query_key)
             return result, (metrics, adapted.fast)
 
@@ -70,14 +78,23 @@ def bilevel(
             learned, task, key
         )
         norm = optax.tree.norm(gradient)
-        kept = jnp.isfinite(result) & jnp.isfinite(norm)
+        keep = jnp.isfinite(result) & jnp.isfinite(norm)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, learned)
-        moved = State(
-            Params(fast, *optax.apply_updates(learned, updates)), optimizer_state, state.step
-        )
-        state = jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, state)
-        return state._replace(step=state.step + 1), Info(
-            result, metrics, norm, 1 - kept.astype(jnp.int32)
-        )
+        params = Params(fast, *optax.apply_updates(learned, updates))
+        moved = State(params, optimizer_state, state.step)
+        state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
+        info = Info(result, metrics, norm, 1 - keep.astype(jnp.int32))
+        return state._replace(step=state.step + 1), info
 
     return OuterLoop(init, step)
+
+
+def _only_task(tasks: Task) -> Task:
+    """The task of a leading axis of length 1."""
+    number = count_tasks(tasks)
+    if number != 1:
+        raise ValueError(
+            f"bilevel() solves one problem: give tasks with a leading axis of length 1, got "
+            f"{number}. `jax.tree.map(lambda leaf: leaf[None], task)` adds the axis."
+        )
+    return jax.tree.map(lambda leaf: leaf[0], tasks)

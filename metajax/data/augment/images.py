@@ -1,7 +1,8 @@
 """Augmented images: each constructor makes a function (x, key) -> x of one example.
 
-The functions keep shape and dtype, are deterministic in the key, and compose. `augmented` applies them to what a
-sampler draws. For a video, `lambda x, key: jax.vmap(augment, (0, None))(x, key)` changes all frames alike.
+The functions keep shape and dtype and are deterministic in the key. `augmented` applies them to
+what a sampler draws. `lambda x, key: jax.vmap(augment, (0, None))(x, key)` changes all frames of a
+video alike.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
 
-from metajax._checks import check_counts, shapes
+from metajax._checks import check_count
+from metajax.data.augment.checks import check_image, check_range
 from metajax.types import Array, PyTree
 
 Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
@@ -21,7 +22,13 @@ Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
-    """One augmentation after the other, the first one first, each with a key of its own.
+    """Applies several augmentations, the first one first, each with a key of its own.
+
+    Args:
+        *augmentations: (x, key) -> x of one example.
+
+    Returns:
+        (x, key) -> x of one example.
 
     >>> compose(crop(2), flip())(jnp.ones((8, 8, 1)), jax.random.key(0)).shape
     (8, 8, 1)
@@ -36,175 +43,134 @@ def compose(*augmentations: Augmentation) -> Augmentation:
 
 
 def sometimes(augmentation: Augmentation, probability: float) -> Augmentation:
-    """The augmentation with this probability, otherwise x itself. It runs in both cases, as `vmap` needs it.
+    """Applies an augmentation with this probability, and otherwise returns x as it is.
+
+    The augmentation is computed in both cases, because `vmap` does not branch.
+
+    Args:
+        augmentation: (x, key) -> x of one example.
+        probability: from 0 to 1.
+
+    Returns:
+        (x, key) -> x of one example.
 
     Raises:
-        ValueError: what is no probability.
+        ValueError: a number that is not a probability.
 
     >>> black = sometimes(lambda x, key: jnp.zeros_like(x), 0.3)
-    >>> round(float(jax.vmap(black)(jnp.ones(1000), jax.random.split(jax.random.key(0), 1000)).mean()), 1)
+    >>> keys = jax.random.split(jax.random.key(0), 1000)
+    >>> round(float(jax.vmap(black)(jnp.ones(1000), keys).mean()), 1)
     0.7
     """
-    _check_range(probability=(probability, 1.0))
+    check_range("probability", probability, 1.0)
 
     def augment(x: PyTree, key: Array) -> PyTree:
         chance_key, key = jax.random.split(key)
         chosen = jax.random.uniform(chance_key, (), jnp.float32) < probability
-        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), augmentation(x, key), x)
+        new = augmentation(x, key)
+        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), new, x)
 
     return augment
 
 
 def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
-    """A window of the image's own size, at a random place of the image with a border around it.
+    """Takes a window of the image's own size at a random place of the image with a border.
 
     Args:
-        padding: width of the border in pixels, so how far the image is shifted at most.
+        padding: width of the border in pixels: the image is shifted by at most as much.
         fill: value of the border.
 
     Returns:
         (x, key) -> x of an image [height, width, channels] of any dtype.
 
     Raises:
-        ValueError: a negative padding; when called, one as large as the image, or what is no image.
+        ValueError: a negative padding; when called, a padding as large as the image, or x that is
+            not an image.
 
     >>> crop(1)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [0, 1, 1]]
     """
-    check_counts(0, padding=padding)
+    check_count("padding", padding, 0)
 
     def augment(x: Array, key: Array) -> Array:
-        _check_image(x)
-        if padding >= min(x.shape[:2]):
-            raise ValueError(
-                f"{padding=} must be smaller than the image, {x.shape[0]} by {x.shape[1]}."
-            )
-        down, across = jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
-        x = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)), constant_values=fill)
-        x = jax.lax.dynamic_slice_in_dim(x, down, x.shape[0] - 2 * padding, axis=0)
-        return jax.lax.dynamic_slice_in_dim(x, across, x.shape[1] - 2 * padding, axis=1)
+        check_image(x)
+        height, width, _ = x.shape
+        if padding >= min(height, width):
+            raise ValueError(f"{padding=} must be smaller than the image, {height} by {width}.")
+        down, right = jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
+        border = ((padding, padding), (padding, padding), (0, 0))
+        x = jnp.pad(x, border, constant_values=fill)
+        x = jax.lax.dynamic_slice_in_dim(x, down, height, axis=0)
+        return jax.lax.dynamic_slice_in_dim(x, right, width, axis=1)
 
     return augment
 
 
 def flip() -> Augmentation:
-    """The image, or as often its mirror image, left and right exchanged; not for letters.
+    """Exchanges left and right in half of the images. Not for letters.
 
     Returns:
         (x, key) -> x of an image [height, width, channels] of any dtype.
 
     Raises:
-        ValueError: when called, what is no image.
+        ValueError: when called, x that is not an image.
 
     >>> flip()(jnp.array([[[1], [2], [3]]]), jax.random.key(3))[..., 0].tolist()
     [[3, 2, 1]]
     """
 
     def mirror(x: Array, key: Array) -> Array:
-        _check_image(x)
+        check_image(x)
         return x[:, ::-1]
 
     return sometimes(mirror, 0.5)
 
 
-def affine(
-    *,
-    degrees: float = 0.0,
-    translate: float = 0.0,
-    scale: tuple[float, float] = (1.0, 1.0),
-    shear: float = 0.0,
-    fill: float = 0.0,
-) -> Augmentation:
-    """Sheared, scaled, rotated about the centre c and shifted by t, all at random, in one bilinear resampling.
-
-    out(p) = in(c + A⁻¹(p - c - t)) with A = s R(θ) [[1, tan φ], [0, 1]] and p = (to the right, downward): a point is
-    sheared along the rows by φ, scaled by s, turned by θ and shifted. All are uniform and independent.
-
-    Args:
-        degrees: θ is from -degrees to degrees; 180 gives any angle.
-        translate: t is at most this part of the width and of the height, either way.
-        scale: (smallest, largest) s; above 1 magnifies.
-        shear: φ is from -shear to shear, in degrees.
-        fill: value of what lies outside of the image.
-
-    Returns:
-        (x, key) -> x of an image [height, width, channels] of floats.
-
-    Raises:
-        ValueError: a range that is negative or too large; when called, integers, or what is no image.
-
-    >>> letter = jnp.zeros((28, 28, 1), jnp.float32).at[4:24, 13:15].set(1.0)
-    >>> float(affine(degrees=30, scale=(0.5, 0.6))(letter, jax.random.key(0)).sum()) < 0.4 * float(letter.sum())
-    True
-    """
-    _check_range(degrees=(degrees, 180.0), translate=(translate, 1.0), shear=(shear, 89.0))
-    smallest, largest = scale
-    if not 0 < smallest <= largest:
-        raise ValueError(f"{scale=} must be (smallest, largest), both above 0.")
-    low = (-degrees, -translate, -translate, smallest, -shear)
-    high = (degrees, translate, translate, largest, shear)
-
-    def augment(x: Array, key: Array) -> Array:
-        _check_image(x, real=True)
-        height, width, _ = x.shape
-        low_5, high_5 = jnp.array(low, jnp.float32), jnp.array(high, jnp.float32)
-        angle, right, down, size, slant = jax.random.uniform(key, (5,), jnp.float32, low_5, high_5)
-        cosine, sine = jnp.cos(jnp.deg2rad(angle)), jnp.sin(jnp.deg2rad(angle))
-        across = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2 - right * width
-        along = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2 - down * height
-        rows = (
-            cosine * along - sine * across
-        )  # turned back; an explicit product, for matmuls round on accelerators
-        columns = cosine * across + sine * along - jnp.tan(jnp.deg2rad(slant)) * rows
-        places = (rows / size + (height - 1) / 2, columns / size + (width - 1) / 2)
-        return jax.vmap(lambda plane: map_coordinates(plane, places, order=1, cval=fill), 2, 2)(x)
-
-    return augment
-
-
 def colour(
     *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0
 ) -> Augmentation:
-    """Brightness, contrast and saturation at random, in this order, then clipped to [0, 1].
+    """Changes brightness, contrast and saturation at random, in this order, and clips to [0, 1].
 
-    x ← b x;  x ← m + c (x - m) with m the mean of the image;  x ← g + s (x - g) with g the grey of each pixel,
-    0.299 red + 0.587 green + 0.114 blue. The factors b, c and s are uniform and independent.
+        x ← b x
+        x ← m + c (x - m), with m the mean of the image
+        x ← g + s (x - g), with g the grey of each pixel, 0.299 red + 0.587 green + 0.114 blue
+
+    The factors b, c and s are uniform and independent.
 
     Args:
         brightness: b is from 1 - brightness to 1 + brightness.
-        contrast: the same of c.
-        saturation: the same of s.
+        contrast: c is from 1 - contrast to 1 + contrast.
+        saturation: s is from 1 - saturation to 1 + saturation.
 
     Returns:
         (x, key) -> x of an image [height, width, channels] of floats in [0, 1].
 
     Raises:
-        ValueError: what is not from 0 to 1; when called, integers, what is no image, or saturation without the three
-            channels of a colour image.
-
-    Source: the weights of grey are those of ITU-R recommendation BT.601.
+        ValueError: strengths that are not from 0 to 1; when called, integers, x that is not an
+            image, or saturation of an image without three channels.
 
     >>> red = jnp.array([[[0.9, 0.1, 0.1]]], jnp.float32)
     >>> (100 * colour(saturation=1.0)(red, jax.random.key(1))).round().tolist()
     [[[84.0, 13.0, 13.0]]]
+
+    Source: ITU-R recommendation BT.601, for the weights of grey.
     """
-    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-    _check_range(**{name: (strength, 1.0) for name, strength in strengths.items()})
+    strengths = (brightness, contrast, saturation)
+    for name, strength in zip(("brightness", "contrast", "saturation"), strengths, strict=True):
+        check_range(name, strength, 1.0)
 
     def augment(x: Array, key: Array) -> Array:
-        _check_image(x, real=True)
+        check_image(x, floats=True)
         if saturation and x.shape[2] != 3:
             raise ValueError(
                 f"{saturation=} needs an image of 3 channels, got {x.shape[2]}; leave it 0."
             )
         part = jax.random.uniform(key, (3,), jnp.float32, -1.0, 1.0)
-        b, c, s = (1 + strength * part[index] for index, strength in enumerate(strengths.values()))
+        b, c, s = (1 + strength * part[index] for index, strength in enumerate(strengths))
         new = b * x
         new = (1 - c) * new.mean() + c * new
         if saturation:
-            grey = (new * jnp.array([0.299, 0.587, 0.114], new.dtype)[None, None]).sum(
-                axis=2, keepdims=True
-            )
+            grey = _grey(new)
             new = (1 - s) * grey + s * new
         return jnp.clip(new, 0, 1).astype(x.dtype)
 
@@ -212,7 +178,7 @@ def colour(
 
 
 def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
-    """A square of this side is blanked out. Its centre is any pixel, so that part of it may lie outside.
+    """Blanks out a square. Its centre is any pixel, so that part of it may lie outside.
 
     Args:
         size: side of the square in pixels; 0 is none.
@@ -222,44 +188,34 @@ def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
         (x, key) -> x of an image [height, width, channels] of any dtype.
 
     Raises:
-        ValueError: a negative size; when called, one larger than the image, or what is no image.
-
-    Source: DeVries and Taylor 2017, arXiv 1708.04552.
+        ValueError: a negative size; when called, a size larger than the image, or x that is not an
+            image.
 
     >>> cutout(2)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [1, 1, 1]]
+
+    Source: DeVries and Taylor 2017, arXiv 1708.04552.
     """
-    check_counts(0, size=size)
+    check_count("size", size, 0)
 
     def augment(x: Array, key: Array) -> Array:
-        _check_image(x)
-        if size > min(x.shape[:2]):
-            raise ValueError(f"{size=} must not exceed the image, {x.shape[0]} by {x.shape[1]}.")
-        first = jax.random.randint(key, (2,), 0, jnp.array(x.shape[:2]), jnp.int32) - size // 2
-        rows, columns = (
-            jnp.arange(side, dtype=jnp.int32) - first[axis] for axis, side in enumerate(x.shape[:2])
-        )
-        hidden = ((rows >= 0) & (rows < size))[:, None, None] & ((columns >= 0) & (columns < size))[
-            None, :, None
-        ]
+        check_image(x)
+        height, width, _ = x.shape
+        if size > min(height, width):
+            raise ValueError(f"{size=} must not exceed the image, {height} by {width}.")
+        centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]), jnp.int32)
+        top, left = centre - size // 2
+        row = jnp.arange(height, dtype=jnp.int32) - top
+        column = jnp.arange(width, dtype=jnp.int32) - left
+        in_rows = (row >= 0) & (row < size)
+        in_columns = (column >= 0) & (column < size)
+        hidden = in_rows[:, None, None] & in_columns[None, :, None]
         return jnp.where(hidden, jnp.asarray(fill, x.dtype), x)
 
     return augment
 
 
-def _check_image(x: Array, *, real: bool = False) -> None:
-    if jnp.ndim(x) != 3:
-        raise ValueError(
-            f"One image [height, width, channels] is augmented, got {shapes(x)}; vmap over other axes."
-        )
-    if real and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"Images must be floats in [0, 1], got {x.dtype}; sample with scale=True or divide by 255."
-        )
-
-
-def _check_range(**values: tuple[float, float]) -> None:
-    """Each is (value, its largest)."""
-    for name, (value, largest) in values.items():
-        if not 0 <= value <= largest:
-            raise ValueError(f"{name}={value!r} must be from 0 to {largest:g}.")
+def _grey(x: Array) -> Array:
+    """The grey of each pixel of a colour image, [height, width, 1]."""
+    weights = jnp.array([0.299, 0.587, 0.114], x.dtype)
+    return (x * weights[None, None]).sum(axis=2, keepdims=True)

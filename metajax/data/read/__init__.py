@@ -1,4 +1,4 @@
-"""Data sets read from files: folders, tables, TensorFlow Datasets, and streams that are larger than memory."""
+"""Data sets read from files: folders, tables, TensorFlow Datasets and streams."""
 
 from metajax.data.read.folders import image_folder as image_folder
 from metajax.data.read.pictures import square as square

@@ -1,4 +1,4 @@
-"""Opening a split of TensorFlow's catalogue, prepared if need be; every way in which that fails says what to do."""
+"""Opening a split of the catalogue of TensorFlow Datasets, and preparing it where need be."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ class Source(NamedTuple):
     """A split that can be read.
 
     Attributes:
-        examples: one nested dict of features each; a sequence, or only iterable where TensorFlow reads tfrecord.
-        features: what they are, as TensorFlow Datasets knows it.
+        examples: one nested dict of features for each example. A sequence, or only an iterable
+            where TensorFlow reads tfrecord.
+        features: the features as TensorFlow Datasets describes them.
         name: of the data set and split, for errors.
         builder: of TensorFlow Datasets.
         split: as it was asked for.
@@ -28,23 +29,39 @@ class Source(NamedTuple):
 
 
 def open_split(name: Any, split: str, data_dir: str | os.PathLike | None, download: bool) -> Source:
-    """The split of that name; `tfds` says what the arguments are and what is raised."""
-    builder = _builder(name, data_dir)
-    full, prepared = builder.info.full_name, builder.is_prepared() or _prepare(builder, download)
+    """Opens a split, after downloading and preparing it where need be.
+
+    `tfds` documents the arguments.
+
+    Raises:
+        ImportError: tensorflow-datasets is missing, or another package that the data set needs.
+        FileNotFoundError: the data set is not prepared, and `download` is False.
+        ConnectionError: the download failed.
+        OSError: `data_dir` cannot be written.
+        ValueError: an unknown name or split, or a download that cannot be unpacked.
+    """
+    builder = _find_builder(name, data_dir)
+    full_name = builder.info.full_name
+    prepared = builder.is_prepared() or _prepare(builder, download)
     try:
-        examples = builder.as_data_source(split) if prepared else _by_tensorflow(builder, split)
-    except NotImplementedError:  # of tfrecord
-        examples = _by_tensorflow(builder, split)
+        if prepared:
+            examples = _open_prepared(builder, split)
+        else:
+            examples = _open_by_tensorflow(builder, split)
     except (ValueError, KeyError) as error:
+        splits = ", ".join(builder.info.splits)
         raise ValueError(
-            f"{full} has no split {split!r} ({error}); it has {', '.join(builder.info.splits)}."
+            f"{full_name} has no split {split!r} ({error}); it has {splits}."
         ) from error
-    return Source(examples, builder.info.features, f"{full}, split {split!r},", builder, split)
+    return Source(examples, builder.info.features, f"{full_name}, split {split!r},", builder, split)
 
 
 def skip_decoding(source: Source, paths: Sequence[str]) -> Source:
-    """The same, with these features left as they are stored, for whoever wants the others."""
-    if not paths or not hasattr(source.examples, "__getitem__"):  # or TensorFlow has decoded them
+    """The same split, in which these features are left as they are stored.
+
+    Where TensorFlow reads the data it has decoded them already, and the source stays as it is.
+    """
+    if not paths or not hasattr(source.examples, "__getitem__"):
         return source
     import tensorflow_datasets
 
@@ -58,25 +75,35 @@ def skip_decoding(source: Source, paths: Sequence[str]) -> Source:
     return source._replace(examples=source.builder.as_data_source(source.split, decoders=decoders))
 
 
-def convert(builder: Any) -> str:
-    """How to make random access of what was prepared as tfrecord."""
-    return f"tfds convert_format --dataset_dir={builder.data_path} --out_file_format=array_record makes it of one"
+def conversion_command(builder: Any) -> str:
+    """The command that makes array_record, which has random access, of prepared tfrecord."""
+    return f"tfds convert_format --dataset_dir={builder.data_path} --out_file_format=array_record"
 
 
-def _by_tensorflow(builder: Any, split: str) -> Any:
+def _open_prepared(builder: Any, split: str) -> Any:
+    """Examples with random access, or what TensorFlow reads where the format has no such access."""
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError:  # of tfrecord
+        return _open_by_tensorflow(builder, split)
+
+
+def _open_by_tensorflow(builder: Any, split: str) -> Any:
+    """Examples to iterate over."""
     import tensorflow_datasets
 
     try:
         return tensorflow_datasets.as_numpy(builder.as_dataset(split))
     except ImportError as error:
         raise ImportError(
-            f"{builder.info.full_name} is no array_record, which needs TensorFlow: pip install tensorflow-cpu; or, "
-            f"where that is installed, {convert(builder)} that does not."
+            f"{builder.info.full_name} is not prepared as array_record, so that reading it needs "
+            "TensorFlow: pip install tensorflow-cpu; or, where that is installed, convert it: "
+            f"{conversion_command(builder)}."
         ) from error
 
 
-def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
-    """The builder of that name, of a prepared folder, or the builder that was given."""
+def _find_builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
+    """The builder of a name in the catalogue or of a prepared folder, or the given builder."""
     if not isinstance(name, str | os.PathLike):
         return name
     try:
@@ -85,7 +112,8 @@ def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
         raise ImportError(
             f"The catalogue needs tensorflow-datasets ({error}): pip install 'metajax[data]'."
         ) from error
-    name, where = os.fspath(name), None if data_dir is None else os.fspath(data_dir)
+    name = os.fspath(name)
+    where = None if data_dir is None else os.fspath(data_dir)
     folder = pathlib.Path(name).expanduser()
     try:
         if (folder / "dataset_info.json").is_file():
@@ -96,44 +124,47 @@ def _builder(name: Any, data_dir: str | os.PathLike | None) -> Any:
         return tensorflow_datasets.builder(name, data_dir=where, file_format="array_record")
     except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
         close = difflib.get_close_matches(name, tensorflow_datasets.list_builders(), 5)
-        remedy = (
-            f"do you mean {', '.join(close)}?"
-            if close
-            else "tensorflow.org/datasets lists what there is."
-        )
+        if close:
+            remedy = f"do you mean {', '.join(close)}?"
+        else:
+            remedy = "tensorflow.org/datasets lists what there is."
         raise ValueError(
             f"There is no data set {name!r}, nor a prepared folder of that name; {remedy}"
         ) from error
     except ImportError as error:
-        raise _missing(name, error) from error
+        raise _missing_package(name, error) from error
 
 
-def _missing(name: str, error: Exception) -> ImportError:
-    """What to install, for most data sets only to prepare them."""
+def _missing_package(name: str, error: Exception) -> ImportError:
+    """An error that says what to install. Most data sets need it only to be prepared."""
     return ImportError(
-        f"{name} needs more: pip install tensorflow-cpu, or what is named ({error})."
+        f"{name} needs another package: pip install tensorflow-cpu, or what is named ({error})."
     )
 
 
 def _prepare(builder: Any, download: bool) -> bool:
-    """Downloads and prepares, one process at a time; False if it reads files as they are, such as `ImageFolder`."""
-    full, final = builder.info.full_name, pathlib.Path(builder.data_path)
+    """Downloads and prepares a data set, one process at a time.
+
+    Returns:
+        False for builders that read files as they are, such as `ImageFolder`; else True.
+    """
+    full_name = builder.info.full_name
+    folder = pathlib.Path(builder.data_path)
     if not download:
         root = os.fspath(builder.data_dir_root)
         raise FileNotFoundError(
-            f"{full} is not prepared in {final}; data.tfds({full!r}, data_dir={root!r}) does it."
+            f"{full_name} is not prepared in {folder}; "
+            f"data.tfds({full_name!r}, data_dir={root!r}) does it."
         )
-    import filelock
     import requests
     from tensorflow_datasets.core.download import download_manager, extractor, util
 
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(final.parent / f".{final.name}.lock").acquire()
-    except OSError as error:
-        raise OSError(
-            f"{final.parent} cannot be written ({error}); name another folder: data_dir=..."
-        ) from error
+    failed_downloads = (
+        requests.RequestException,
+        util.DownloadError,
+        download_manager.NonMatchingChecksumError,
+    )
+    lock = _lock(folder)
     try:
         with lock:
             if builder.is_prepared():  # by another process, while this one waited
@@ -143,20 +174,29 @@ def _prepare(builder: Any, download: bool) -> bool:
     except NotImplementedError:
         return False
     except ImportError as error:
-        raise _missing(full, error) from error
+        raise _missing_package(full_name, error) from error
     except extractor.ExtractError as error:
         if "No module named" in str(error):
-            raise _missing(full, error) from error
+            raise _missing_package(full_name, error) from error
         raise ValueError(
-            f"{full} could not be unpacked ({error}); remove the download, and try again."
+            f"{full_name} could not be unpacked ({error}); remove the download, and try again."
         ) from error
-    except (
-        requests.RequestException,
-        util.DownloadError,
-        download_manager.NonMatchingChecksumError,
-    ) as error:
+    except failed_downloads as error:
         raise ConnectionError(
-            f"{full} could not be downloaded ({error}). Try again with a network, or prepare it on another machine and "
-            f"copy it to {final}."
+            f"{full_name} could not be downloaded ({error}). Try again with a network, "
+            f"or prepare it on another machine and copy it to {folder}."
         ) from error
     return True
+
+
+def _lock(folder: pathlib.Path) -> Any:
+    """A lock beside the folder that is to be prepared, acquired."""
+    import filelock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(folder.parent / f".{folder.name}.lock").acquire()
+    except OSError as error:
+        raise OSError(
+            f"{folder.parent} cannot be written ({error}); name another folder: data_dir=..."
+        ) from error

@@ -5,30 +5,16 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
-from typing import Any
 
 import numpy as np
 
-from metajax.types import Modalities
 
+def data_file_path(name: str) -> pathlib.Path:
+    """The path of a file in the data folder.
 
-def read_pack(name: str, arrays: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named arrays of a `.npz` in the data folder; its errors say what to do."""
-    path = pack_path(name)
-    try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as pack,
-        ):  # np.load leaves a broken file open
-            return {array: pack[array] for array in arrays}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again."
-        ) from error
-
-
-def pack_path(name: str) -> pathlib.Path:
-    """Where a file of the data folder is; its errors say what to do."""
+    Raises:
+        FileNotFoundError: METAJAX_DATA is not set, or its folder does not have the file.
+    """
     folder = os.environ.get("METAJAX_DATA")
     if not folder:
         raise FileNotFoundError(
@@ -42,7 +28,19 @@ def pack_path(name: str) -> pathlib.Path:
     return path
 
 
-def all_present(**value: Any) -> Modalities:
-    """Modalities of which none is missing in any row."""
-    present: dict[str, Any] = {name: np.ones(len(rows), bool) for name, rows in value.items()}
-    return Modalities(value, present)
+def read_data_file(name: str, arrays: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Some arrays of a `.npz` file in the data folder, by name.
+
+    Raises:
+        FileNotFoundError: METAJAX_DATA is not set, or its folder does not have the file.
+        ValueError: the file is damaged, or lacks one of the arrays.
+    """
+    path = data_file_path(name)
+    try:
+        # Given a path, np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {array: stored[array] for array in arrays}
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again."
+        ) from error

@@ -1,8 +1,10 @@
-"""The one place where pictures are decoded and resized."""
+"""The one place where pictures are decoded: from files, from bytes and from arrays."""
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -10,96 +12,149 @@ from typing import Any, TypeAlias
 import numpy as np
 from jax.typing import ArrayLike
 
+from metajax._checks import check_count
+
 Prepare: TypeAlias = Callable[[Any], ArrayLike]
-"""What an example's feature is, as TensorFlow Datasets decodes it -> array of one shape."""
+"""(feature of one example, as TensorFlow Datasets decodes it) -> array, always of one shape."""
 
-Broken: TypeAlias = Callable[[pathlib.Path], object]
+BrokenFile: TypeAlias = Callable[[pathlib.Path], object]
+"""What is called with each file that cannot be read as a picture."""
 
-
-def _pictures(
-    paths: list[pathlib.Path], size: int | None, grey: bool, broken: Broken | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[read, size, size, 1 or 3], and which paths were read."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("Images need Pillow: pip install 'metajax[data]'.") from error
-    if size is None or size < 1:
-        raise ValueError(f"{size=} must be the height and width of the images, 1 or more.")
-    images, read = [], np.ones(len(paths), bool)
-    for row, path in enumerate(paths):
-        try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.mode.startswith(
-                    ("I", "F")
-                ):  # converted, all but the darkest would be white
-                    raise ValueError("it has more than 8 bits for a value")
-                if picture.has_transparency_data:
-                    clear = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
-                square = ImageOps.fit(picture.convert("L" if grey else "RGB"), (size, size))
-                images.append(np.asarray(square).reshape(size, size, -1))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if broken is None:
-                raise ValueError(
-                    f"{path} cannot be read as an image ({error}); mend it, or leave such out by broken=."
-                ) from error
-            broken(path)
-            read[row] = False
-    return np.stack(images) if images else np.zeros(
-        (0, size, size, 1 if grey else 3), np.uint8
-    ), read
-
-
-def _picture(jpeg: np.ndarray, offset: np.ndarray, row: int, size: int) -> np.ndarray:
-    """The middle square of one picture, uint8[size, size, 3]."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("Photographs need Pillow: pip install 'metajax[data]'.") from error
-    try:
-        with Image.open(io.BytesIO(jpeg[offset[row] : offset[row + 1]].tobytes())) as picture:
-            return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"The photograph in row {row} cannot be decoded ({error}); make the pack again."
-        ) from error
-
-
-def _picture_of(feature: Any) -> Prepare:
-    """Decodes an image to the channels of its feature, which `tfds.data_source` does not: black and white, or grey."""
-    from PIL import Image
-
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[feature.shape[-1] or 3]
-
-    def decode(stored: Any) -> np.ndarray:
-        if isinstance(stored, np.ndarray) and stored.ndim:  # TensorFlow has decoded it
-            return stored
-        with Image.open(io.BytesIO(stored)) as picture:
-            decoded = np.asarray(picture.convert(mode))
-        return decoded if decoded.ndim == 3 else decoded[..., None]
-
-    return decode
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for each number of channels
 
 
 def square(size: int) -> Prepare:
-    """The middle square of a picture, resized: uint8[height, width, channels] -> uint8[size, size, channels].
+    """A function that cuts out the middle square of a picture and resizes it.
+
+    Use it as `tfds(..., prepare=square(84))` for photographs of different sizes.
+
+    Args:
+        size: height and width of the result in pixels.
+
+    Returns:
+        uint8[height, width, channels] -> uint8[size, size, channels].
 
     Raises:
         ValueError: size below 1.
         ImportError: Pillow is missing.
     """
-    if size < 1:
-        raise ValueError(f"{size=} must be 1 or more.")
+    check_count("size", size)
+    _pillow()
+    return functools.partial(decode_picture, channels=None, size=size, as_stored=True)
+
+
+def decode_picture(
+    source: bytes | str | os.PathLike[str] | ArrayLike,
+    channels: int | None,
+    *,
+    size: int | None = None,
+    as_stored: bool = False,
+) -> np.ndarray:
+    """A picture as an array uint8[height, width, channels].
+
+    Photographs are turned upright as their camera noted it, and transparent places become white.
+
+    Args:
+        source: the bytes of an image file, its path, or an array [height, width, channels].
+        channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity). None keeps the channels and
+            the dtype that the picture has.
+        size: if given, the middle square is resized to this height and width.
+        as_stored: neither turns the picture nor makes transparent places white. TensorFlow decodes
+            pictures in this way.
+
+    Raises:
+        ValueError: a picture that cannot be decoded, or that has more than 8 bits in each value and
+            would have to be converted. The text says why.
+        ImportError: Pillow is missing.
+    """
+    image_module, operations = _pillow()
+    try:
+        with _open(source) as opened:
+            picture = opened
+            if not as_stored:
+                picture = operations.exif_transpose(picture)
+            if channels is not None:
+                _check_depth(picture)
+            if not as_stored and picture.has_transparency_data:
+                picture = _on_white(picture)
+            if channels is not None:
+                picture = picture.convert(_MODES[channels])
+            if size is not None:
+                picture = operations.fit(picture, (size, size))
+            return np.asarray(picture).reshape(picture.height, picture.width, -1)
+    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+
+
+def read_pictures(
+    paths: list[pathlib.Path], size: int | None, grey: bool, broken: BrokenFile | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The middle square of each file, resized.
+
+    Args:
+        paths: the files.
+        size: height and width of the images.
+        grey: one channel instead of three.
+        broken: called with each file that cannot be read. None makes the first of them an error.
+
+    Returns:
+        (images uint8[read, size, size, 1 or 3], bool[paths] which were read).
+
+    Raises:
+        ValueError: size below 1, or a file that cannot be read and no `broken`.
+        ImportError: Pillow is missing.
+    """
+    _pillow()
+    check_count("size", size)
+    channels = 1 if grey else 3
+    images = []
+    read = np.ones(len(paths), bool)
+    for row, path in enumerate(paths):
+        try:
+            images.append(decode_picture(path, channels, size=size))
+        except ValueError as error:
+            if broken is None:
+                raise ValueError(
+                    f"{path} cannot be read as an image ({error}); repair it, "
+                    "or leave such files out with broken=."
+                ) from error
+            broken(path)
+            read[row] = False
+    if not images:
+        shape: Any = (0, size, size, channels)
+        return np.zeros(shape, np.uint8), read
+    return np.stack(images), read
+
+
+def _pillow() -> tuple[Any, Any]:
+    """The modules Image and ImageOps of Pillow."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("Photographs need Pillow: pip install 'metajax[data]'.") from error
+        raise ImportError("Pictures need Pillow: pip install 'metajax[data]'.") from error
+    return Image, ImageOps
 
-    def resize(picture: ArrayLike) -> np.ndarray:
-        picture = np.asarray(picture)
-        flat = picture[..., 0] if picture.shape[-1] == 1 else picture
-        return np.asarray(ImageOps.fit(Image.fromarray(flat), (size, size))).reshape(size, size, -1)
 
-    return resize
+def _open(source: Any) -> Any:
+    """A picture of Pillow, which a `with` statement closes."""
+    image_module, _ = _pillow()
+    if isinstance(source, bytes):
+        return image_module.open(io.BytesIO(source))
+    if isinstance(source, str | os.PathLike):
+        return image_module.open(source)
+    array = np.asarray(source)
+    return image_module.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _check_depth(picture: Any) -> None:
+    """Refuses pictures whose values Pillow would cut: all but the darkest would become white."""
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits for a value")
+
+
+def _on_white(picture: Any) -> Any:
+    """The picture in front of a white background."""
+    image_module, _ = _pillow()
+    clear = picture.convert("RGBA")
+    background = image_module.new("RGBA", clear.size, "white")
+    return image_module.alpha_composite(background, clear)

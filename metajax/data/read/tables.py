@@ -1,4 +1,4 @@
-"""A table of comma-separated values as a data set, a line for each example."""
+"""A table of comma-separated values as a data set, with a line for each example."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from metajax.data.datasets import Dataset
-from metajax.data.read.folders import Broken, _by_name, _spread
-from metajax.data.read.pictures import _pictures
+from metajax.data.read.pictures import BrokenFile, read_pictures
+from metajax.data.read.rows import fill_gaps, kept_dataset
 from metajax.types import Modalities
 
 
@@ -25,75 +25,82 @@ def table(
     texts: Mapping[str, Callable[[list[str]], np.ndarray]] | None = None,
     size: int | None = None,
     grey: bool = False,
-    broken: Broken | None = None,
+    broken: BrokenFile | None = None,
 ) -> Dataset:
-    """A table of comma-separated values with one line for each example; its first line names the columns.
+    """A table of comma-separated values, with one line for each example.
 
-    Each column of images or of texts is a modality of that name, and the numbers together are one that is called
-    "numbers", float32[columns]. With one modality x is its array, with several x is a `Modalities`; an example has not
-    got those whose cells are empty.
+    The first line names the columns. Each column of images or of texts becomes a modality of that
+    name. The columns of numbers together become one modality "numbers", float32[columns]. With one
+    modality x is its array, with several x is a `Modalities`, and an example lacks those whose
+    cells are empty. The data set declares the scale 255 for images.
 
     Args:
         path: the file, in UTF-8.
         label: column with the name of the class.
-        images: columns with paths of images, from the folder of the table on; read as by `image_folder`.
+        images: columns with paths of images, relative to the folder of the table. They are read as
+            by `image_folder`.
         numbers: columns with numbers.
-        texts: {column: what makes an array [texts, ...] of the texts in it}, such as a tokenizer with `tokenize`.
+        texts: {column: function from its texts to an array [texts, ...]}, such as `tokenize` with a
+            tokenizer.
         size: height and width of the images.
         grey: one channel instead of three.
-        broken: called with each file that cannot be read as an image, whose line is left out. None makes it an error.
+        broken: called with each file that cannot be read as an image, and its line is left out.
+            None makes the first one an error.
 
     Raises:
-        FileNotFoundError: the table, or images that it names, are not there.
-        ValueError: a table that cannot be read, a column that is not there or twice, a line with more or fewer cells
-            than the first, no label, what is no number, an empty column, an empty cell where there is one modality or
-            beside other numbers, not one row for each text, a broken image, or `size` below 1.
+        FileNotFoundError: the table, or an image that it names, does not exist.
+        ValueError: a table that cannot be read; a column that is missing or occurs twice; a line
+            with more or fewer cells than the first; a line without a label; a cell that is not a
+            number; an empty column; an empty cell where there is one modality, or beside other
+            numbers; not one row for each text; a broken image; or a size below 1.
         ImportError: Pillow is missing.
 
     >>> import tempfile
+    >>> lines = ["kind,length,width", "iris,5.1,3.5", "rose,4.9,3.0", "iris,4.7,3.2"]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = pathlib.Path(folder, "flowers.csv")
-    ...     _ = file.write_text(os.linesep.join(["kind,length,width", "iris,5.1,3.5", "rose,4.9,3.0", "iris,4.7,3.2"]))
+    ...     _ = file.write_text(os.linesep.join(lines))
     ...     flowers = table(file, label="kind", numbers=["length", "width"])
     >>> flowers.names, flowers.count.tolist(), flowers.x.shape
     (('iris', 'rose'), [2, 1], (3, 2))
     """
-    file, texts = pathlib.Path(path), texts or {}
+    file = pathlib.Path(path)
+    texts = texts or {}
     modalities = [*images, *texts, *(["numbers"] if numbers else [])]
     if not modalities or len(set(modalities)) < len(modalities):
         raise ValueError(f"Name images, numbers or texts, each modality once; got {modalities}.")
     lines, cells = _read_table(file, [label, *images, *numbers, *texts])
-    if blank := [line for line, name in zip(lines, cells[label], strict=True) if not name]:
-        raise ValueError(f"Lines {blank[:10]} of {file} have no {label!r}.")
+    _check_labels(file, label, lines, cells[label])
+
     value: dict[str, np.ndarray] = {}
     present: dict[str, Any] = {}
     kept = np.ones(len(lines), bool)
     for column in images:
-        value[column], present[column], whole = _images(
-            file.parent, column, cells[column], size, grey, broken
-        )
-        kept &= whole
+        filled = _filled(column, cells[column])
+        paths = _image_paths(file.parent, column, cells[column])
+        pictures, read = read_pictures(paths, size, grey, broken)
+        present[column] = filled.copy()
+        present[column][filled] = read
+        value[column] = fill_gaps(column, pictures, present[column])
+        kept &= present[column] | ~filled
     if numbers:
-        value["numbers"], present["numbers"] = _numbers(
-            file, lines, {column: cells[column] for column in numbers}
-        )
+        columns = {column: cells[column] for column in numbers}
+        value["numbers"], present["numbers"] = _numbers(file, lines, columns)
     for column, encode in texts.items():
         present[column] = _filled(column, cells[column])
-        value[column] = _spread(
-            column, np.asarray(encode(list(filter(None, cells[column])))), present[column]
-        )
+        encoded = np.asarray(encode([cell for cell in cells[column] if cell]))
+        value[column] = fill_gaps(column, encoded, present[column])
+
     if len(value) > 1:
-        return _by_name(Modalities(value, present), cells[label], kept)
+        scale = dict.fromkeys(images, 255)
+        return kept_dataset(Modalities(value, present), cells[label], kept, scale=scale or None)
     ((name, x),) = value.items()
-    if gaps := [line for line, gap in zip(lines, kept & ~present[name], strict=True) if gap]:
-        raise ValueError(
-            f"Lines {gaps[:10]} of {file} have no {name!r}, and nothing else was asked for."
-        )
-    return _by_name(x, cells[label], kept)
+    _check_gaps(file, name, lines, kept & ~present[name])
+    return kept_dataset(x, cells[label], kept, scale=255 if images else None)
 
 
 def _read_table(file: pathlib.Path, wanted: list[str]) -> tuple[list[int], dict[str, list[str]]]:
-    """For each example its line in the file, and the cells of each wanted column."""
+    """The line of each example in the file, and the cells of each wanted column."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -113,55 +120,62 @@ def _read_table(file: pathlib.Path, wanted: list[str]) -> tuple[list[int], dict[
         raise ValueError(
             f"Lines {uneven[:10]} of {file} do not have {len(header)} cells, as its first line has."
         )
-    cells = {column: [row[header.index(column)].strip() for _, row in body] for column in wanted}
+    cells = {}
+    for column in wanted:
+        place = header.index(column)
+        cells[column] = [row[place].strip() for _, row in body]
     return [line for line, _ in body], cells
 
 
-def _images(
-    folder: pathlib.Path,
-    column: str,
-    cells: list[str],
-    size: int | None,
-    grey: bool,
-    broken: Broken | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images of a column, where there are some, and which lines have no broken one."""
-    there = _filled(column, cells)
+def _check_labels(file: pathlib.Path, label: str, lines: list[int], cells: list[str]) -> None:
+    """Checks that every example has a label."""
+    if blank := [line for line, name in zip(lines, cells, strict=True) if not name]:
+        raise ValueError(f"Lines {blank[:10]} of {file} have no {label!r}.")
+
+
+def _check_gaps(file: pathlib.Path, name: str, lines: list[int], gaps: np.ndarray) -> None:
+    """Checks that no example lacks the one modality."""
+    if gaps.any():
+        shown = [lines[row] for row in np.flatnonzero(gaps)[:10]]
+        raise ValueError(
+            f"Lines {shown} of {file} have no {name!r}, and nothing else was asked for."
+        )
+
+
+def _image_paths(folder: pathlib.Path, column: str, cells: list[str]) -> list[pathlib.Path]:
+    """The files that a column names."""
     paths = [folder / cell for cell in cells if cell]
     if absent := [str(path) for path in paths if not path.is_file()]:
         raise FileNotFoundError(
             f"{len(absent)} images of column {column!r} are not there: {absent[:10]}."
         )
-    picture, read = _pictures(paths, size, grey, broken)
-    present = there.copy()
-    present[there] = read
-    return _spread(column, picture, present), present, present | ~there
+    return paths
 
 
 def _numbers(
     file: pathlib.Path, lines: list[int], columns: dict[str, list[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers float32[lines, columns], and which lines have them."""
-    filled = np.array([list(map(bool, cells)) for cells in columns.values()])
-    there = np.asarray(filled.all(axis=0))
-    if partly := np.flatnonzero(filled.any(axis=0) & ~there).tolist():
-        raise ValueError(
-            f"Lines {[lines[row] for row in partly[:10]]} of {file} lack some of {list(columns)}, not all."
-        )
+    """The numbers float32[lines, columns], and bool[lines] which lines have them."""
+    filled = np.array([[bool(cell) for cell in cells] for cells in columns.values()])
+    present = np.asarray(filled.all(axis=0))
+    if partly := np.flatnonzero(filled.any(axis=0) & ~present).tolist():
+        shown = [lines[row] for row in partly[:10]]
+        raise ValueError(f"Lines {shown} of {file} lack some of {list(columns)}, not all.")
     result = np.zeros((len(lines), len(columns)), np.float32)
     for place, (column, cells) in enumerate(columns.items()):
-        for row in np.flatnonzero(there).tolist():
+        for row in np.flatnonzero(present).tolist():
             try:
                 result[row, place] = float(cells[row])
             except ValueError as error:
                 raise ValueError(
                     f"Line {lines[row]} of {file} has no number in {column!r}: {cells[row]!r}."
                 ) from error
-    return result, there
+    return result, present
 
 
 def _filled(column: str, cells: list[str]) -> np.ndarray:
-    """Which cells have something in them."""
-    if not any(cells):
+    """Which cells are not empty, bool[lines]."""
+    filled = np.array([bool(cell) for cell in cells])
+    if not filled.any():
         raise ValueError(f"Column {column!r} has nothing in it.")
-    return np.array(list(map(bool, cells)))
+    return filled

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from metajax.data.datasets import Dataset, dataset
-from metajax.data.read.catalogue import convert, open_split, skip_decoding
+from metajax.data.read.catalogue import Source, conversion_command, open_split, skip_decoding
+from metajax.data.read.features import (
+    ONLY,
+    array_functions,
+    feature_names,
+    may_differ_in_length,
+    scale_of,
+    to_arrays,
+)
 from metajax.data.read.pictures import Prepare
 from metajax.data.read.records import (
-    Broken,
+    BrokenRecord,
     Label,
-    array_functions,
-    arrays,
-    classes,
-    feature_names,
-    labels_by,
-    may_differ_in_length,
-    named,
+    label_reader,
+    number_classes,
     read_all,
     stack,
     try_record,
 )
+from metajax.data.read.rows import all_present
 from metajax.types import PyTree
+
+Wanted: TypeAlias = Callable[[str], bool] | frozenset[str]
 
 
 def tfds(
@@ -38,75 +44,92 @@ def tfds(
     keep: Callable[[str], bool] | Collection[str] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
-    broken: Broken | None = None,
+    broken: BrokenRecord | None = None,
 ) -> Dataset:
-    """A data set of TensorFlow's catalogue, all of it in memory: `tfds("omniglot", label=("alphabet", "label"))`.
+    """A data set of TensorFlow's catalogue, all of it in memory.
 
-    It is read through `tfds.data_source`, that is, without TensorFlow. Where it is not there yet it is downloaded and
-    prepared as array_record, once, even if several processes ask at the same time; for some data sets preparing needs
-    TensorFlow (`pip install tensorflow-cpu`). What another tool has prepared as tfrecord is read by TensorFlow.
+    `tfds("omniglot", label=("alphabet", "label"))` is Omniglot. What is larger than memory is read
+    by `tfds_rows`.
+
+    The data is read through `tfds.data_source`, which does not need TensorFlow. A data set that is
+    not there yet is downloaded and prepared as array_record, once, even if several processes ask at
+    the same time. Preparing some data sets needs TensorFlow (`pip install tensorflow-cpu`), and so
+    does reading what another tool has prepared as tfrecord.
+
+    The data set declares a scale for pictures that are uint8 (255) and for recordings that are
+    int16 (32 768), so that drawn values are float32 in [0, 1] or [-1, 1).
 
     Args:
-        name: as in the catalogue, with configuration and version if need be ("omniglot", "ucf101/ucf101_1_256"); the
-            folder of a prepared data set; or a `tfds.core.DatasetBuilder` of your own.
+        name: the name in the catalogue, with configuration and version if need be ("omniglot",
+            "ucf101/ucf101_1_256"); the folder of a prepared data set; or a
+            `tfds.core.DatasetBuilder` of your own.
         split: as TensorFlow Datasets writes it: "train", "train+test", "train[:10%]".
-        features: what x is: the name of a feature, "a/b" for one inside another, or {modality: name} for several.
-        label: the feature that tells classes apart: the label, or a speaker, alphabet or domain. Of several the values
-            are joined, group first: ("alphabet", "label") names a class "Greek/alpha". Classes without an example in
-            the split are left out; names are those of the catalogue where it has any.
-        prepare: a function of one example's feature that makes an array of it, always of the same shape, such as
-            `square(84)` for photographs or a tokenizer for texts; {modality: function} where there are several. Without
-            one, what may differ in length becomes a `Series`, padded with zeros; recordings become int16.
-        keep: which classes to read, names (`split.parts["train"]`) or a predicate on them; pictures of others are not
-            decoded, unless TensorFlow reads the data. None reads all.
-        data_dir: where prepared data is; None is TensorFlow Datasets' own choice, ~/tensorflow_datasets.
-        download: False reads what was prepared and never uses the network.
-        broken: called with (number, reason) of each record that cannot be read, which is then left out, such as the
-            `append` of a list. None raises at the first of them, and so does what TensorFlow itself cannot read.
+        features: what x is: the name of a feature, "a/b" for one inside another, or
+            {modality: name} for several.
+        label: the feature that separates the classes: the label, or a speaker, alphabet or domain.
+            The values of several features are joined, the group first: ("alphabet", "label") makes
+            the class "Greek/alpha". Classes without an example in the split are left out. Names are
+            those of the catalogue where it has any.
+        prepare: a function from the feature of one example to an array, always of the same shape,
+            such as `square(84)` for photographs or a tokenizer for texts; {modality: function} for
+            several. Without one, a feature that may differ in length becomes a `Series`, padded
+            with zeros; recordings become int16.
+        keep: the classes to read, as names (`split.parts["train"]`) or as a predicate on names.
+            Pictures of other classes are not decoded, unless TensorFlow reads the data. None reads
+            all classes.
+        data_dir: where prepared data is. None is the default of TensorFlow Datasets,
+            ~/tensorflow_datasets.
+        download: False reads only what is prepared, and never uses the network.
+        broken: called with (number, reason) of each record that cannot be read, which is then left
+            out; to collect them in a list `lost`, give `lost.append`. None makes the first one an
+            error. What TensorFlow itself cannot read is always an error.
 
     Raises:
         ImportError: tensorflow-datasets is missing, or TensorFlow where it is needed.
-        FileNotFoundError: `download` is False, and the data was not prepared.
-        ConnectionError: the download failed, at the end of the tries of TensorFlow Datasets, which take some minutes.
+        FileNotFoundError: `download` is False, and the data is not prepared.
+        ConnectionError: the download failed, after some minutes of tries by TensorFlow Datasets.
         OSError: `data_dir` cannot be written.
-        ValueError: an unknown name, split or feature; a label of several values, or records without one; a class of
-            `keep` that there is not; a record that cannot be read; examples that differ in shape, or are no numbers,
-            and no `prepare`.
-        TypeError: `keep` fails on a name. This, `NameError`, `AttributeError` and `ImportError` in `prepare` are raised
-            as they are, for no record is to blame.
+        ValueError: an unknown name, split or feature; a label of several values, or unlabelled
+            records; a class of `keep` that does not exist; a record that cannot be read; examples
+            that differ in shape or are not numbers, and no `prepare`.
+        TypeError: `keep` fails on a name.
+        TypeError, NameError, AttributeError, ImportError: those of `prepare` are raised as they
+            are, because no record is to blame.
 
     Source: tensorflow.org/datasets.
     """
-    source = open_split(name, split, data_dir, download)
-    paths, labels = feature_names(source, features, label)
-    given = _given(prepare, paths)
-    source, made = array_functions(source, given, paths)
     if isinstance(keep, str):
         raise ValueError(f"{keep=} must be several names or a predicate; for one name, [{keep!r}].")
+    source = open_split(name, split, data_dir, download)
+    paths, labels = feature_names(source, features, label)
+    given = _by_modality(prepare, paths)
+    source, made = array_functions(source, given, paths)
     wanted = keep if callable(keep) or keep is None else frozenset(keep)
-    label_of = labels_by(source.features, labels)
+    label_of = label_reader(source.features, labels)
 
     def read(example: Any) -> tuple[Label, dict[str, np.ndarray]] | None:
         found = label_of(example)
-        return (
-            (found, arrays(example, paths, made))
-            if wanted is None or _chosen(wanted, found[1])
-            else None
-        )
+        if wanted is not None and not _is_wanted(wanted, found[1]):
+            return None
+        return found, to_arrays(example, paths, made)
 
     rows = [row for _, row in read_all(source, read, broken) if row is not None]
-    y, names = classes([found for found, _ in rows], source)
-    if isinstance(wanted, frozenset) and (missing := sorted(wanted - set(names))):
-        raise ValueError(
-            f"No record of {len(missing)} classes of keep is in {source.name} or can be read: {missing[:10]}."
-        )
-    if not names:
-        raise ValueError(f"keep leaves no class of {source.name} so that there is nothing to read.")
-    x = {}
-    for key, path in paths.items():
-        series = key not in given and may_differ_in_length(source.features, path)
-        x[key] = stack([values[key] for _, values in rows], path, series)
-    return dataset(named(x, y.shape), y, names=names)
+    y, names = number_classes([found for found, _ in rows], source)
+    _check_kept(wanted, names, source)
+    x, scale = {}, {}
+    for modality, path in paths.items():
+        values = [arrays[modality] for _, arrays in rows]
+        series = modality not in given and may_differ_in_length(source.features, path)
+        x[modality] = stack(values, path, series)
+        divisor = scale_of(source.features, path, np.result_type(*values))
+        if divisor is not None:
+            scale[modality] = divisor
+    return dataset(
+        _as_x(x, y.shape),
+        y,
+        names=names,
+        scale=scale.get(ONLY) if ONLY in paths else scale or None,
+    )
 
 
 def tfds_rows(
@@ -118,72 +141,98 @@ def tfds_rows(
     prepare: Prepare | Mapping[str, Prepare] | None = None,
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
-    broken: Broken | None = None,
+    broken: BrokenRecord | None = None,
 ) -> tuple[Dataset, Callable[[np.ndarray], PyTree]]:
-    """A data set that is larger than memory: (rows, fetch), for `stream`.
+    """A data set of TensorFlow's catalogue that is larger than memory, for `stream`.
 
-    `rows` is a `Dataset` whose x are the numbers of the records, int32[examples], so that every sampler can draw from
-    it; `fetch(numbers)` reads these records: int[...] -> what x is, with the axes of the numbers first. Labels are read
-    once, now, without decoding the features, unless `broken` asks to try every record whole. Classes are chosen by
-    `select_part(rows, split, "train")`, which reads nothing.
+    Labels are read once, now, and the features are not decoded, unless `broken` asks to try every
+    record whole. Choose classes by `select_part(rows, split, "train")`, which reads nothing. Give
+    `stream` the scale of what is read, such as `scale=255` for pictures.
 
-    Args and errors are those of `tfds`, but that examples must have one shape: what may differ in length needs
-    `prepare`. `fetch` says which record it cannot read.
+    Args:
+        name: as in `tfds`, and so are the other arguments. Examples must have one shape: features
+            that may differ in length need `prepare`.
+        split: as in `tfds`.
+        features: as in `tfds`.
+        label: as in `tfds`.
+        prepare: as in `tfds`.
+        data_dir: as in `tfds`.
+        download: as in `tfds`.
+        broken: as in `tfds`.
+
+    Returns:
+        (rows, fetch). `rows` is a `Dataset` whose x are the numbers of the records,
+        int32[examples], so that every sampler can draw from it. `fetch(numbers)` reads these
+        records: int[...] -> x, with the axes of the numbers first. It is a ValueError, with the
+        number, if it cannot read a record.
+
+    Raises:
+        ValueError: as `tfds`; also features that may differ in length without `prepare`, or data
+            that is prepared as tfrecord, which has no random access.
+        ImportError, FileNotFoundError, ConnectionError, OSError, TypeError: as `tfds`.
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = feature_names(source, features, label)
-    given = _given(prepare, paths)
-    if ragged := [
-        p
-        for key, p in paths.items()
-        if key not in given and may_differ_in_length(source.features, p)
-    ]:
-        raise ValueError(
-            f"{ragged} of {source.name} may differ in length; give prepare=, which cuts or pads them."
-        )
+    given = _by_modality(prepare, paths)
+    _check_lengths(source, paths, given)
     source, made = array_functions(source, given, paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
-            f"{source.name} is prepared as tfrecord, which has no random access; {convert(source.builder)}."
+            f"{source.name} is prepared as tfrecord, which has no random access; "
+            f"{conversion_command(source.builder)} converts it."
         )
-    label_of = labels_by(source.features, labels)
+    label_of = label_reader(source.features, labels)
+
+    def read_whole(example: Any) -> Label:
+        to_arrays(example, paths, made)
+        return label_of(example)
+
     if broken is None:
-        rows = read_all(
-            skip_decoding(source, [path for path in paths.values() if path not in labels]),
-            label_of,
-            None,
-        )
+        undecoded = [path for path in paths.values() if path not in labels]
+        found = read_all(skip_decoding(source, undecoded), label_of, None)
     else:
-        rows = read_all(
-            source, lambda example: (label_of(example), arrays(example, paths, made))[0], broken
-        )
-    y, names = classes([found for _, found in rows], source)
+        found = read_all(source, read_whole, broken)
+    y, names = number_classes([label for _, label in found], source)
+    records = np.array([number for number, _ in found], np.int32)
 
     def fetch(numbers: np.ndarray) -> PyTree:
         numbers = np.asarray(numbers)
-        read = lambda number: arrays(source.examples[number], paths, made)
-        rows = [try_record(source, number, read, number) for number in numbers.reshape(-1).tolist()]
-        x = {
-            key: stack([values[key] for values in rows], path, series=False)
-            for key, path in paths.items()
-        }
-        x = {key: leaf.reshape(*numbers.shape, *leaf.shape[1:]) for key, leaf in x.items()}
-        return named(x, numbers.shape)
+        rows = [_read_row(source, number, paths, made) for number in numbers.reshape(-1).tolist()]
+        x = {}
+        for modality, path in paths.items():
+            stacked = stack([row[modality] for row in rows], path, series=False)
+            x[modality] = stacked.reshape(*numbers.shape, *stacked.shape[1:])
+        return _as_x(x, numbers.shape)
 
-    return dataset(np.array([number for number, _ in rows], np.int32), y, names=names), fetch
+    return dataset(records, y, names=names), fetch
 
 
-def _given(
+def _read_row(
+    source: Source, number: int, paths: Mapping[str, str], made: Mapping[str, Prepare]
+) -> dict[str, np.ndarray]:
+    """{modality: array} of one record."""
+
+    def read() -> dict[str, np.ndarray]:
+        return to_arrays(source.examples[number], paths, made)
+
+    return try_record(source, number, read)
+
+
+def _as_x(x: dict[str, Any], shape: tuple[int, ...]) -> PyTree:
+    """The array of the only modality, or several modalities of which none is missing."""
+    return x[ONLY] if ONLY in x else all_present(x, shape)
+
+
+def _by_modality(
     prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]
 ) -> dict[str, Prepare]:
     """{modality: function}, checked."""
-    given = (
-        dict(prepare)
-        if isinstance(prepare, Mapping)
-        else {}
-        if prepare is None
-        else dict.fromkeys(paths, prepare)
-    )
+    if prepare is None:
+        given = {}
+    elif isinstance(prepare, Mapping):
+        given = dict(prepare)
+    else:
+        given = dict.fromkeys(paths, prepare)
     if not set(given) <= set(paths) or (callable(prepare) and len(paths) > 1):
         raise ValueError(
             f"prepare must be a function for each of the modalities {list(paths)}, got {prepare!r}."
@@ -191,8 +240,8 @@ def _given(
     return given
 
 
-def _chosen(wanted: Callable[[str], bool] | frozenset[str], name: str | None) -> bool:
-    """Whether a class is to be read; what has no label is of none."""
+def _is_wanted(wanted: Wanted, name: str | None) -> bool:
+    """Whether a class is to be read. An unlabelled example belongs to no class."""
     if name is None:
         return False
     if isinstance(wanted, frozenset):
@@ -201,3 +250,29 @@ def _chosen(wanted: Callable[[str], bool] | frozenset[str], name: str | None) ->
         return bool(wanted(name))
     except Exception as error:
         raise TypeError(f"keep fails on the class {name!r} ({error!r}).") from error
+
+
+def _check_kept(wanted: Wanted | None, names: list[str], source: Source) -> None:
+    """Checks that every class that was named was found, and that there is one."""
+    missing = sorted(wanted - set(names)) if isinstance(wanted, frozenset) else []
+    if missing:
+        raise ValueError(
+            f"No record of {len(missing)} classes of keep is in {source.name} or can be read: "
+            f"{missing[:10]}."
+        )
+    if not names:
+        raise ValueError(f"keep leaves no class of {source.name}, so there is nothing to read.")
+
+
+def _check_lengths(source: Source, paths: Mapping[str, str], given: Mapping[str, Prepare]) -> None:
+    """Checks that examples have one shape, as far as the features say so."""
+    ragged = [
+        path
+        for modality, path in paths.items()
+        if modality not in given and may_differ_in_length(source.features, path)
+    ]
+    if ragged:
+        raise ValueError(
+            f"{ragged} of {source.name} may differ in length; "
+            "give prepare=, which cuts or pads them."
+        )

@@ -1,4 +1,4 @@
-"""Files that keep what was made of matplotlib's fonts."""
+"""Files that keep what was made from the fonts inside matplotlib."""
 
 from __future__ import annotations
 
@@ -21,10 +21,20 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""The errors that reading a damaged file raises."""
 
 
 def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
-    """The file of what was made of the fonts of this matplotlib, in the folder `cache` or in the user's."""
+    """The path of a file that depends on the fonts of the installed matplotlib.
+
+    Args:
+        kind: what the file holds, and the version of its format.
+        choice: the arguments that its content depends on.
+        cache: the folder. None is the user's cache folder.
+
+    Raises:
+        ImportError: matplotlib or platformdirs is missing.
+    """
     try:
         import matplotlib
         import platformdirs
@@ -37,7 +47,7 @@ def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> 
 
 
 def write_cache(path: pathlib.Path, **arrays: Any) -> None:
-    """Writes a file at once: another process sees all of it or none."""
+    """Writes a file in one step: another process sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import numpy as np
 
+from metajax._checks import check_count
 from metajax.data.datasets import Dataset, dataset
-from metajax.data.read.data_files import read_pack
-from metajax.data.read.pictures import _picture
+from metajax.data.read.data_files import read_data_file
+from metajax.data.read.pictures import decode_picture
 
 
 def groceries(*, size: int = 32, split: str | None = None) -> Dataset:
-    """Shop photographs uint8[size, size, 3] of 81 products in 43 coarse classes, named "Apple/Golden-Delicious".
+    """Shop photographs uint8[size, size, 3] of 81 products in 43 coarse classes.
 
-    The middle square of each photograph, resized. `info` has the iconic picture of each product, {"iconic":
-    uint8[classes, 64, 64, 3]}; what each is in words is in `grocery_descriptions`. Only 12 coarse classes have two
-    products or more. Colour tells most products apart: look at tasks within a coarse class, too.
+    A class has a name such as "Apple/Golden-Delicious". The middle square of each photograph is
+    resized. Drawn images are float32 in [0, 1]. `info` has the iconic picture of each product,
+    {"iconic": float32[classes, 64, 64, 3]} in [0, 1]; its description in words is in
+    `grocery_descriptions`.
+
+    Only 12 coarse classes have two products or more. Colour separates most products: look at tasks
+    within a coarse class, too.
 
     Reads `grocery.npz`: jpeg uint8[bytes], offset, fine, split, fine_name, coarse_name, iconic.
 
     Args:
         size: height and width of the images.
-        split: "train", "val" or "test", None for all. Classes without a photograph in it are left out: "val" has 60.
+        split: "train", "val" or "test", None for all. Classes without a photograph in it are left
+            out: "val" has 60.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file is not there.
-        ValueError: the file is damaged, a photograph that cannot be decoded, an unknown split, or `size` below 1.
+        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        ValueError: the file is damaged, a photograph that cannot be decoded, an unknown split, or a
+            size below 1.
         ImportError: Pillow is missing.
 
     Source: Klasson, Zhang and Kjellström 2019, arXiv 1901.00711.
     """
-    if size < 1:
-        raise ValueError(f"{size=} must be 1 or more.")
+    check_count("size", size)
     arrays = ("jpeg", "offset", "fine", "split", "fine_name", "coarse_name", "iconic")
-    pack = read_pack("grocery.npz", arrays)
-    if split is not None and split not in pack["split"]:
-        raise ValueError(
-            f"{split=} is not one of {np.unique(pack['split']).tolist()}; None takes all."
-        )
-    rows = np.flatnonzero((pack["split"] == split) | (split is None))
-    image = np.stack([_picture(pack["jpeg"], pack["offset"], row, size) for row in rows.tolist()])
-    kept, labels = np.unique(pack["fine"][rows], return_inverse=True)
+    stored = read_data_file("grocery.npz", arrays)
+    if split is not None and split not in stored["split"]:
+        known = np.unique(stored["split"]).tolist()
+        raise ValueError(f"{split=} is not one of {known}; None takes all.")
+    rows = np.flatnonzero((stored["split"] == split) | (split is None))
+    images = [_photograph(stored, row, size) for row in rows.tolist()]
+    kept, labels = np.unique(stored["fine"][rows], return_inverse=True)
     return dataset(
-        image,
+        np.stack(images),
         labels,
-        names=_grocery_names(pack)[kept].tolist(),
-        info={"iconic": pack["iconic"][kept]},
+        names=_class_names(stored)[kept].tolist(),
+        info={"iconic": stored["iconic"][kept].astype(np.float32) / 255},
+        scale=255,
     )
 
 
@@ -52,12 +58,25 @@ def grocery_descriptions() -> dict[str, str]:
     """The shop's description of each product of `groceries`, by the name of its class.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file is not there.
+        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
         ValueError: the file is damaged.
     """
-    pack = read_pack("grocery.npz", ("fine_name", "coarse_name", "description"))
-    return dict(zip(_grocery_names(pack).tolist(), pack["description"].tolist(), strict=True))
+    stored = read_data_file("grocery.npz", ("fine_name", "coarse_name", "description"))
+    names = _class_names(stored).tolist()
+    return dict(zip(names, stored["description"].tolist(), strict=True))
 
 
-def _grocery_names(pack: dict[str, np.ndarray]) -> np.ndarray:
-    return np.char.add(np.char.add(pack["coarse_name"], "/"), pack["fine_name"])
+def _photograph(stored: dict[str, np.ndarray], row: int, size: int) -> np.ndarray:
+    """The middle square of one photograph, uint8[size, size, 3]."""
+    first, last = stored["offset"][row], stored["offset"][row + 1]
+    try:
+        return decode_picture(stored["jpeg"][first:last].tobytes(), 3, size=size)
+    except ValueError as error:
+        raise ValueError(
+            f"The photograph in row {row} cannot be decoded ({error}); make the data file again."
+        ) from error
+
+
+def _class_names(stored: dict[str, np.ndarray]) -> np.ndarray:
+    """The name of each class, "coarse/fine"."""
+    return np.char.add(np.char.add(stored["coarse_name"], "/"), stored["fine_name"])

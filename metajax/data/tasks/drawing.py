@@ -2,83 +2,140 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from metajax._checks import takes
 from metajax.data.datasets import Dataset
-from metajax.types import Array, Batch, PyTree, Task
+from metajax.data.values import scaled
+from metajax.types import Array, Batch, Drawn, PyTree, Sample, Task
 
 
-def task_of(dataset: Dataset, chosen: Array, turns: Array | None, bits: Array, shots: int) -> Task:
-    """The task of these classes int32[ways], turned int32[ways] times, values as stored.
+def take_examples(dataset: Dataset, rows: Array) -> PyTree:
+    """The examples in these rows of a data set, scaled as it declares.
 
-    Of each class as many examples are drawn as `bits`, uint32[shots + queries, ways], has rows.
+    This is what every sampler does with the rows that it has drawn; use it for a sampler of your
+    own.
+
+    Args:
+        dataset: what to take from.
+        rows: int[n], row numbers.
+
+    Returns:
+        x of these rows, leaves [n, ...].
+
+    >>> from metajax.data.datasets import dataset
+    >>> source = dataset(jnp.array([[0], [51], [255]], jnp.uint8), jnp.arange(3), scale=255)
+    >>> take_examples(source, jnp.array([2, 0])).tolist()
+    [[1.0], [0.0]]
     """
-    rows = dataset.start[chosen][:, None] + jax.vmap(draw)(bits.T, dataset.count[chosen])
-
-    def batch(rows: Array) -> Batch:
-        x = jax.tree.map(lambda leaf: leaf[rows.reshape(-1)], dataset.x)
-        x = x if turns is None else turn(x, jnp.repeat(turns, rows.shape[1]))
-        return Batch(x=x, y=jnp.repeat(jnp.arange(len(chosen), dtype=jnp.int32), rows.shape[1]))
-
-    support = batch(rows[:, :shots])._replace(info=info_of(dataset, chosen))
-    return Task(support=support, query=batch(rows[:, shots:]))
+    return scaled(jax.tree.map(lambda leaf: leaf[rows], dataset.x), dataset.scale)
 
 
-def draw(bits: Array, total: int | Array) -> Array:
-    """Integers from 0 to total - 1 without replacement, in random order, one for each of the random uint32[number].
+def take_info(dataset: Dataset, classes: Array) -> PyTree:
+    """The side information about these classes, int[n], as it is stored: leaves [n, ...]."""
+    return jax.tree.map(lambda leaf: leaf[classes], dataset.info)
 
-    The first steps of a Fisher-Yates shuffle, which never builds the shuffled array: `total` may be traced and large,
-    and the cost is that of `number` steps over `number` entries. Uniform up to a factor of 1 ± total / 2³²; a number
-    above `total` repeats entries.
+
+def map_inputs(change: Callable[[PyTree], PyTree], drawn: PyTree) -> PyTree:
+    """The same tasks or batches, with `change` applied to the x of every `Batch`."""
+
+    def change_batch(part: PyTree) -> PyTree:
+        return part._replace(x=change(part.x)) if isinstance(part, Batch) else part
+
+    return jax.tree.map(change_batch, drawn, is_leaf=lambda part: isinstance(part, Batch))
+
+
+def draw_task(dataset: Dataset, classes: Array, bits: Array, shots: int) -> Task:
+    """Draws a task of the given classes.
+
+    Args:
+        dataset: what to draw from.
+        classes: int32[ways]; the first has label 0 in the task.
+        bits: random uint32[shots + queries, ways]. Each draws one example.
+        shots: support examples of each class.
+
+    Returns:
+        The task, sorted by class; its side information is that of the classes.
+    """
+    within_class = jax.vmap(draw_distinct)(bits.T, dataset.count[classes])
+    rows_WxN = dataset.start[classes][:, None] + within_class
+    support = _labelled(dataset, rows_WxN[:, :shots])
+    query = _labelled(dataset, rows_WxN[:, shots:])
+    return Task(support=support._replace(info=take_info(dataset, classes)), query=query)
+
+
+def draw_distinct(bits: Array, total: int | Array) -> Array:
+    """Draws integers from 0 to total - 1 without replacement, in random order.
+
+    These are the first steps of a Fisher-Yates shuffle which never builds the shuffled array, so
+    that `total` may be traced and large: n draws cost n steps over n entries. Draws are uniform up
+    to a factor of 1 ± total / 2³².
+
+    Args:
+        bits: random uint32[n], one for each draw.
+        total: how many integers there are. If n is larger, entries repeat.
+
+    Returns:
+        int32[n].
     """
     steps = jnp.arange(len(bits), dtype=jnp.int32)
-    targets = steps + (bits % jnp.maximum(total - steps, 1).astype(jnp.uint32)).astype(jnp.int32)
+    left = jnp.maximum(total - steps, 1).astype(jnp.uint32)
+    targets = steps + (bits % left).astype(jnp.int32)
+    return swap_places(steps, targets)
+
+
+def swap_places(places: Array, targets: Array) -> Array:
+    """What a shuffle takes out when step i swaps the contents of `places[i]` and `targets[i]`.
+
+    At first each place contains its own number. Step i takes out what `targets[i]` contains.
+
+    Args:
+        places: int32[n], ascending.
+        targets: int32[n].
+
+    Returns:
+        int32[n], what each step takes out.
+    """
+    steps = jnp.arange(len(targets), dtype=jnp.int32)
 
     def step(moved: Array, now: Array) -> tuple[Array, Array]:
-        """`moved[j]` is what step j put in the place `targets[j]`; a place untouched holds its own number."""
+        """Swaps once; `moved[j]` is what step j put into `targets[j]`."""
 
         def content(place: Array) -> Array:
             last = jnp.max(jnp.where((targets == place) & (steps < now), steps, -1))
             return jnp.where(last >= 0, moved[last], place)
 
-        return moved.at[now].set(content(now)), content(targets[now])
+        return moved.at[now].set(content(places[now])), content(targets[now])
 
-    return jax.lax.scan(step, jnp.zeros_like(targets), steps, unroll=4)[
-        1
-    ]  # steps this small cost what they start
-
-
-def scaled(drawn: PyTree) -> PyTree:
-    """The same tasks or batch, with x as `episodes` and `batches` scale it."""
-    scale = lambda part: (
-        part._replace(x=jax.tree.map(_real, part.x)) if isinstance(part, Batch) else part
-    )
-    return jax.tree.map(scale, drawn, is_leaf=lambda part: isinstance(part, Batch))
+    # A step is so small that starting it costs as much as running it: unrolled, it is faster.
+    return jax.lax.scan(step, jnp.zeros_like(targets), steps, unroll=4)[1]
 
 
-def info_of(dataset: Dataset, classes: Array) -> PyTree:
-    """What is known of these classes, images as float32 in [0, 1]."""
-    picked = jax.tree.map(lambda leaf: leaf[classes], dataset.info)
-    return jax.tree.map(lambda leaf: _real(leaf) if leaf.dtype == jnp.uint8 else leaf, picked)
+def at_step(sample: Sample[Drawn], step: Array | None) -> Sample[Drawn]:
+    """The sampler at an outer step. A sampler without the keyword `step` stays as it is.
+
+    Args:
+        sample: sampler (source, key) -> what is drawn, or the same with a keyword `step`.
+        step: number of the outer step; None in evaluation.
+    """
+    if not takes(sample, "step"):
+        return sample
+    return functools.partial(sample, step=step)
 
 
-def rows_of(dataset: Dataset, rows: Array) -> PyTree:
-    """The examples in these rows, images and waves as float32."""
-    return jax.tree.map(lambda leaf: _real(leaf[rows]), dataset.x)
+def with_step_of(wrapper: Callable[..., Drawn], *inner: Sample) -> Sample[Drawn]:
+    """The sampler `wrapper`, with its keyword `step` only if one of the inner samplers takes it."""
+    if any(takes(sample, "step") for sample in inner):
+        return wrapper
+    return lambda dataset, key: wrapper(dataset, key)
 
 
-def _real(values: Array) -> Array:
-    """uint8 (an image) as float32 in [0, 1], int16 (a wave) in [-1, 1), and everything else as it is."""
-    scale = {jnp.dtype(jnp.uint8): 255, jnp.dtype(jnp.int16): 32768}.get(values.dtype)
-    return values if scale is None else values.astype(jnp.float32) / scale
-
-
-def turn(x: Array, turns: Array) -> Array:
-    """Square images [n, size, size, channels], each turned by `turns` quarters, int[n]."""
-    if not hasattr(x, "ndim") or x.ndim != 4 or x.shape[1] != x.shape[2]:
-        raise ValueError(
-            f"Rotations need square images [n, size, size, channels], got {jax.tree.map(jnp.shape, x)}."
-        )
-    quarters = jnp.stack([jnp.rot90(x, quarter, axes=(1, 2)) for quarter in range(4)])
-    return quarters[turns, jnp.arange(len(x))]
+def _labelled(dataset: Dataset, rows_WxN: Array) -> Batch:
+    """The batch of these rows of each class, labelled 0 to ways - 1."""
+    ways, each = rows_WxN.shape
+    x = take_examples(dataset, rows_WxN.reshape(-1))
+    return Batch(x=x, y=jnp.repeat(jnp.arange(ways, dtype=jnp.int32), each))

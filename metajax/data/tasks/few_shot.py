@@ -1,4 +1,4 @@
-"""Classification tasks and batches drawn from a data set: pure functions (dataset, key) -> task."""
+"""Classification tasks and batches drawn from a data set."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_counts
+from metajax._checks import check_count, check_counts, check_labels
 from metajax._tree import clear_absent
-from metajax.data.datasets import Dataset, as_modalities, check_sizes
-from metajax.data.tasks.drawing import draw, rows_of, scaled, task_of, turn
-from metajax.types import Array, Batch, Drawn, Modalities, Sample, Task
+from metajax.data.datasets import Dataset, check_sizes
+from metajax.data.tasks.drawing import (
+    at_step,
+    draw_distinct,
+    draw_task,
+    take_examples,
+    with_step_of,
+)
+from metajax.data.values import as_modalities
+from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample, Task
 
 
-def episodes(
-    ways: int, shots: int, queries: int, *, rotations: bool = False, scale: bool = True
-) -> Sample[Task]:
-    """Classification tasks: `ways` classes, and of each `shots` support and `queries` query examples.
+def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
+    """Draws classification tasks of N ways and K shots.
 
-    Classes and examples are drawn without replacement, uniformly; the classes are numbered 0 to ways - 1 in the order
-    drawn. After the draw uint8 values (images) become float32 in [0, 1] and int16 ones (waves) in [-1, 1), so that the
-    data set stays small: what is no such value, such as the ids of words, must be int32.
+    Classes and examples are drawn without replacement, uniformly. Classes are numbered 0 to
+    ways - 1 in the order in which they are drawn. Values are scaled as the data set declares. For
+    turned images as classes of their own, draw from `rotated(dataset)`.
 
     Args:
         ways: classes in a task.
         shots: support examples of each class.
         queries: query examples of each class.
-        rotations: whether images [height, width, channels] turned by 90, 180 and 270 degrees count as classes of their
-            own, which makes four times as many, as is usual for Omniglot.
-        scale: False leaves uint8 and int16 values as they are stored, for a net that scales them itself: tasks of
-            images then take a quarter of the memory.
 
     Returns:
-        (dataset, key) -> Task with x [ways * shots, ...] and y int32[ways * shots] in the support set, and the same
-        with `queries` in the query set, sorted by class; `support.info` is what the data set knows of these classes.
+        Sampler (dataset, key) -> Task with x [ways * shots, ...] and y int32[ways * shots] in the
+        support set, the same with `queries` in the query set, both sorted by class. `support.info`
+        is the data set's side information about these classes.
 
     Raises:
-        ValueError: sizes below 1; when called, more ways than classes, more shots and queries than the smallest class
-            has examples, or rotations of what is not a square image.
+        ValueError: sizes below 1; when called, more ways than classes, or more shots and queries
+            than the smallest class has examples.
 
     >>> from metajax.data.datasets import dataset
     >>> source = dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
@@ -48,87 +50,119 @@ def episodes(
     check_counts(ways=ways, shots=shots, queries=queries)
 
     def sample(dataset: Dataset, key: Array) -> Task:
-        classes = dataset.classes * (4 if rotations else 1)
-        if ways > classes:
-            raise ValueError(f"{ways=} must not exceed the number of classes, {classes}.")
+        if ways > dataset.classes:
+            raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
         check_sizes(dataset, shots=shots, queries=queries)
         bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
-        drawn = draw(bits[0], classes)
-        chosen, turns = drawn % dataset.classes, drawn // dataset.classes
-        task = task_of(dataset, chosen, turns if rotations else None, bits[1:], shots)
-        return scaled(task) if scale else task
+        classes = draw_distinct(bits[0], dataset.classes)
+        return draw_task(dataset, classes, bits[1:], shots)
 
     return sample
 
 
-def batches(size: int, *, rotations: bool = False) -> Sample[Batch]:
-    """Rows drawn from the union of all classes, with their global labels: for `supervised`.
+def batches(size: int) -> Sample[Batch]:
+    """Draws rows of all classes with their global labels, for `supervised`.
 
     Args:
         size: rows in a batch, drawn uniformly with replacement.
-        rotations: as in `episodes`; an image of class c turned t times has label c + t * classes.
+
+    Returns:
+        Sampler (dataset, key) -> Batch with x [size, ...] and y int32[size].
 
     Raises:
-        ValueError: size below 1; rotations of what is not a square image.
+        ValueError: size below 1.
+
+    >>> from metajax.data.datasets import dataset
+    >>> source = dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
+    >>> batches(size=5)(source, jax.random.key(0)).x.shape
+    (5, 1)
     """
     check_counts(size=size)
 
     def sample(dataset: Dataset, key: Array) -> Batch:
-        row_key, turn_key = jax.random.split(key)
+        row_key = jax.random.split(key)[0]
         rows = jax.random.randint(row_key, (size,), 0, len(dataset.y), jnp.int32)
-        x, y = rows_of(dataset, rows), dataset.y[rows]
-        if rotations:
-            turns = jax.random.randint(turn_key, (size,), 0, 4, jnp.int32)
-            x, y = turn(x, turns), y + turns * dataset.classes
-        return Batch(x=x, y=y)
+        return Batch(x=take_examples(dataset, rows), y=dataset.y[rows])
 
     return sample
 
 
 def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
-    """Several independent draws at once, stacked along a new leading axis, as `outer_loop` and `evaluate` take them.
+    """Draws several independent tasks at once, as `outer_loop` and `evaluate` take them.
+
+    A keyword `step` is handed on if the sampler takes one.
+
+    Args:
+        sample: sampler of one task or batch.
+        tasks: how many to draw.
+
+    Returns:
+        Sampler (dataset, key) -> what `sample` draws, stacked along a new leading axis.
+
+    Raises:
+        ValueError: tasks below 1.
 
     >>> from metajax.data.tasks.functions import sinusoids
     >>> meta_batch(sinusoids(shots=5, queries=10), tasks=3)((), jax.random.key(0)).support.x.shape
     (3, 5, 1)
     """
     check_counts(tasks=tasks)
-    return lambda dataset, key: jax.vmap(sample, (None, 0))(dataset, jax.random.split(key, tasks))
+
+    def sample_many(dataset: PyTree, key: Array, *, step: Array | None = None) -> Drawn:
+        keys = jax.random.split(key, tasks)
+        return jax.vmap(at_step(sample, step), (None, 0))(dataset, keys)
+
+    return with_step_of(sample_many, sample)
 
 
 def check_task(task: Task, ways: int) -> None:
-    """Checks the values of a concrete classification task of your own making, before it is compiled away.
+    """Checks the values of a classification task that you made, before it is compiled away.
+
+    Args:
+        task: one task, of concrete arrays.
+        ways: its number of classes.
 
     Raises:
-        ValueError: labels that are not integers from 0 to ways - 1, values that are not finite, or support and query
-            examples that differ in shape.
+        ValueError: labels that are not integers from 0 to ways - 1, values that are not finite, x
+            and labels of different numbers of rows, or support and query examples that differ in
+            shape.
     """
+    check_count("ways", ways)
     for name, batch in {"support": task.support, "query": task.query}.items():
-        y = np.asarray(batch.y)
-        if not np.issubdtype(y.dtype, np.integer) or (
-            y.size and not (y.min() >= 0 and y.max() < ways)
-        ):
-            raise ValueError(
-                f"Labels of the {name} set must be integers in 0 to {ways - 1}, got {np.unique(y)[:10]}."
-            )
-        x = (
-            clear_absent(as_modalities(batch.x.value, batch.x.present))
-            if isinstance(batch.x, Modalities)
-            else batch.x
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-            leaf = np.asarray(leaf)
-            if len(leaf) != len(y):
-                raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(y)} labels.")
-            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
-                raise ValueError(
-                    f"x{jax.tree_util.keystr(path)} of the {name} set is not finite; drop those rows."
-                )
-    shapes = [
-        jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], batch.x)
-        for batch in (task.support, task.query)
-    ]
-    if shapes[0] != shapes[1]:
+        _check_label_range(name, batch.y, ways)
+        _check_inputs(name, batch)
+    support, query = (_example_shapes(batch) for batch in (task.support, task.query))
+    if support != query:
         raise ValueError(
-            f"Support and query examples must have the same shape, got {shapes[0]} and {shapes[1]}."
+            f"Support and query examples must have the same shape, got {support} and {query}."
         )
+
+
+def _check_label_range(name: str, y: Array, ways: int) -> None:
+    """Checks the labels of a set."""
+    check_labels(y, f"Labels of the {name} set")
+    y = np.asarray(y)
+    if ((y < 0) | (y >= ways)).any():
+        raise ValueError(
+            f"Labels of the {name} set must be integers in 0 to {ways - 1}, got "
+            f"{np.unique(y)[:10]}."
+        )
+
+
+def _check_inputs(name: str, batch: Batch) -> None:
+    """Checks the values of x of a set, where they are present."""
+    x = batch.x
+    if isinstance(x, Modalities):
+        x = clear_absent(as_modalities(x.value, x.present))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if len(leaf) != len(batch.y):
+            raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(batch.y)} labels.")
+        is_real = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        if is_real and not np.isfinite(np.asarray(leaf)).all():
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"x{where} of the {name} set is not finite; drop those rows.")
+
+
+def _example_shapes(batch: Batch) -> PyTree:
+    """The shape of one example of x."""
+    return jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], batch.x)

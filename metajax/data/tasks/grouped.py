@@ -1,4 +1,4 @@
-"""Tasks whose classes belong together."""
+"""Tasks whose classes are of one group."""
 
 from __future__ import annotations
 
@@ -10,36 +10,30 @@ import jax.numpy as jnp
 from metajax._checks import check_counts
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.splits import group_of
-from metajax.data.tasks.drawing import draw, scaled, task_of
+from metajax.data.tasks.drawing import draw_distinct, draw_task
 from metajax.types import Array, Sample, Task
 
 
 def grouped_episodes(
-    ways: int,
-    shots: int,
-    queries: int,
-    *,
-    group: Callable[[str], Hashable] = group_of,
-    rotations: bool = False,
+    ways: int, shots: int, queries: int, *, group: Callable[[str], Hashable] = group_of
 ) -> Sample[Task]:
-    """Tasks within a group of classes, such as an alphabet or a kind of animal: what is alike is harder to tell apart.
+    """Draws tasks within a group of classes, such as an alphabet: similar classes are harder.
 
-    First one of the groups that have enough classes is drawn, each as likely as the others, then `ways` of its classes.
-    All else is as in `episodes`.
+    First one of the groups that have enough classes is drawn, each with the same probability, then
+    `ways` of its classes. Everything else is as in `episodes`.
 
     Args:
         ways: classes in a task.
         shots: support examples of each class.
         queries: query examples of each class.
-        group: a class's name -> its group, by default what stands before the last "/".
-        rotations: whether turned images count as classes of their own, of the same group, as in `episodes`.
+        group: name of a class -> its group, by default what stands before the last "/".
 
     Returns:
-        (dataset, key) -> Task, as of `episodes`.
+        Sampler (dataset, key) -> Task, as `episodes` returns it.
 
     Raises:
-        ValueError: sizes below 1; when called, no group with so many classes, more shots and queries than the smallest
-            class has examples, or rotations of what is not a square image.
+        ValueError: sizes below 1; when called, no group with so many classes, or more shots and
+            queries than the smallest class has examples.
 
     >>> import numpy as np
     >>> from metajax.data.datasets import dataset
@@ -50,33 +44,44 @@ def grouped_episodes(
     ['Latin/a', 'Latin/b', 'Latin/c']
     """
     check_counts(ways=ways, shots=shots, queries=queries)
-    angles = 4 if rotations else 1
 
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, shots=shots, queries=queries)
-        members, sizes = _members([group(name) for name in dataset.names], ways, angles)
+        members, sizes = group_members([group(name) for name in dataset.names], ways)
         group_key, row_key = jax.random.split(key)
-        which = jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
+        drawn = jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
         bits = jax.random.bits(row_key, (1 + shots + queries, ways), jnp.uint32)
-        drawn = draw(bits[0], sizes[which] * angles)
-        chosen, turns = members[which, drawn % sizes[which]], drawn // sizes[which]
-        return scaled(task_of(dataset, chosen, turns if rotations else None, bits[1:], shots))
+        classes = members[drawn, draw_distinct(bits[0], sizes[drawn])]
+        return draw_task(dataset, classes, bits[1:], shots)
 
     return sample
 
 
-def _members(groups: Sequence[Hashable], ways: int, angles: int) -> tuple[Array, Array]:
-    """Of each group that is large enough, its classes, int32[groups, most], and how many there are, int32[groups]."""
-    classes: dict[Hashable, list[int]] = {}
+def group_members(groups: Sequence[Hashable], ways: int) -> tuple[Array, Array]:
+    """The classes of each group that has enough of them.
+
+    Args:
+        groups: the group of each class.
+        ways: classes that a group must have.
+
+    Returns:
+        (classes int32[groups, most], padded with 0; number of classes int32[groups]).
+
+    Raises:
+        ValueError: no group has so many classes.
+    """
+    members: dict[Hashable, list[int]] = {}
     for number, name in enumerate(groups):
-        classes.setdefault(name, []).append(number)
-    kept = [members for members in classes.values() if len(members) * angles >= ways]
+        members.setdefault(name, []).append(number)
+    kept = [classes for classes in members.values() if len(classes) >= ways]
     if not kept:
-        largest = sorted(classes, key=lambda name: -len(classes[name]))[:5]
-        sizes = {name: len(classes[name]) * angles for name in largest}
+        largest = sorted(members, key=lambda name: -len(members[name]))[:5]
+        sizes = {name: len(members[name]) for name in largest}
         raise ValueError(
-            f"No group has {ways=} classes; the largest have {sizes}. Ask for fewer ways, or group in another way."
+            f"No group has {ways=} classes; the largest have {sizes}. Ask for fewer ways, or group "
+            f"in another way."
         )
-    most = max(map(len, kept))
-    table = [members + [0] * (most - len(members)) for members in kept]
-    return jnp.array(table, jnp.int32), jnp.array([len(members) for members in kept], jnp.int32)
+    most = max(len(classes) for classes in kept)
+    padded = [classes + [0] * (most - len(classes)) for classes in kept]
+    sizes = [len(classes) for classes in kept]
+    return jnp.array(padded, jnp.int32), jnp.array(sizes, jnp.int32)

@@ -1,4 +1,4 @@
-"""Fusions that average, add or compare the modalities, by weights that are fixed or learned."""
+"""Fusions that average, add or compare the modalities, with weights that are fixed or learned."""
 
 from __future__ import annotations
 
@@ -12,35 +12,71 @@ from metajax.types import Array
 
 
 def mean(features: Features, present: Features) -> Fused:
-    """The mean of the modalities that are present: y = Σₘ pₘ fₘ / Σₘ pₘ."""
-    names, f_MxNxD, here_MxN = stack(features, present)
-    return _weigh(names, f_MxNxD, here_MxN, jnp.ones_like(f_MxNxD[:, :, 0]))
+    """The mean of the modalities that are present: y = Σₘ pₘ fₘ / Σₘ pₘ.
+
+    Args:
+        features: {name: [n, width]}.
+        present: {name: bool[n]}.
+
+    Returns:
+        `Fused` with equal weights.
+
+    >>> features = {"audio": jnp.array([[1.0], [1.0]]), "image": jnp.array([[3.0], [3.0]])}
+    >>> present = {"audio": jnp.array([True, True]), "image": jnp.array([True, False])}
+    >>> mean(features, present).features.tolist()
+    [[2.0], [1.0]]
+    """
+    names, features_MxNxD, present_MxN = stack(features, present)
+    ones_MxN = jnp.ones_like(features_MxNxD[:, :, 0])
+    return _weighted_mean(names, features_MxNxD, present_MxN, ones_MxN)
 
 
 def total(features: Features, present: Features) -> Fused:
-    """The sum of the modalities that are present: y = Σₘ pₘ fₘ."""
-    return Fused(stack(features, present)[1].sum(axis=0), {})
+    """The sum of the modalities that are present: y = Σₘ pₘ fₘ.
+
+    Args:
+        features: {name: [n, width]}.
+        present: {name: bool[n]}.
+
+    Returns:
+        `Fused` without weights.
+    """
+    _, features_MxNxD, _ = stack(features, present)
+    return Fused(features_MxNxD.sum(axis=0), {})
 
 
 def maximum(features: Features, present: Features) -> Fused:
-    """The largest of the modalities that are present, entry by entry; zero where none is. Of a tie the first counts."""
-    _, f_MxNxD, here_MxN = stack(features, present)
-    best = jnp.zeros_like(f_MxNxD[0])
-    known_Nx1 = jnp.zeros_like(here_MxN[0])[:, None]
-    for f_NxD, here_N in zip(f_MxNxD, here_MxN, strict=True):
-        # Values are compared with each other, never with a maximum: see `max_pool`.
-        best = jnp.where(here_N[:, None] & (~known_Nx1 | (f_NxD > best)), f_NxD, best)
-        known_Nx1 = known_Nx1 | here_N[:, None]
-    return Fused(best, {})
+    """The largest of the modalities that are present, entry by entry; zero where none is.
+
+    Of equal entries the first in alphabetical order has the derivative.
+
+    Args:
+        features: {name: [n, width]}.
+        present: {name: bool[n]}.
+
+    Returns:
+        `Fused` without weights.
+    """
+    _, features_MxNxD, present_MxN = stack(features, present)
+    best_NxD = jnp.zeros_like(features_MxNxD[0])
+    found_Nx1 = jnp.zeros_like(present_MxN[0])[:, None]
+    for features_NxD, present_N in zip(features_MxNxD, present_MxN, strict=True):
+        present_Nx1 = present_N[:, None]
+        # Values are compared with each other, never with their maximum: see `max_pool`.
+        is_larger = present_Nx1 & (~found_Nx1 | (features_NxD > best_NxD))
+        best_NxD = jnp.where(is_larger, features_NxD, best_NxD)
+        found_Nx1 = found_Nx1 | present_Nx1
+    return Fused(best_NxD, {})
 
 
 class Weighted(nnx.Module):
-    """The mean by weights that are the same for all examples: y = Σₘ pₘ wₘ fₘ / Σₘ pₘ wₘ.
+    """The mean with weights that are the same for all examples: y = Σₘ pₘ wₘ fₘ / Σₘ pₘ wₘ.
 
     Args:
-        weights: {name: positive number}; only their ratios count.
-        learned: whether they are parameters, as ℓ = log w in `logits`, {name: scalar}, or stay as they are. As
-            parameters they may be fast: `functional(net, fast=nnx.PathContains("logits"))`.
+        weights: {name: number}, zero or more; only their ratios count.
+        learned: False keeps the weights as they are. True makes them parameters, as ℓ = log w in
+            `logits`, {name: scalar}, which may be fast:
+            `functional(net, fast=nnx.PathContains("logits"))`.
 
     Raises:
         ValueError: weights that are negative, or not above zero where they are learned.
@@ -49,30 +85,35 @@ class Weighted(nnx.Module):
     """
 
     def __init__(self, weights: Mapping[str, float], *, learned: bool = False):
-        if min(weights.values(), default=-1.0) < 0 or (learned and min(weights.values()) <= 0):
+        smallest = min(weights.values(), default=-1.0)
+        if smallest < 0 or (learned and smallest <= 0):
             raise ValueError(f"{weights=} must be zero or more, above zero where they are learned.")
         self.fixed = tuple(sorted(weights.items()))
-        self.logits = (
-            nnx.Dict({n: nnx.Param(jnp.log(w)) for n, w in self.fixed}) if learned else None
-        )
+        if learned:
+            logits = {name: nnx.Param(jnp.log(weight)) for name, weight in self.fixed}
+            self.logits = nnx.Dict(logits)
+        else:
+            self.logits = None
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        names, f_MxNxD, here_MxN = stack(features, present, [name for name, _ in self.fixed])
-        weights = [
-            w if self.logits is None else jnp.exp(self.logits[name][...]) for name, w in self.fixed
-        ]
-        weights_M = jnp.stack([jnp.asarray(weight, f_MxNxD.dtype) for weight in weights])
-        return _weigh(
-            names, f_MxNxD, here_MxN, jnp.broadcast_to(weights_M[:, None], here_MxN.shape)
-        )
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, width] and weights."""
+        names, features_MxNxD, present_MxN = stack(features, present, dict(self.fixed))
+        if self.logits is None:
+            weights = [weight for _, weight in self.fixed]
+        else:
+            weights = [jnp.exp(self.logits[name][...]) for name in names]
+        dtype = features_MxNxD.dtype
+        weights_M = jnp.stack([jnp.asarray(weight, dtype) for weight in weights])
+        weights_MxN = jnp.broadcast_to(weights_M[:, None], present_MxN.shape)
+        return _weighted_mean(names, features_MxNxD, present_MxN, weights_MxN)
 
 
-def _weigh(names: Sequence[str], f_MxNxD: Array, here_MxN: Array, weights_MxN: Array) -> Fused:
-    """The mean by weights over what is present."""
-    weights_MxN = jnp.where(here_MxN, weights_MxN, 0).astype(f_MxNxD.dtype)
+def _weighted_mean(
+    names: Sequence[str], features_MxNxD: Array, present_MxN: Array, weights_MxN: Array
+) -> Fused:
+    """The weighted mean over what is present."""
+    weights_MxN = jnp.where(present_MxN, weights_MxN, 0).astype(features_MxNxD.dtype)
     sum_N = weights_MxN.sum(axis=0)
     weights_MxN = weights_MxN / jnp.where(sum_N > 0, sum_N, 1)[None]
-    return Fused(
-        (weights_MxN[:, :, None] * f_MxNxD).sum(axis=0), dict(zip(names, weights_MxN, strict=True))
-    )
+    mean_NxD = (weights_MxN[:, :, None] * features_MxNxD).sum(axis=0)
+    return Fused(mean_NxD, dict(zip(names, weights_MxN, strict=True)))

@@ -1,4 +1,4 @@
-"""Decision fusion: each modality answers for itself."""
+"""Decision fusion: each modality has a head of its own."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.nets.fusion.protocol import Features, Fused, _per_name, _softmax, stack
+from metajax.nets.fusion.protocol import Features, Fused, per_name, softmax_present, stack
 
 
 class Late(nnx.Module):
-    """Decision fusion: each modality answers for itself, y = Σₘ pₘ wₘ (fₘ Kₘ + bₘ) / Σₘ pₘ wₘ with w = exp ℓ learned.
+    """Decision fusion: the weighted mean of one linear head per modality, with learned weights.
 
-    Its answer is the net's: `Multimodal` puts no head on it.
+    y = Σₘ pₘ wₘ (fₘ Kₘ + bₘ) / Σₘ pₘ wₘ with w = exp ℓ. Its output is that of the net: `Multimodal`
+    adds no head.
 
     Args:
-        names: of the modalities.
-        width: of each.
-        outputs: width of the answer, the number of ways.
+        names: names of the modalities.
+        width: width of the features of each modality.
+        outputs: width of the output, the number of ways.
         rngs: for the weights.
+
+    Raises:
+        ValueError: no names, or equal ones.
 
     Parameters: M (width outputs + outputs + 1).
     """
@@ -27,16 +31,16 @@ class Late(nnx.Module):
     decides = True
 
     def __init__(self, names: Sequence[str], width: int, outputs: int, *, rngs: nnx.Rngs):
-        self.heads = _per_name(names, lambda: nnx.Linear(width, outputs, rngs=rngs))
-        self.logits = _per_name(names, lambda: nnx.Param(jnp.zeros(())))
+        self.heads = per_name(names, lambda: nnx.Linear(width, outputs, rngs=rngs))
+        self.logits = per_name(names, lambda: nnx.Param(jnp.zeros(())))
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        names, f_MxNxD, here_MxN = stack(features, present, self.heads)
-        answers = jnp.stack([self.heads[name](f) for name, f in zip(names, f_MxNxD, strict=True)])
-        weights_M = jnp.stack([self.logits[name][...] for name in names])
-        weights_MxN = _softmax(jnp.broadcast_to(weights_M[:, None], here_MxN.shape), here_MxN)
-        return Fused(
-            (weights_MxN[:, :, None] * answers).sum(axis=0),
-            dict(zip(names, weights_MxN, strict=True)),
-        )
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, outputs] and weights."""
+        names, features_MxNxD, present_MxN = stack(features, present, sorted(self.heads))
+        pairs = zip(names, features_MxNxD, strict=True)
+        outputs_MxNxK = jnp.stack([self.heads[name](f_NxD) for name, f_NxD in pairs])
+        logits_M = jnp.stack([self.logits[name][...] for name in names])
+        logits_MxN = jnp.broadcast_to(logits_M[:, None], present_MxN.shape)
+        weights_MxN = softmax_present(logits_MxN, present_MxN)
+        mean_NxK = (weights_MxN[:, :, None] * outputs_MxNxK).sum(axis=0)
+        return Fused(mean_NxK, dict(zip(names, weights_MxN, strict=True)))

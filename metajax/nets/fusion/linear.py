@@ -8,39 +8,51 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.nets.fusion.protocol import Features, Fused, _kernel, _per_name, stack
+from metajax.nets.fusion.protocol import Features, Fused, per_name, random_kernel, stack
 
 
 class Concatenation(nnx.Module):
-    """One linear layer over all modalities side by side: y = W [f₁; ...; f_M] + b, with zeros for the absent.
+    """One linear layer over all modalities side by side: y = W [f₁; ...; f_M] + b.
+
+    An absent modality counts as zeros.
 
     Args:
-        names: of the modalities.
-        width: of each and of the answer.
+        names: names of the modalities.
+        width: width of each modality and of the output.
         rngs: for the weights.
+
+    Raises:
+        ValueError: no names, or equal ones.
 
     Parameters: M width² + width.
     """
 
     def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
-        self.kernel = _per_name(names, lambda: _kernel(rngs, len(names) * width, width, width))
+        fan = len(names) * width
+        self.kernel = per_name(names, lambda: random_kernel(rngs, fan, width, width))
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        names, f_MxNxD, _ = stack(features, present, self.kernel)
-        parts = [f_NxD @ self.kernel[name][...] for name, f_NxD in zip(names, f_MxNxD, strict=True)]
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, width]."""
+        names, features_MxNxD, _ = stack(features, present, sorted(self.kernel))
+        pairs = zip(names, features_MxNxD, strict=True)
+        parts = [f_NxD @ self.kernel[name][...] for name, f_NxD in pairs]
         return Fused(sum(parts) + self.bias[None], {})
 
 
 class Deep(nnx.Module):
-    """Deep fusion: a concatenation, then layers over what it made: y = Wₗ gelu(... gelu(W₀ [f₁; ...; f_M] + b₀)) + bₗ.
+    """Deep fusion: a concatenation, then hidden layers over the result.
+
+    y = Wₗ gelu(... gelu(W₀ [f₁; ...; f_M] + b₀)) + bₗ.
 
     Args:
-        names: of the modalities.
-        width: of each, of the hidden layers and of the answer.
+        names: names of the modalities.
+        width: width of each modality, of the hidden layers and of the output.
         layers: linear layers after the concatenation.
         rngs: for the weights.
+
+    Raises:
+        ValueError: no names, or equal ones.
 
     Parameters: (M + layers) width² + (1 + layers) width.
     """
@@ -50,8 +62,8 @@ class Deep(nnx.Module):
         self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(layers)])
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        y = self.first(features, present).features
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, width]."""
+        y_NxD = self.first(features, present).features
         for layer in self.layers:
-            y = layer(jax.nn.gelu(y))
-        return Fused(y, {})
+            y_NxD = layer(jax.nn.gelu(y_NxD))
+        return Fused(y_NxD, {})

@@ -1,4 +1,7 @@
-"""Fusions that take the modalities for a sequence, in alphabetical order: a convolution and a recurrent unit."""
+"""Fusions that read the modalities as a sequence: a convolution and a recurrent unit.
+
+The order is that of their argument `names`, so it is part of the net.
+"""
 
 from __future__ import annotations
 
@@ -9,76 +12,91 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.nets.fusion.averages import mean
-from metajax.nets.fusion.protocol import Features, Fused, _kernel, stack
+from metajax.nets.fusion.protocol import Features, Fused, random_kernel, stack
+from metajax.types import Array
 
 
 class StackedConvolution(nnx.Module):
-    """A convolution of three over the modalities as a sequence, in alphabetical order: y = meanₘ relu(Σⱼ Kⱼ fₘ₊ⱼ + b).
+    """A convolution of width three over the modalities as a sequence.
 
-    The mean is over those that are present; an absent one reads as zero, as does what is beyond the ends.
+    y = meanₘ relu(Σⱼ Kⱼ fₘ₊ⱼ + b). The mean is over those that are present. An absent modality
+    reads as zero, as do the places beyond the ends.
 
     Args:
-        names: of the modalities; two or more, for the outer kernels of a single one would read nothing.
-        width: of each and of the answer.
+        names: names of the modalities, in the order in which to read them; two or more, because the
+            outer kernels would read nothing of a single one.
+        width: width of each modality and of the output.
         rngs: for the weights.
 
     Raises:
-        ValueError: fewer than two names.
+        ValueError: fewer than two names, or equal ones.
 
     Parameters: 3 width² + width.
     """
 
     def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
-        if len(names) < 2:
-            raise ValueError(f"A convolution over modalities needs two or more, got {list(names)}.")
-        self.names = tuple(sorted(names))
-        self.kernel = nnx.Param(
-            jnp.stack([_kernel(rngs, 3 * width, width, width)[...] for _ in range(3)])
-        )
+        self.names = _check_sequence(names)
+        kernels = [random_kernel(rngs, 3 * width, width, width)[...] for _ in range(3)]
+        self.kernel = nnx.Param(jnp.stack(kernels))
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        _, f_MxNxD, here_MxN = stack(features, present, self.names)
-        padded = jnp.pad(f_MxNxD, ((1, 1), (0, 0), (0, 0)))
-        y_MxNxD = sum(padded[j : j + len(self.names)] @ self.kernel[j] for j in range(3))
-        y_MxNxD = jax.nn.relu(y_MxNxD + self.bias[None, None])
-        made = dict(zip(self.names, y_MxNxD, strict=True))
-        return Fused(mean(made, dict(zip(self.names, here_MxN, strict=True))).features, {})
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, width]."""
+        names, features_MxNxD, present_MxN = stack(features, present, self.names)
+        padded = jnp.pad(features_MxNxD, ((1, 1), (0, 0), (0, 0)))
+        shifted = [padded[j : j + len(names)] @ self.kernel[j] for j in range(3)]
+        y_MxNxD = jax.nn.relu(sum(shifted) + self.bias[None, None])
+        convolved = dict(zip(names, y_MxNxD, strict=True))
+        here = dict(zip(names, present_MxN, strict=True))
+        return Fused(mean(convolved, here).features, {})
 
 
 class Recurrent(nnx.Module):
-    """A gated recurrent unit that reads the modalities in turn, in alphabetical order; it passes over the absent.
+    """A gated recurrent unit that reads one modality after the other and skips the absent ones.
 
-    z, r = σ([x, h] Z), σ([x, h] R);  h ← (1 - z) ⊙ h + z ⊙ tanh([x, r ⊙ h] C), from h = 0, and y = h.
+    z, r = σ([x, h] Z), σ([x, h] R);  h ← (1 - z) ⊙ h + z ⊙ tanh([x, r ⊙ h] C), from h = 0; y = h.
 
     Args:
-        names: of the modalities; two or more, for the first has no state to read.
-        width: of each and of the answer.
+        names: names of the modalities, in the order in which to read them; two or more, because the
+            first has no state to read.
+        width: width of each modality and of the output.
         rngs: for the weights.
 
     Raises:
-        ValueError: fewer than two names.
+        ValueError: fewer than two names, or equal ones.
 
     Parameters: 6 width² + 3 width.
     Source: Cho et al. 2014, arXiv 1406.1078.
     """
 
     def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
-        if len(names) < 2:
-            raise ValueError(f"Reading modalities in turn needs two or more, got {list(names)}.")
-        self.names = tuple(sorted(names))
-        self.update, self.reset, self.candidate = (
-            nnx.Linear(2 * width, width, rngs=rngs) for _ in range(3)
-        )
+        self.names = _check_sequence(names)
+        self.update = nnx.Linear(2 * width, width, rngs=rngs)
+        self.reset = nnx.Linear(2 * width, width, rngs=rngs)
+        self.candidate = nnx.Linear(2 * width, width, rngs=rngs)
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, width]} and {name: bool[n]} -> [n, width]."""
-        _, f_MxNxD, here_MxN = stack(features, present, self.names)
-        h = jnp.zeros_like(f_MxNxD[0])
-        for x, here_N in zip(f_MxNxD, here_MxN, strict=True):
-            both = jnp.concatenate([x, h], axis=1)
-            z, r = jax.nn.sigmoid(self.update(both)), jax.nn.sigmoid(self.reset(both))
-            moved = (1 - z) * h + z * jnp.tanh(self.candidate(jnp.concatenate([x, r * h], axis=1)))
-            h = jnp.where(here_N[:, None], moved, h)
-        return Fused(h, {})
+        """Fuses {name: [n, width]} with {name: bool[n]} to [n, width]."""
+        _, features_MxNxD, present_MxN = stack(features, present, self.names)
+        h_NxD = jnp.zeros_like(features_MxNxD[0])
+        for x_NxD, present_N in zip(features_MxNxD, present_MxN, strict=True):
+            h_NxD = jnp.where(present_N[:, None], self._step(x_NxD, h_NxD), h_NxD)
+        return Fused(h_NxD, {})
+
+    def _step(self, x: Array, h: Array) -> Array:
+        """The state after it has read one modality."""
+        both = jnp.concatenate([x, h], axis=1)
+        z = jax.nn.sigmoid(self.update(both))
+        r = jax.nn.sigmoid(self.reset(both))
+        candidate = jnp.tanh(self.candidate(jnp.concatenate([x, r * h], axis=1)))
+        return (1 - z) * h + z * candidate
+
+
+def _check_sequence(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, which must be two or more that differ."""
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(
+            "A fusion that reads modalities in order needs two or more names that differ, "
+            f"got {list(names)}."
+        )
+    return tuple(names)

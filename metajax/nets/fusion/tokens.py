@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.nets.attention import Block, pool
-from metajax.nets.fusion.protocol import Features, Fused, _per_name
+from metajax._tree import along, keep_rows
+from metajax.nets.attention import Block
+from metajax.nets.fusion.protocol import Features, Fused, check_modalities, per_name
+from metajax.nets.tokens import pool_tokens
 from metajax.types import Array
 
 
 class CrossAttention(nnx.Module):
-    """Every modality reads every other one: y = mean over s ≠ t of pool(Block(f_t, f_s)), t present.
+    """Every modality reads the tokens of every other one.
 
-    A source that is absent adds nothing but the target as it is.
+    y = the mean over pairs t ≠ s, t present, of pool(Block(f_t, f_s)). A target t that reads an
+    absent source s keeps its own features.
 
     Args:
-        names: of the modalities, two or more.
-        width: of each and of the answer.
-        heads: of the attention.
+        names: names of the modalities, two or more.
+        width: width of each modality and of the output.
+        heads: number of heads of the attention; divides `width`.
         rngs: for the weights.
 
     Raises:
         ValueError: fewer than two names.
 
     Parameters: M (M - 1) blocks of 12 width² + 9 width.
-    Source: MulT, Tsai et al. 2019, arXiv 1906.00295, with one layer for each pair and no convolution before.
+    Source: MulT, Tsai et al. 2019, arXiv 1906.00295, with one layer for each pair and without the
+    convolution before.
     """
 
     reads_tokens = True
@@ -36,44 +40,47 @@ class CrossAttention(nnx.Module):
     def __init__(self, names: Sequence[str], width: int, *, heads: int = 4, rngs: nnx.Rngs):
         if len(names) < 2:
             raise ValueError(f"Attention between modalities needs two or more, got {list(names)}.")
-        make = lambda target: _per_name(
-            [n for n in names if n != target], lambda: Block(width, heads, rngs=rngs)
-        )
-        self.blocks = nnx.Dict({target: make(target) for target in sorted(names)})
+        blocks = {}
+        for target in sorted(names):
+            sources = [name for name in names if name != target]
+            blocks[target] = per_name(sources, lambda: Block(width, heads, rngs=rngs))
+        self.blocks = nnx.Dict(blocks)
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, t, width]} and {name: bool[n, t]}; t may differ."""
-        tokens = _tokens(features, present, list(self.blocks))
-        answers = {}
+        """Fuses {name: [n, t, width]} with {name: bool[n, t]} to [n, width]; t may differ."""
+        tokens = _clear(features, present, self.blocks)
+        outputs = {}
         for target, sources in self.blocks.items():
-            read = [
-                pool(block(tokens[target], present[source], tokens[source]), present[target])
-                for source, block in sources.items()
-            ]
-            answers[target] = jnp.stack(read).mean(axis=0)
-        return Fused(_mean(answers, present), {})
+            read = []
+            for source, block in sources.items():
+                both = block(tokens[target], present[source], tokens[source])
+                read.append(pool_tokens(both, present[target]))
+            outputs[target] = jnp.stack(read).mean(axis=0)
+        return Fused(_mean_of_present(outputs, present), {})
 
 
 class Bottleneck(nnx.Module):
     """A transformer for each modality; from one layer on they exchange a few bottleneck tokens.
 
-    In layers before `fusion_layer` the tokens of a modality read each other only. In the others they and the
-    bottlenecks read each other, and a bottleneck goes on as its mean over the modalities that are present. The answer
-    is the mean over those of their pooled tokens: at fusion_layer=0 early, at fusion_layer=layers late fusion.
+    In layers before `fusion_layer` the tokens of a modality read only each other. In the others
+    they and the bottlenecks read each other, and a bottleneck goes on as its mean over the
+    modalities that are present. The output is the mean over those of their pooled tokens.
+    fusion_layer=0 is early fusion, fusion_layer=layers late fusion.
 
     Args:
-        names: of the modalities.
-        width: of each and of the answer.
-        layers: blocks of each modality.
-        fusion_layer: the first in which they exchange, 0 to `layers`.
+        names: names of the modalities.
+        width: width of each modality and of the output.
+        layers: number of blocks of each modality.
+        fusion_layer: the first layer in which they exchange, 0 to `layers`.
         bottlenecks: number of tokens that they exchange, 1 or more.
-        heads: of the attention.
+        heads: number of heads of the attention; divides `width`.
         rngs: for the weights.
 
     Raises:
-        ValueError: a fusion layer out of range, or no bottleneck.
+        ValueError: a fusion layer out of range, or no bottleneck; no names, or equal ones.
 
-    Parameters: M layers blocks of 12 width² + 9 width, and bottlenecks width if fusion_layer < layers.
+    Parameters: M layers blocks of 12 width² + 9 width, and bottlenecks width if
+    fusion_layer < layers.
     Source: MBT, Nagrani et al. 2021, arXiv 2107.00135.
     """
 
@@ -94,63 +101,64 @@ class Bottleneck(nnx.Module):
             raise ValueError(
                 f"Need 0 <= {fusion_layer=} <= {layers=} and {bottlenecks=} of 1 or more."
             )
-        self.blocks = _per_name(
-            names, lambda: nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
-        )
-        self.layers, self.fusion_layer = layers, fusion_layer
+
+        def make_blocks() -> nnx.List:
+            return nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
+
+        self.blocks = per_name(names, make_blocks)
+        self.layers = layers
+        self.fusion_layer = fusion_layer
         start = 0.02 * jax.random.normal(rngs.params(), (bottlenecks, width))
         self.bottlenecks = nnx.Param(start) if fusion_layer < layers else None
 
     def __call__(self, features: Features, present: Features) -> Fused:
-        """{name: [n, t, width]} and {name: bool[n, t]}; t may differ."""
-        tokens = _tokens(features, present, list(self.blocks))
+        """Fuses {name: [n, t, width]} with {name: bool[n, t]} to [n, width]; t may differ."""
+        tokens = _clear(features, present, self.blocks)
         for layer in range(self.fusion_layer):
-            tokens = {
-                name: self.blocks[name][layer](tokens[name], present[name]) for name in tokens
-            }
+            for name, own in tokens.items():
+                tokens[name] = self.blocks[name][layer](own, present[name])
         if self.bottlenecks is not None:
-            rows = len(next(iter(tokens.values())))
-            shared = jnp.broadcast_to(self.bottlenecks[...][None], (rows, *self.bottlenecks.shape))
-            for layer in range(self.fusion_layer, self.layers):
-                said = {}
-                for name, own in tokens.items():
-                    valid = jnp.concatenate(
-                        [present[name], jnp.ones(shared.shape[:2], bool)], axis=1
-                    )
-                    both = self.blocks[name][layer](jnp.concatenate([own, shared], axis=1), valid)
-                    tokens[name], said[name] = both[:, : own.shape[1]], both[:, own.shape[1] :]
-                shared = _mean(said, present)
-        return Fused(
-            _mean({name: pool(tokens[name], present[name]) for name in tokens}, present), {}
-        )
+            tokens = self._exchange(tokens, present)
+        pooled = {name: pool_tokens(own, present[name]) for name, own in tokens.items()}
+        return Fused(_mean_of_present(pooled, present), {})
+
+    def _exchange(self, tokens: dict[str, Array], present: Features) -> dict[str, Array]:
+        """The tokens after the layers in which modalities exchange bottlenecks."""
+        examples = len(next(iter(tokens.values())))
+        shared = jnp.broadcast_to(self.bottlenecks[...][None], (examples, *self.bottlenecks.shape))
+        is_shared = jnp.ones(shared.shape[:2], bool)
+        for layer in range(self.fusion_layer, self.layers):
+            written = {}
+            for name, own in tokens.items():
+                both = jnp.concatenate([own, shared], axis=1)
+                valid = jnp.concatenate([present[name], is_shared], axis=1)
+                both = self.blocks[name][layer](both, valid)
+                tokens[name] = both[:, : own.shape[1]]
+                written[name] = both[:, own.shape[1] :]
+            shared = _mean_of_present(written, present)
+        return tokens
 
 
-def _mean(parts: Features, present: Features) -> Array:
-    """The mean of [n, ...] over the modalities of which any token is present; zero where none is."""
-    here = {
-        name: present[name].any(axis=1).reshape(-1, *(1,) * (part.ndim - 1))
-        for name, part in parts.items()
-    }
-    number = sum(mask.astype(int) for mask in here.values())
-    return sum(jnp.where(here[name], part, 0) for name, part in parts.items()) / jnp.maximum(
-        number, 1
-    )
+def _mean_of_present(parts: dict[str, Array], present: Features) -> Array:
+    """The mean of [n, ...] over the modalities with a token present; zero where there is none."""
+    here = {name: present[name].any(axis=1) for name in parts}
+    cleared = [keep_rows(here[name], part) for name, part in parts.items()]
+    counts = [along(here[name], part).astype(int) for name, part in parts.items()]
+    return sum(cleared) / jnp.maximum(sum(counts), 1)
 
 
-def _tokens(features: Features, present: Features, names: Sequence[str]) -> dict[str, Array]:
-    """Checked, in alphabetical order, and zero where absent."""
-    known = sorted(names)
-    if sorted(features) != known or sorted(present) != known:
-        raise ValueError(
-            f"This fusion knows the modalities {known}, got {sorted(features)} and {sorted(present)}."
-        )
-    for name in known:
-        if (
-            jnp.shape(present[name]) != jnp.shape(features[name])[:2]
-            or jnp.ndim(features[name]) != 3
-        ):
-            got = f"{jnp.shape(features[name])} and {jnp.shape(present[name])}"
+def _clear(features: Features, present: Features, names: Iterable[str]) -> dict[str, Array]:
+    """The tokens, checked, in alphabetical order, and zero where they are absent."""
+    names = sorted(names)
+    check_modalities(features, present, names)
+    tokens = {}
+    for name in names:
+        own = features[name]
+        here = present[name]
+        if jnp.ndim(own) != 3 or jnp.shape(here) != jnp.shape(own)[:2]:
             raise ValueError(
-                f"This fusion reads tokens [n, t, width] and bool[n, t]; got {got} for {name!r}."
+                "This fusion reads tokens [n, t, width] and bool[n, t]; got "
+                f"{jnp.shape(own)} and {jnp.shape(here)} for {name!r}."
             )
-    return {name: jnp.where(present[name][:, :, None], features[name], 0) for name in known}
+        tokens[name] = keep_rows(here, own)
+    return tokens

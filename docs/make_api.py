@@ -1,0 +1,91 @@
+"""Writes docs/api.md from the docstrings, a section for each room; with --check it only compares.
+
+python docs/make_api.py [--check]
+"""
+
+import importlib
+import inspect
+import pathlib
+import re
+import sys
+
+PAGE = pathlib.Path(__file__).with_name("api.md")
+ROOT = PAGE.parents[1]
+ROOMS = {
+    "types": "metajax.types",
+    "differentiate": "metajax.differentiate",
+    "inner": "metajax.inner",
+    "outer": "metajax.outer",
+    "losses": "metajax.losses",
+    "data": "metajax.data",
+    "nets": "metajax.nets",
+    "nets.fusion": "metajax.nets.fusion",
+    "modalities": "metajax.modalities",
+    "modalities.corruptions": "metajax.modalities.corruptions",
+    "diagnostics": "metajax.diagnostics",
+    "algorithms": "metajax.algorithms",
+    "training": "metajax.training",
+    "plots": "metajax.plots",
+}
+
+
+def exported(module):
+    """{name: object} of what a module exports, alphabetically; modules are left out."""
+    found = {}
+    for name, value in vars(module).items():
+        ours = getattr(value, "__module__", module.__name__).startswith("metajax")
+        if not name.startswith("_") and not inspect.ismodule(value) and ours:
+            found[name] = value
+    is_file = not hasattr(module, "__path__")
+    if is_file:  # a file has imports of its own, which it does not export
+        found = {
+            name: value
+            for name, value in found.items()
+            if getattr(value, "__module__", None) == module.__name__
+        }
+    return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
+
+
+def signature(name, value):
+    """The call as a reader would type it, without annotations that are long."""
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return f"{name} = {value!r}" if isinstance(value, int | float | str | tuple) else name
+    try:
+        text = str(inspect.signature(value))
+    except ValueError:
+        return name
+    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
+    text = re.sub(r"'([^']*)'", r"\1", text) if "'" in text else text
+    return f"{name}{text}"
+
+
+def entry(name, value):
+    """The lines of one name."""
+    lines = [f"### `{name}`", "", "```text", signature(name, value)]
+    if inspect.isclass(value) or inspect.isfunction(value):
+        lines += ["", inspect.getdoc(value) or ""]
+    return "\n".join([*lines, "```", ""])
+
+
+def page():
+    """The whole page."""
+    parts = [
+        "# API\n",
+        "Made from the docstrings by `python docs/make_api.py`. The names used most are also at the "
+        "top level: `metajax.inner_loop` is `metajax.inner.inner_loop`.\n",
+    ]
+    top = exported(importlib.import_module("metajax"))
+    parts.append("At the top level: " + ", ".join(f"`{name}`" for name in top) + ".\n")
+    for room, module_name in ROOMS.items():
+        module = importlib.import_module(module_name)
+        parts.append(f"## `metajax.{room}`\n\n{inspect.getdoc(module)}\n")
+        parts += [entry(name, value) for name, value in exported(module).items()]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    made = page()
+    if "--check" not in sys.argv:
+        PAGE.write_text(made, encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != made:
+        sys.exit("docs/api.md is not that of the docstrings; run python docs/make_api.py.")

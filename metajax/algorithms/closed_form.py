@@ -1,0 +1,79 @@
+"""Meta-learners whose head is the solution of an equation, alone or as the start of descent."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import optax
+from flax import nnx
+
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function
+from metajax.differentiate import Strategy
+from metajax.inner import chain, inner_loop, prototypes, ridge
+from metajax.losses import cross_entropy
+from metajax.outer import query_loss
+from metajax.types import Learner
+
+
+def r2d2(
+    net: Net,
+    ways: int | None,
+    *,
+    loss: MakeLoss = cross_entropy,
+    entry: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """R2-D2: ridge regression on learned features; its regulariser and scale are learned, too.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task; None regresses y [examples, k] itself.
+        loss: what makes the loss of a network: `squared_error` for regression.
+        entry: the entry of `params.fast` that the head is written into.
+        inductive: as in `query_loss`.
+
+    Source: Bertinetto et al. 2019, arXiv 1805.08136.
+    """
+    embed, apply, params = as_encoder(net, entry)
+    adaptation = ridge(embed, ways, entry=entry)
+    params = adaptation.init(params, jax.random.key(0))
+    task_loss = query_loss(adaptation, loss(apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+def proto_maml(
+    net: nnx.Module,
+    ways: int,
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.05,
+    inner_steps: int = 3,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """Proto-MAML: the head of class means is the start of MAML's inner loop.
+
+    The paper chooses rate and steps for each data set, so that the defaults are ours.
+
+    Args:
+        net: a Flax module with `embed` and `head`; all weights are fast.
+        ways: number of classes of a task.
+        loss: what makes the loss of a network.
+        inner_rate: step size on the mean loss.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+
+    Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.1.
+    """
+    apply, params = as_function(net)
+    of_net = loss(apply)
+    adaptation = chain(
+        head=prototypes(functools.partial(apply, method="embed"), ways),
+        descent=inner_loop(
+            of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
+        ),
+    )
+    params = adaptation.init(params, jax.random.key(0))
+    return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))

@@ -1,0 +1,125 @@
+"""Meta-learners that adapt a small context of the net, or its modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+
+from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
+from metajax.inner import chain, film, inner_loop, modulate, modulated
+from metajax.losses import squared_error
+from metajax.nets import functional, join_params
+from metajax.outer import query_loss
+from metajax.types import Apply, Array, Batch, Learner, Params, PyTree
+
+
+def cavia(
+    net: Net,
+    *,
+    context: int = 5,
+    loss: MakeLoss = squared_error,
+    inner_rate: float = 1.0,
+    inner_steps: int = 1,
+    inductive: bool = False,
+) -> Learner:
+    """CAVIA: gradient descent on a few context numbers, which are an input of the net.
+
+    φ' = φ - α∇_φ L(φ, θ), from φ = 0. The net's own weights θ are slow. For FiLM layers as the
+    context, as in the paper's convolutional nets, compose `modulated` and `film` with the net slow.
+
+    Args:
+        net: a Flax module or (apply, params). The last axis of its input has `context` features
+            more than that of x; the context is appended to every place of x.
+        context: number of context parameters.
+        loss: what makes the loss of a network.
+        inner_rate: α.
+        inner_steps: number of steps of gradient descent.
+        inductive: as in `query_loss`.
+
+    Source: Zintgraf et al. 2019, arXiv 1810.03642, whose figures for sinusoids are the defaults.
+    """
+    apply, params = as_function(net)
+    with_context = _with_context(apply)
+    of_net = loss(with_context)
+    adaptation = inner_loop(of_net, optax.sgd(inner_rate), steps=inner_steps)
+    params = Params(fast={"context": jnp.zeros(context)}, slow=join_params(params))
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(with_context, params, adaptation, task_loss)
+
+
+def mmaml(
+    net: Net,
+    reader: Callable[[int], nnx.Module],
+    *,
+    loss: MakeLoss = squared_error,
+    items: Callable[[Params, Batch, Array], Array] | None = None,
+    inner_rate: float = 0.01,
+    inner_steps: int = 5,
+    head: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """MMAML: a net reads the support set and modulates the start of MAML, for several kinds of tasks.
+
+    Every layer but the head is modulated by FiLM. The modulation is computed, and then frozen while
+    the other weights descend.
+
+    Args:
+        net: a Flax module or (apply, params); all weights are fast.
+        reader: number of outputs -> Flax module that reads the support set, a `Series` [1, n, d],
+            such as `lambda outputs: DeepSets(2, outputs, rngs=rngs)`.
+        loss: what makes the loss of a network.
+        items: what the reader reads of each example, as in `modulate`; None takes x and y.
+        inner_rate: step size on the mean loss.
+        inner_steps: number of steps of gradient descent.
+        head: the part of the net that is not modulated.
+        inductive: as in `query_loss`.
+
+    Raises:
+        ValueError: no layer to modulate.
+
+    Source: Vuorio et al. 2019, arXiv 1910.13616.
+    """
+    apply, params = as_function(net)
+    is_head = in_part(head)
+    modulation = film({name: part for name, part in params.fast.items() if not is_head(name)})
+    params = params._replace(fast={**params.fast, "modulation": modulation})
+    size = ravel_pytree(modulation)[0].size
+
+    modulated_apply = modulated(apply)
+    of_net = loss(modulated_apply)
+    read, start = functional(reader(size))
+    adaptation = chain(
+        modulation=modulate(read, start, items=items),
+        descent=inner_loop(of_net, _frozen_modulation(inner_rate), steps=inner_steps),
+    )
+    params = adaptation.init(params, jax.random.key(0))
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(modulated_apply, params, adaptation, task_loss)
+
+
+def _with_context(apply: Apply) -> Apply:
+    """The net that gets the context in `params.fast["context"]` as additional features."""
+
+    def call(
+        params: Params, x: Array, key: Array | None = None, *, reference: Array | None = None
+    ) -> Array:
+        context = params.fast["context"].astype(x.dtype)
+        everywhere = jnp.broadcast_to(context, (*x.shape[:-1], len(context)))
+        net = params._replace(fast={})
+        return apply(net, jnp.concatenate([x, everywhere], axis=-1), key, reference=reference)
+
+    return call
+
+
+def _frozen_modulation(rate: float) -> optax.GradientTransformation:
+    """Gradient descent of everything but the modulation."""
+
+    def label(fast: PyTree) -> dict[str, str]:
+        return {name: "freeze" if name == "modulation" else "move" for name in fast}
+
+    return optax.multi_transform({"move": optax.sgd(rate), "freeze": optax.set_to_zero()}, label)

@@ -1,0 +1,64 @@
+"""How the recipes take a net: a Flax module, or the (apply, params) of any adapter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+from flax import nnx
+
+from metajax.inner import linear_head
+from metajax.nets import functional, join_params, split_params
+from metajax.types import Apply, Loss, Params
+
+Net: TypeAlias = nnx.Module | tuple[Apply, Params]
+"""A Flax module, or (apply, params) as an adapter of `metajax.nets` returns them."""
+
+MakeLoss: TypeAlias = Callable[[Apply], Loss]
+"""What makes a loss of a network, such as `metajax.losses.cross_entropy`."""
+
+
+def as_function(net: Net, fast: Callable[[str], bool] | None = None) -> tuple[Apply, Params]:
+    """A net as (apply, params).
+
+    Args:
+        net: a Flax module or (apply, params).
+        fast: path of a weight, such as "head/kernel" -> whether it is fast. None makes all weights
+            of a module fast, and leaves the params of a pair as they are.
+
+    Raises:
+        ValueError: nothing is fast.
+    """
+    apply, params = functional(net) if isinstance(net, nnx.Module) else net
+    if fast is not None:
+        params = split_params(params, fast)
+    return apply, params
+
+
+def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
+    """A net as an encoder whose weights are slow, under a head that an adaptation writes.
+
+    The encoder of a Flax module that has a method `embed` and a `head` is its `embed`, and the
+    adaptation writes its head. Of any other net, the outputs are the features, and a linear head
+    stands on them.
+
+    Returns:
+        (embed, apply, params): the features, the net with a head, and slow weights.
+    """
+    has_head = isinstance(net, nnx.Module) and hasattr(net, "embed") and hasattr(net, "head")
+    if has_head and entry == "head":
+        apply, params = as_function(net, fast=in_part("head"))
+        return functools.partial(apply, method="embed"), apply, params
+    apply, params = as_function(net)
+    return apply, linear_head(apply, entry=entry), Params(fast={}, slow=join_params(params))
+
+
+def in_part(name: str) -> Callable[[str], bool]:
+    """Whether a weight belongs to a part of the net: a name anywhere in its path.
+
+    >>> is_head = in_part("head")
+    >>> is_head("head/kernel"), is_head("layers/0/kernel")
+    (True, False)
+    """
+    return lambda path: name in path.split("/")

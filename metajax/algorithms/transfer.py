@@ -1,0 +1,100 @@
+"""Transfer learning: pretraining on the union of all classes, then adapting to a task."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import optax
+from flax import nnx
+
+from metajax._checks import shapes
+from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
+from metajax.differentiate import first_order
+from metajax.inner import chain, identity, inner_loop, learned, prototypes
+from metajax.losses import cross_entropy
+from metajax.nets import join_params
+from metajax.outer import query_loss, supervised
+from metajax.types import Learner, Params
+
+
+def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
+    """Ordinary supervised training on the union of all classes, one head for all of them.
+
+    Train it on `data.batches`. `with_new_head` then makes it the start of `fine_tuning`.
+
+    Args:
+        net: a Flax module or (apply, params), with an output for every class.
+        loss: what makes the loss of a network.
+
+    Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
+    """
+    apply, params = as_function(net)
+    return Learner(apply, params, identity(), supervised(loss(apply)))
+
+
+def fine_tuning(
+    net: nnx.Module,
+    ways: int,
+    *,
+    loss: MakeLoss = cross_entropy,
+    rate: float = 1e-3,
+    steps: int = 20,
+    head_only: bool = False,
+    inductive: bool = False,
+) -> Learner:
+    """Fine-tuning: from the head of class means, a few steps of Adam on the support set.
+
+    Set its params by `with_new_head` from what `pretraining` learned. The rate is stored in
+    `params.rule["descent"]`, so that one compiled function evaluates many rates. With steps=0 it is
+    the nearest class mean of frozen features.
+
+    Args:
+        net: a Flax module with `embed` and `head`.
+        ways: number of classes of a task.
+        loss: what makes the loss of a network.
+        rate: step size of Adam.
+        steps: number of steps.
+        head_only: whether the body is frozen.
+        inductive: as in `query_loss`.
+
+    Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
+    """
+    fast = in_part("head") if head_only else None
+    apply, params = as_function(net, fast=fast)
+    of_net = loss(apply)
+    adam = learned(functools.partial(optax.adam, eps_root=1e-8), rate)
+    adaptation = chain(
+        head=prototypes(functools.partial(apply, method="embed"), ways),
+        descent=inner_loop(of_net, adam, steps=steps, differentiate=first_order()),
+    )
+    params = adaptation.init(params, jax.random.key(0))
+    return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
+
+
+def with_new_head(learner: Learner, pretrained: Params, *, head: str = "head") -> Learner:
+    """The learner with the pretrained weights of everything but the head.
+
+    Args:
+        learner: such as `fine_tuning(...)`; its head stays.
+        pretrained: what `pretraining` learned, for the same net with another head.
+        head: the part of the net that is not taken over.
+
+    Raises:
+        ValueError: pretrained weights of another net: which entries differ.
+    """
+    weights = join_params(pretrained)
+    own = join_params(learner.params)
+    body = {name: part for name, part in weights.items() if name != head}
+    expected = {name: part for name, part in own.items() if name != head}
+    if shapes(body) != shapes(expected):
+        raise ValueError(
+            f"The pretrained weights are {shapes(body)}, the learner has {shapes(expected)}."
+        )
+    is_fast = {name: name in learner.params.fast for name in own}
+    merged = {**body, head: own[head]} if head in own else body
+    params = learner.params._replace(
+        fast={name: part for name, part in merged.items() if is_fast[name]},
+        slow={name: part for name, part in merged.items() if not is_fast[name]},
+    )
+    return learner._replace(params=params)

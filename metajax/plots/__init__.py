@@ -1,0 +1,8 @@
+"""Plots: each function draws into the matplotlib axes that it is given, and returns nothing."""
+
+from metajax.plots.contact_sheets import contact_sheet as contact_sheet
+from metajax.plots.images import RIGHT as RIGHT
+from metajax.plots.images import WRONG as WRONG
+from metajax.plots.measurements import accuracies as accuracies
+from metajax.plots.measurements import curves as curves
+from metajax.plots.tasks import task as task
