@@ -1,94 +1,85 @@
-"""Outlines of glyphs: the edge of the picture they go with, seen a second time."""
-
-import importlib
+"""Outlines of glyphs: the edge of the picture that they go with, as a second view."""
 
 import numpy as np
 import pytest
 from matplotlib.path import Path
 
-from metajax.data.sets.glyph_images import split_scripts
-from metajax.data.sets.glyph_outlines import glyph_modalities, glyph_words
-
-glyphs, fonts, outlines = (
-    importlib.import_module(f"metajax.data.{name}") for name in ("glyphs", "fonts", "outlines")
-)
-LETTERS = "ARbΓΔՕა"
+from metajax.data.sets import glyph_fonts, glyph_images, glyph_outlines
+from metajax.data.sets.glyph_images import distortions
+from metajax.data.sets.glyph_outlines import flatten_curves, glyph_modalities, glyph_words
 
 
 @pytest.fixture(scope="module")
 def classes():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fonts, "_is_letter", lambda character: character in LETTERS)
-        return fonts.drawn_classes(12)
+        patch.setattr(glyph_fonts, "is_letter", lambda character: character in "ARbΓΔՕა")
+        return glyph_fonts.drawn_classes(12)
 
 
 @pytest.fixture
 def few(classes, monkeypatch):
-    for module in (glyphs, outlines):
+    for module in (glyph_images, glyph_outlines):
         monkeypatch.setattr(module, "drawn_classes", lambda styles: classes)
 
 
 def area(polygons):
-    return sum(np.sum(p[:-1, 0] * p[1:, 1] - p[1:, 0] * p[:-1, 1]) / 2 for p in polygons)
+    signed = [np.sum(p[:-1, 0] * p[1:, 1] - p[1:, 0] * p[:-1, 1]) / 2 for p in polygons]
+    return sum(signed)
 
 
 def test_flattened_curves_enclose_the_area_of_the_letter(classes):
-    paths = classes[3]
-    points, starts, offsets = outlines._flatten(paths)
-    assert len(offsets) == len(paths) + 1 and offsets[-1] == len(points) == len(starts)
-    for letter, (vertices, codes) in enumerate(paths):
+    points, starts, offsets = flatten_curves(classes.outlines)
+    assert len(offsets) == len(classes.outlines) + 1
+    assert offsets[-1] == len(points) == len(starts)
+    for letter, (vertices, codes) in enumerate(classes.outlines):
         rows = slice(offsets[letter], offsets[letter + 1])
         curves = np.split(points[rows], np.flatnonzero(starts[rows])[1:])
         closed = [np.concatenate([curve, curve[:1]]) for curve in curves]
-        expected = (
-            area(Path(1000 * vertices, codes).to_polygons()) / 1000**2
-        )  # it flattens to about a unit
+        # matplotlib flattens curves to about a unit
+        expected = area(Path(1000 * vertices, codes).to_polygons()) / 1000**2
         assert abs(area(closed) / expected - 1) < 0.01
         assert len(curves) == (codes == 1).sum()
-        corners = vertices[codes != 79]  # the vertex of "close" has no meaning
+        corners = vertices[codes != 79]  # the vertex of "close" is not a place
         assert (points[rows] >= corners.min(0)).all() and (points[rows] <= corners.max(0)).all()
 
 
-def test_an_outline_distorted_as_the_image_fits_the_image(few, classes, tmp_path, monkeypatch):
-    """Outlines with the values of the images, filled by matplotlib, are the images: same sense of turning and shift."""
-    monkeypatch.setattr(
-        outlines, "distortions", lambda number, seed: glyphs.distortions(number, seed[0])
-    )
+def test_cubic_curves_are_refused():
+    with pytest.raises(ValueError, match="cubic curves"):
+        flatten_curves([(np.zeros((2, 2)), np.array([1, 4]))])
+
+
+def test_an_outline_distorted_as_the_image_fits_the_image(few, tmp_path, monkeypatch):
+    """Outlines with the values of the images, filled by matplotlib, are the images."""
+    same = lambda number, seed: distortions(number, seed[0])
+    monkeypatch.setattr(glyph_outlines, "distortions", same)
     data = glyph_modalities(points=200, cache=tmp_path)
-    fine = (
-        np.mgrid[:112, :112][::-1].reshape(2, -1).T + 0.5
-    ) / 40 - 1.4  # four places a pixel, in units of 10 pixels
-    for row in range(0, len(data.y), 7):
-        outline = np.asarray(data.x.value["outline"][row])
+    images = np.asarray(data.x.value["image"], np.float64)
+    outlines = np.asarray(data.x.value["outline"])
+    # Four places for each pixel, in units of 10 pixels.
+    fine = (np.mgrid[:112, :112][::-1].reshape(2, -1).T + 0.5) / 40 - 1.4
+    for row in range(0, len(data.y), 14):
+        outline = outlines[row]
         curves = np.split(outline[:, :2], np.flatnonzero(outline[:, 3])[1:])
         inside = sum(Path(curve).contains_points(fine).astype(int) for curve in curves) % 2
         filled = inside.reshape(28, 4, 28, 4).mean((1, 3)).ravel()
-        image = np.asarray(data.x.value["image"][row], np.float64).ravel()
+        image = images[row].ravel()
         assert filled @ image / np.linalg.norm(filled) / np.linalg.norm(image) > 0.96
 
 
 def test_outlines_are_a_second_view_that_is_kept_in_a_file(few, tmp_path, monkeypatch):
-    first, other = (
-        glyph_modalities(cache=tmp_path, points=16),
-        glyph_modalities(cache=tmp_path, points=16, seed=1),
-    )
-    assert (
-        first.x.value["outline"].shape == (len(first.y), 16, 4) and first.x.present["outline"].all()
-    )
-    assert not np.array_equal(first.x.value["outline"], other.x.value["outline"])
-    assert not np.allclose(glyphs.distortions(5, 0), glyphs.distortions(5, [0, 1]))
-    path = next(
-        path
-        for path in tmp_path.iterdir()
-        if path.name.startswith("outlines") and "seed0" in path.name
-    )
+    first = glyph_modalities(cache=tmp_path, points=16)
+    other = glyph_modalities(cache=tmp_path, points=16, seed=1)
+    outline = np.asarray(first.x.value["outline"])
+    assert outline.shape == (len(first.y), 16, 4) and first.x.present["outline"].all()
+    assert dict(first.scale) == {"image": 255}
+    assert not np.array_equal(outline, other.x.value["outline"])
+    (path,) = tmp_path.glob("outlines*seed0*")
     path.write_bytes(path.read_bytes()[:99])  # damaged: made again
     again = glyph_modalities(cache=tmp_path, points=16)
-    np.testing.assert_array_equal(first.x.value["outline"], again.x.value["outline"])
-    monkeypatch.setattr(outlines, "drawn_classes", lambda styles: pytest.fail("built again"))
-    glyph_modalities(cache=tmp_path, points=16)
-    split = split_scripts(first, train=["Latin"], test=["Greek", "Armenian", "Georgian"])
-    assert split.train.x.value["outline"].shape[0] == len(split.train.y) and split.test.classes == 4
+    np.testing.assert_array_equal(outline, again.x.value["outline"])
+    monkeypatch.setattr(glyph_outlines, "drawn_classes", lambda styles: pytest.fail("built again"))
+    kept = glyph_modalities(cache=tmp_path, points=16)
+    np.testing.assert_array_equal(outline, kept.x.value["outline"])
 
 
 def test_too_few_points_are_refused(few, tmp_path):

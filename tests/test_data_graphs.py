@@ -5,7 +5,8 @@ import pytest
 
 from metajax.data.graphs import check_graph, composition_graph
 
-CHARACTERS, PARTS = ["林", "木", "森", "江", "⺀"], ["⿰木木", "？", "⿱木⿰木木", "⿰氵工", "⺀"]
+CHARACTERS = ["林", "木", "森", "江", "⺀"]
+PARTS = ["⿰木木", "？", "⿱木⿰木木", "⿰氵工", "⺀"]
 
 
 def pairs(names, edges):

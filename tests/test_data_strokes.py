@@ -18,9 +18,8 @@ def test_points_are_equidistant_along_the_way():
     (result,) = resample(circle, np.zeros(400), [0, 400], number=33)
     gaps = np.linalg.norm(np.diff(result[:, :2], axis=0), axis=1)
     np.testing.assert_allclose(gaps, gaps.mean(), rtol=0.02)
-    np.testing.assert_allclose(
-        np.hypot(result[:, 0], result[:, 1]), 1, atol=0.01
-    )  # centred, and of half side 1
+    # Centred, and of half side 1.
+    np.testing.assert_allclose(np.hypot(result[:, 0], result[:, 1]), 1, atol=0.01)
     np.testing.assert_allclose(result[[0, -1], :2], (circle[[0, -1]] - 7) / 3, atol=0.01)
     np.testing.assert_allclose(result[:, 2], np.linspace(0, 1, 33), atol=1e-6)
     assert result.dtype == np.float32 and result[:, 3].tolist() == [1.0] + [0.0] * 32
@@ -31,9 +30,8 @@ def test_strokes_share_the_points_by_length_and_are_not_joined():
     points = [[0, 0], [6, 0], [6, 3], [4, 3], [2, 1]]
     (result,) = resample(points, [True, False, True, False, True], [0, 5], number=11)
     assert np.flatnonzero(result[:, 3]).tolist() == [0, 7, 10]
-    np.testing.assert_allclose(
-        result[:7, :2], np.stack([np.arange(7) / 3 - 1, np.full(7, -0.5)], axis=1), atol=1e-6
-    )
+    first = np.stack([np.arange(7) / 3 - 1, np.full(7, -0.5)], axis=1)
+    np.testing.assert_allclose(result[:7, :2], first, atol=1e-6)
     np.testing.assert_allclose(result[7:10, :2], [[1, 0.5], [2 / 3, 0.5], [1 / 3, 0.5]], atol=1e-6)
     np.testing.assert_allclose(result[10], [-1 / 3, -1 / 6, 1, 1], atol=1e-6)
 
@@ -75,7 +73,7 @@ def test_the_clock_is_followed_where_there_is_one():
         ([[0, 0], [np.nan, 1]], [1, 0], [0, 2], r"not finite in rows \[1\]"),
     ],
 )
-def test_bad_trajectories_are_refused(points, starts, offsets, message):
+def test_wrong_trajectories_are_refused(points, starts, offsets, message):
     with pytest.raises(ValueError, match=message):
         resample(points, starts, offsets, number=2)
 
@@ -95,17 +93,15 @@ def reference(points, now, size):
     frame = np.zeros((size, size))
     for row in range(size):
         for column in range(size):
-            frame[row, column] = np.clip(
-                1.25 - np.linalg.norm(places - [column, row], axis=1).min(), 0, 1
-            )
+            distance = np.linalg.norm(places - [column, row], axis=1).min()
+            frame[row, column] = np.clip(1.25 - distance, 0, 1)
     return frame
 
 
 def test_the_video_shows_what_is_drawn_by_then():
     points = [wiggle(3, 8), wiggle(4, 8)]
-    strokes = resample(
-        np.concatenate(points), np.tile([1, 0, 0, 1, 0, 0, 0, 1], 2), [0, 8, 16], number=7
-    )
+    starts = np.tile([1, 0, 0, 1, 0, 0, 0, 1], 2)
+    strokes = resample(np.concatenate(points), starts, [0, 8, 16], number=7)
     strokes = jnp.asarray(strokes, jnp.float64)
     video = jax.jit(lambda strokes: draw(strokes, frames=3, size=12))(strokes)
     assert video.shape == (2, 3, 12, 12, 1)
@@ -114,7 +110,8 @@ def test_the_video_shows_what_is_drawn_by_then():
             expected = reference(np.asarray(strokes[row]), (frame + 1) / 3, 12)
             np.testing.assert_allclose(video[row, frame, :, :, 0], expected, atol=2e-3)
     assert (jnp.diff(video, axis=1) > -1e-9).all(), "ink stays"
-    np.testing.assert_allclose(draw(strokes, frames=1, size=12)[:, 0], video[:, -1], atol=1e-12)
+    whole = jax.jit(lambda strokes: draw(strokes, frames=1, size=12))(strokes)
+    np.testing.assert_allclose(whole[:, 0], video[:, -1], atol=1e-12)
 
 
 def test_the_video_has_finite_derivatives_where_a_pixel_lies_on_the_line():
@@ -124,7 +121,9 @@ def test_the_video_has_finite_derivatives_where_a_pixel_lies_on_the_line():
 
 
 def test_bad_requests_for_a_video_are_refused():
-    with pytest.raises(ValueError, match="frames=0"):
+    with pytest.raises(ValueError, match="frames must be a whole number, 1 or more, got 0"):
         draw(jnp.zeros((1, 3, 4)), frames=0, size=8)
+    with pytest.raises(ValueError, match="size must be a whole number, 1 or more, got 0"):
+        draw(jnp.zeros((1, 3, 4)), frames=1, size=0)
     with pytest.raises(ValueError, match=r"got \(1, 3, 3\)"):
         draw(jnp.zeros((1, 3, 3)), frames=1, size=8)

@@ -81,8 +81,8 @@ def test_programs_are_timed_and_compared_with_the_first():
 
 def test_the_table_has_a_row_for_each_strategy():
     costs = {
-        "all": mj.Cost(1_500_000, 2_000_000_000, 0.25, 0.031, 0.0),
-        "first": mj.Cost(500_000, 1_000_000_000, 0.15),
+        "all": mj.diagnostics.Cost(1_500_000, 2_000_000_000, 0.25, 0.031, 0.0),
+        "first": mj.diagnostics.Cost(500_000, 1_000_000_000, 0.15),
     }
     lines = mj.cost_table(costs).splitlines()
     assert len(lines) == 4

@@ -59,10 +59,10 @@ def fit_maml(fuse):
 
 def test_fit_is_the_loop_that_one_would_write():
     problem, dataset = maml()
-    state, losses = problem.state, []
+    state, losses, draw = problem.state, [], jax.jit(sample)
     for number in range(6):
         sample_key, step_key = jax.random.split(jax.random.fold_in(KEY, number))
-        state, info = problem.step(state, sample(dataset, sample_key), step_key)
+        state, info = problem.step(state, draw(dataset, sample_key), step_key)
         losses.append(info.loss)
     fitted, records = fit_maml(fuse=1)
     assert int(fitted.step) == 6
@@ -94,14 +94,6 @@ def test_scan_trains_several_seeds_at_once():
     assert (infos.loss[:, -1] < infos.loss[:, 0]).all()
     alone = jax.jit(train)(keys[1])
     assert_close(jax.tree.map(lambda leaf: leaf[1], (states, infos)), alone)
-
-
-def test_scan_goes_on_where_it_ended():
-    train = functools.partial(mj.training.scan, OUTER, sample=sample, dataset=TARGETS, key=KEY)
-    whole, _ = train(START, steps=5)
-    first, _ = train(START, steps=3)
-    assert_close(train(first, steps=2)[0], whole)
-    assert_close(train(whole, steps=0)[0], whole)
 
 
 def test_a_sampler_is_given_the_step():
@@ -148,21 +140,13 @@ def test_every_outer_loop_can_be_fitted_resumed_and_scanned(make, tmp_path):
     fitted, records = fit(steps=4)
     assert [record["step"] for record in records] == [4]
     assert np.isfinite(records[0]["loss"])
-    train = jax.jit(lambda state: mj.training.scan(outer, state, same, tasks, KEY, steps=4))
-    scanned, info = train(state)
+    train = jax.jit(lambda state: mj.training.scan(outer, state, same, tasks, KEY, steps=2))
+    half_way, _ = train(state)
+    scanned, info = train(half_way)
     assert_close(fitted, scanned, 1e-12)
-    assert info.skipped.tolist() == [0, 0, 0, 0]
+    assert info.skipped.tolist() == [0, 0]
     moved = jax.tree.map(lambda old, new: bool((old != new).all()), state.params, scanned.params)
     assert any(jax.tree.leaves(moved))
-
-
-def test_fused_steps_are_the_same_steps():
-    one, records = run(12, every=6)
-    fused, fused_records = run(12, every=6, fuse=3)
-    assert_close(one, fused, 1e-10)
-    assert [record["step"] for record in records] == [6, 12]
-    losses = [[record["loss"] for record in some] for some in (records, fused_records)]
-    np.testing.assert_allclose(*losses)
 
 
 def test_the_given_state_stays_usable():
@@ -275,23 +259,23 @@ def test_without_tqdm_there_is_no_bar(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_skipped_tasks_are_counted(capsys):
+def test_skipped_tasks_are_counted():
     outer = mj.outer_loop(distance, optax.adam(0.1), tasks_at_once=1)
     poisoned = TARGETS.at[::2].set(jnp.nan)
-    state, records = mj.training.fit(outer, START, sample, poisoned, KEY, steps=8)
+    state, records = mj.training.fit(
+        outer, START, sample, poisoned, KEY, steps=8, fuse=8, every=8, progress=False
+    )
     assert 8 <= records[0]["skipped"] <= 24
     assert np.isfinite(records[0]["loss"])
     assert np.isfinite(state.params.slow).all()
-    assert "skipped=" in capsys.readouterr().err
 
 
-def test_steps_that_kept_no_task_have_no_loss():
-    _, records = mj.training.fit(
-        OUTER, START, lambda dataset, key: dataset[:4] * jnp.nan, TARGETS, KEY, steps=2,
-        progress=False,
-    )  # fmt: skip
+def test_steps_that_kept_no_task_have_no_loss(capsys):
+    nothing = lambda dataset, key: dataset[:4] * jnp.nan
+    _, records = mj.training.fit(OUTER, START, nothing, TARGETS, KEY, steps=2)
     assert records[0]["skipped"] == 8
     assert np.isnan(records[0]["loss"])
+    assert "skipped=4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -324,7 +308,7 @@ def test_fit_refuses_fused_or_sharded_streams():
     stream = functools.partial(mj.data.stream, draw, rows, lambda numbers: numbers)
     with pytest.raises(ValueError, match="fuse=2 must be 1 for a stream"):
         mj.training.fit(OUTER, START, stream(), (), KEY, steps=2, fuse=2)
-    with pytest.raises(ValueError, match=r"reads only those of shard=\(1, 2\)"):
+    with pytest.raises(ValueError, match=r"fit trains on all tasks, not on shard=\(1, 2\)"):
         mj.training.fit(OUTER, START, stream(shard=(1, 2)), (), KEY, steps=2)
 
 

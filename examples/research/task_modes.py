@@ -49,9 +49,9 @@ if options.tiny:
     TASKS = 5
     TEST_TASKS = 40
     INNER_STEPS = 2
-    RATES = RATES[:2]
-    HIDDEN = (4, 4)
-    WIDER = (5, 5)
+    RATES = RATES[:1]
+    HIDDEN = (4,)
+    WIDER = (5,)
     READER = 4
 
 key = jax.random.key(0)

@@ -219,7 +219,7 @@ def _draw_parts(sizes: tuple[int, ...], number: int, seed: int, described: str) 
 
 def _checked(split: Split) -> Split:
     """The same split; checks that no class is listed twice and that no part is empty."""
-    times = collections.Counter(split.dropped)
+    times: collections.Counter[str] = collections.Counter()
     for names in split.parts.values():
         times.update(names)
     if twice := [name for name, number in times.items() if number > 1]:

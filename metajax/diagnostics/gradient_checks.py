@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from metajax._checks import check_loss_value
-from metajax.differentiate.mixed_products import mixed_products
+from metajax.diagnostics.differences import random_direction, step_width
+from metajax.diagnostics.inner_loop_checks import check_inner_loop
 from metajax.differentiate.solvers import Solver, conjugate_gradient
-from metajax.differentiate.strategies import Inner
 from metajax.outer.task_losses import query_loss
 from metajax.types import Adaptation, Array, Loss, Params, PyTree, Task
 
@@ -130,7 +129,7 @@ def check_meta_gradient(
     @jax.jit
     def inner_findings(params: Params) -> tuple[Array, ...]:
         chosen = conjugate_gradient() if solver is None else solver
-        return _inner_findings(adaptation, loss, params, task, key, chosen, size)
+        return check_inner_loop(adaptation, loss, params, task, key, chosen, size)
 
     return Check(difference, zero, not_finite, *map(float, inner_findings(params)))
 
@@ -148,7 +147,7 @@ def _differences(
     leaves = jax.tree.leaves(params)
     difference = {}
     for number, (name, slope) in enumerate(_by_name(slopes).items()):
-        direction = _direction(leaves[number], jax.random.fold_in(key, number))
+        direction = random_direction(leaves[number], jax.random.fold_in(key, number))
         expected = _finite_difference(task_loss, params, number, direction, size)
         found = float((slope * direction).sum())
         scale = max(abs(expected), _typical(slope), least_scale)
@@ -165,7 +164,7 @@ def _finite_difference(
 ) -> float:
     """The central difference of the loss along a direction of the leaf with this number."""
     leaves, structure = jax.tree.flatten(params)
-    width = _width(leaves[number], size)
+    width = step_width(leaves[number], size)
 
     def value(sign: int) -> float:
         moved = list(leaves)
@@ -173,81 +172,6 @@ def _finite_difference(
         return float(task_loss(jax.tree.unflatten(structure, moved)))
 
     return (value(1) - value(-1)) / (2 * width)
-
-
-def _inner_findings(
-    adaptation: Adaptation,
-    loss: Loss,
-    params: Params,
-    task: Task,
-    key: Array,
-    solver: Solver,
-    size: float | None,
-) -> tuple[Array, Array, Array, Array]:
-    """The last four fields of `Check`, for the fast weights where the steps ended."""
-    assert adaptation.inner is not None
-    adapt_key, query_key = jax.random.split(key)
-    inner: Inner = adaptation.inner(params, task.support)
-    adapted = adaptation.adapt(params, task.support, adapt_key)
-
-    def gradient(fast: PyTree) -> PyTree:
-        return jax.grad(inner.whole_loss)(fast, inner.inputs, adapt_key)
-
-    def hessian_product(u: PyTree) -> PyTree:
-        return jax.jvp(gradient, (adapted.fast,), (u,))[1]
-
-    def query_value(fast: PyTree) -> Array:
-        return check_loss_value(loss(adapted._replace(fast=fast), task.query, query_key))
-
-    v = jax.grad(query_value)(adapted.fast)
-    start_norm = optax.tree.norm(gradient(params.fast))
-    end_norm = optax.tree.norm(gradient(adapted.fast))
-    return (
-        _asymmetry(inner, adapted.fast, adapt_key, v),
-        _stopped(gradient, hessian_product, adapted.fast, key, size),
-        end_norm / start_norm,
-        _relative(hessian_product(solver(hessian_product, v)), v),
-    )
-
-
-def _asymmetry(inner: Inner, fast: PyTree, key: Array, v: PyTree) -> Array:
-    """Relative difference between reverse over reverse and forward over reverse."""
-
-    def gradient(fast: PyTree, inputs: PyTree) -> PyTree:
-        return jax.grad(inner.whole_loss)(fast, inputs, key)
-
-    reverse = jax.vjp(gradient, fast, inner.inputs)[1](v)
-    forward = mixed_products(inner.whole_loss, fast, inner.inputs, key, v)
-    # The forward products are None for inputs that have no derivative, such as integers.
-    pairs = [
-        (one, other)
-        for one, other in zip(_leaves(reverse), _leaves(forward), strict=True)
-        if other is not None
-    ]
-    return _relative([forward for _, forward in pairs], [reverse for reverse, _ in pairs])
-
-
-def _stopped(
-    gradient: Callable[[PyTree], PyTree],
-    hessian_product: Callable[[PyTree], PyTree],
-    fast: PyTree,
-    key: Array,
-    size: float | None,
-) -> Array:
-    """Relative difference between a product with the inner Hessian and its finite difference."""
-    u = jax.tree.map(lambda leaf: _direction(leaf, key), fast)
-
-    def gradient_at(sign: int) -> PyTree:
-        move = lambda leaf, step: leaf + sign * _width(leaf, size) * step
-        return gradient(jax.tree.map(move, fast, u))
-
-    quotient = jax.tree.map(
-        lambda ahead, behind, leaf: (ahead - behind) / (2 * _width(leaf, size)),
-        gradient_at(1),
-        gradient_at(-1),
-        fast,
-    )
-    return _relative(hessian_product(u), quotient)
 
 
 def _by_name(tree: PyTree) -> dict[str, Array]:
@@ -259,24 +183,3 @@ def _by_name(tree: PyTree) -> dict[str, Array]:
 def _typical(slope: Array) -> float:
     """Root mean square of the derivative along a random direction of length 1."""
     return float(jnp.linalg.norm(slope.ravel())) / max(slope.size, 1) ** 0.5
-
-
-def _relative(found: PyTree, expected: PyTree) -> Array:
-    """|found - expected| / |expected|."""
-    return optax.tree.norm(optax.tree.sub(found, expected)) / optax.tree.norm(expected)
-
-
-def _direction(leaf: Array, key: Array) -> Array:
-    """A random direction of length 1."""
-    normal = jax.random.normal(key, jnp.shape(leaf), jnp.result_type(leaf))
-    return normal / jnp.linalg.norm(normal.ravel())
-
-
-def _width(leaf: Array, size: float | None) -> float:
-    """Half the distance between the two points of a central difference."""
-    return float(jnp.finfo(jnp.result_type(leaf)).eps) ** (1 / 3) if size is None else size
-
-
-def _leaves(tree: PyTree) -> list[Any]:
-    """The leaves, None included."""
-    return jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)

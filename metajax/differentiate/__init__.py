@@ -1,9 +1,9 @@
 """How derivatives pass through the inner solve: the values of `inner_loop(differentiate=...)`."""
 
 from metajax.differentiate.implicit_gradient import implicit as implicit
-from metajax.differentiate.mixed_products import mixed_mode as mixed_mode
-from metajax.differentiate.mixed_products import mixed_products as mixed_products
-from metajax.differentiate.mixed_products import one_step as one_step
+from metajax.differentiate.mixed_derivatives import mixed_mode as mixed_mode
+from metajax.differentiate.mixed_derivatives import mixed_products as mixed_products
+from metajax.differentiate.mixed_derivatives import one_step as one_step
 from metajax.differentiate.solvers import Solver as Solver
 from metajax.differentiate.solvers import conjugate_gradient as conjugate_gradient
 from metajax.differentiate.solvers import dense as dense

@@ -65,8 +65,9 @@ class TaskNorm(nnx.Module):
             rows = (reference > 0).astype(wide.dtype)
             share = along(rows, x) / jnp.maximum(rows.sum(), 1)
             places = tuple(range(x.ndim - 2))
+            squared = wide**2
             mean = (wide * share).sum(0).mean(places)
-            square = (wide**2 * share).sum(0).mean(places)
+            square = (squared * share).sum(0).mean(places)
         variance = jnp.maximum(square - mean**2, 0)
         return _normalise(x, mean, variance, self, pool)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_counts, shapes
@@ -102,7 +103,7 @@ def _draw_example(axes: Axes, example: PyTree | None, left: float, top: float) -
     elif _is_image_or_video(value):
         _draw_last_image(axes, value, left, top)
     elif _is_stroke(value):
-        drawing = np.asarray(draw(value[None], frames=1, size=56))[0]
+        drawing = np.asarray(draw(jnp.asarray(value)[None], frames=1, size=56))[0]
         _draw_last_image(axes, drawing, left, top)
     elif _is_curve(value):
         _draw_curve(axes, value, left, top)
@@ -148,8 +149,8 @@ def _draw_curve(axes: Axes, value: np.ndarray, left: float, top: float) -> None:
 
 def _write(axes: Axes, text: str, left: float, top: float) -> None:
     """Writes a small text into the middle of the square."""
-    style = {"ha": "center", "va": "center", "color": "grey", "fontsize": "xx-small"}
-    axes.text(left + 0.5, top + 0.5, text, **style)
+    x, y = left + 0.5, top + 0.5
+    axes.text(x, y, text, ha="center", va="center", color="grey", fontsize="xx-small")
 
 
 def _write_modality(axes: Axes, name: str, x: float, y: float) -> None:

@@ -22,7 +22,7 @@ from metajax.training.progress_bars import open_bar
 from metajax.training.records import Record, append_record, evaluation_record, mean_info
 from metajax.training.sources import Source, sampler_source, stream_source
 from metajax.training.steps import compiled_steps
-from metajax.types import Array, Params, PyTree
+from metajax.types import Array, Params, PyTree, Sample
 
 Evaluate = Callable[[Params, Array], Mapping[str, Summary]]
 
@@ -30,7 +30,7 @@ Evaluate = Callable[[Params, Array], Mapping[str, Summary]]
 def fit(
     outer: OuterLoop,
     state: Any,
-    sample: Callable[..., PyTree] | Stream,
+    sample: Sample[PyTree] | Stream,
     dataset: PyTree,
     key: Array,
     *,
@@ -132,9 +132,7 @@ def _check_sizes(steps: int, fuse: int, every: int) -> None:
         raise ValueError(f"{fuse=} must divide {every=}, so that records fall between two calls.")
 
 
-def _make_source(
-    sample: Callable[..., PyTree] | Stream, dataset: PyTree, key: Array, fuse: int
-) -> Source:
+def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, fuse: int) -> Source:
     if isinstance(sample, Stream):
         return stream_source(sample, key, fuse)
     return sampler_source(sample, dataset, key)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from metajax._tree import count_tasks
 from metajax.data.read.streams import Stream, tasks_of
 from metajax.training.steps import Draw, sampler_draw
-from metajax.types import Array, PyTree
+from metajax.types import Array, PyTree, Sample
 
 
 class Source(NamedTuple):
@@ -29,7 +29,7 @@ class Source(NamedTuple):
     tasks: int
 
 
-def sampler_source(sample: Callable[..., PyTree], dataset: PyTree, key: Array) -> Source:
+def sampler_source(sample: Sample[PyTree], dataset: PyTree, key: Array) -> Source:
     """Every call gets the data set, and draws from it on the device."""
     draw = sampler_draw(sample)
     shapes = jax.eval_shape(draw, dataset, key, jnp.int32(0))
@@ -44,11 +44,10 @@ def stream_source(stream: Stream, key: Array, fuse: int) -> Source:
     """
     if fuse > 1:
         raise ValueError(f"{fuse=} must be 1 for a stream, whose tasks come step by step.")
-    shard = stream.options["shard"]
-    if shard != (0, 1):
+    if stream.shard != (0, 1):
         raise ValueError(
-            f"fit trains on all tasks of a step, and this stream reads only those of {shard=}; "
-            "write the loop yourself, with `data.tasks_of`."
+            f"fit trains on all tasks, not on shard={stream.shard}; write the loop yourself, with "
+            "`data.tasks_of`."
         )
     draw = lambda read, key, step: stream.finish(read, key)
     return Source(draw, lambda first: tasks_of(stream, key, first=first), stream.tasks)

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import jax
 
-from metajax._checks import check_count, takes
+from metajax._checks import check_count
 from metajax.data.read.streams import Stream
+from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
-from metajax.types import Array, PyTree
+from metajax.types import Array, PyTree, Sample
 
 Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
 """(what a step reads, key, number of the outer step) -> tasks."""
@@ -20,7 +21,7 @@ Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
 def scan(
     outer: OuterLoop,
     state: Any,
-    sample: Callable[..., PyTree],
+    sample: Sample[PyTree],
     dataset: PyTree,
     key: Array,
     *,
@@ -29,7 +30,8 @@ def scan(
     """Takes outer steps as one pure function, for `jax.jit` and `jax.vmap`.
 
     Use it to train several seeds or hyperparameters at once, or inside a larger computation.
-    `fit` takes the same steps with the same keys, and adds records, checkpoints and a bar.
+    `fit` takes the same steps with the same keys, ends with the same weights bit for bit, and adds
+    records, checkpoints and a bar.
 
     Step n draws its tasks with the first and learns with the second key of
     split(fold_in(key, n)), where n is `state.step`.
@@ -71,11 +73,9 @@ def scan(
     return take_steps(outer, sampler_draw(sample), state, key, dataset, steps)
 
 
-def sampler_draw(sample: Callable[..., PyTree]) -> Draw:
+def sampler_draw(sample: Sample[PyTree]) -> Draw:
     """A sampler with the number of the outer step as an argument, which it may ignore."""
-    if takes(sample, "step"):
-        return lambda dataset, key, step: sample(dataset, key, step=step)
-    return lambda dataset, key, step: sample(dataset, key)
+    return lambda dataset, key, step: at_step(sample, step)(dataset, key)
 
 
 def take_steps(

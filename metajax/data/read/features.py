@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 
 from metajax.data.read.catalogue import Source, skip_decoding
 from metajax.data.read.pictures import Prepare, decode_picture
+from metajax.data.read.rows import all_present
+from metajax.types import PyTree
 
 ONLY = ""
 """The name of a modality that is the only one, so that x is its array."""
@@ -58,6 +60,45 @@ def may_differ_in_length(features: Any, path: str) -> bool:
     return shape[:1] == (None,) and len(shape) <= 2 and None not in shape[1:]
 
 
+def check_lengths(source: Source, paths: Mapping[str, str], given: Mapping[str, Prepare]) -> None:
+    """Checks that no feature may differ in length, unless the user's function makes an array of it.
+
+    Raises:
+        ValueError: the features that may.
+    """
+    ragged = [
+        path
+        for modality, path in paths.items()
+        if modality not in given and may_differ_in_length(source.features, path)
+    ]
+    if ragged:
+        raise ValueError(
+            f"{ragged} of {source.name} may differ in length; "
+            "give prepare=, which cuts or pads them."
+        )
+
+
+def functions_by_modality(
+    prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]
+) -> dict[str, Prepare]:
+    """{modality: function}, of what the user gave as `prepare`.
+
+    Raises:
+        ValueError: a function for a modality that does not exist, or one function for several.
+    """
+    if prepare is None:
+        given = {}
+    elif isinstance(prepare, Mapping):
+        given = dict(prepare)
+    else:
+        given = dict.fromkeys(paths, prepare)
+    if not set(given) <= set(paths) or (callable(prepare) and len(paths) > 1):
+        raise ValueError(
+            f"prepare must be a function for each of the modalities {list(paths)}, got {prepare!r}."
+        )
+    return given
+
+
 def array_functions(
     source: Source, prepare: Mapping[str, Prepare], paths: Mapping[str, str]
 ) -> tuple[Source, dict[str, Prepare]]:
@@ -94,6 +135,11 @@ def to_arrays(
         modality: np.asarray(made[modality](find_feature(example, path)))
         for modality, path in paths.items()
     }
+
+
+def as_x(x: dict[str, Any], shape: tuple[int, ...]) -> PyTree:
+    """The array of the only modality, or several modalities of which none is missing."""
+    return x[ONLY] if ONLY in x else all_present(x, shape)
 
 
 def scale_of(features: Any, path: str, dtype: np.dtype) -> int | None:

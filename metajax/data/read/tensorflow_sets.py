@@ -13,7 +13,10 @@ from metajax.data.read.catalogue import Source, conversion_command, open_split, 
 from metajax.data.read.features import (
     ONLY,
     array_functions,
+    as_x,
+    check_lengths,
     feature_names,
+    functions_by_modality,
     may_differ_in_length,
     scale_of,
     to_arrays,
@@ -28,7 +31,6 @@ from metajax.data.read.records import (
     stack,
     try_record,
 )
-from metajax.data.read.rows import all_present
 from metajax.types import PyTree
 
 Wanted: TypeAlias = Callable[[str], bool] | frozenset[str]
@@ -102,7 +104,7 @@ def tfds(
         raise ValueError(f"{keep=} must be several names or a predicate; for one name, [{keep!r}].")
     source = open_split(name, split, data_dir, download)
     paths, labels = feature_names(source, features, label)
-    given = _by_modality(prepare, paths)
+    given = functions_by_modality(prepare, paths)
     source, made = array_functions(source, given, paths)
     wanted = keep if callable(keep) or keep is None else frozenset(keep)
     label_of = label_reader(source.features, labels)
@@ -125,7 +127,7 @@ def tfds(
         if divisor is not None:
             scale[modality] = divisor
     return dataset(
-        _as_x(x, y.shape),
+        as_x(x, y.shape),
         y,
         names=names,
         scale=scale.get(ONLY) if ONLY in paths else scale or None,
@@ -173,8 +175,8 @@ def tfds_rows(
     """
     source = open_split(name, split, data_dir, download)
     paths, labels = feature_names(source, features, label)
-    given = _by_modality(prepare, paths)
-    _check_lengths(source, paths, given)
+    given = functions_by_modality(prepare, paths)
+    check_lengths(source, paths, given)
     source, made = array_functions(source, given, paths)
     if not hasattr(source.examples, "__getitem__"):
         raise ValueError(
@@ -202,7 +204,7 @@ def tfds_rows(
         for modality, path in paths.items():
             stacked = stack([row[modality] for row in rows], path, series=False)
             x[modality] = stacked.reshape(*numbers.shape, *stacked.shape[1:])
-        return _as_x(x, numbers.shape)
+        return as_x(x, numbers.shape)
 
     return dataset(records, y, names=names), fetch
 
@@ -216,28 +218,6 @@ def _read_row(
         return to_arrays(source.examples[number], paths, made)
 
     return try_record(source, number, read)
-
-
-def _as_x(x: dict[str, Any], shape: tuple[int, ...]) -> PyTree:
-    """The array of the only modality, or several modalities of which none is missing."""
-    return x[ONLY] if ONLY in x else all_present(x, shape)
-
-
-def _by_modality(
-    prepare: Prepare | Mapping[str, Prepare] | None, paths: Mapping[str, str]
-) -> dict[str, Prepare]:
-    """{modality: function}, checked."""
-    if prepare is None:
-        given = {}
-    elif isinstance(prepare, Mapping):
-        given = dict(prepare)
-    else:
-        given = dict.fromkeys(paths, prepare)
-    if not set(given) <= set(paths) or (callable(prepare) and len(paths) > 1):
-        raise ValueError(
-            f"prepare must be a function for each of the modalities {list(paths)}, got {prepare!r}."
-        )
-    return given
 
 
 def _is_wanted(wanted: Wanted, name: str | None) -> bool:
@@ -262,17 +242,3 @@ def _check_kept(wanted: Wanted | None, names: list[str], source: Source) -> None
         )
     if not names:
         raise ValueError(f"keep leaves no class of {source.name}, so there is nothing to read.")
-
-
-def _check_lengths(source: Source, paths: Mapping[str, str], given: Mapping[str, Prepare]) -> None:
-    """Checks that examples have one shape, as far as the features say so."""
-    ragged = [
-        path
-        for modality, path in paths.items()
-        if modality not in given and may_differ_in_length(source.features, path)
-    ]
-    if ragged:
-        raise ValueError(
-            f"{ragged} of {source.name} may differ in length; "
-            "give prepare=, which cuts or pads them."
-        )

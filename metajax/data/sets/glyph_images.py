@@ -59,8 +59,7 @@ def glyphs(
         return read_cache(path)
     drawn = drawn_classes(styles)
     values = distortions(len(drawn.pictures), seed)
-    x = jax.lax.map(lambda row: distort(row[0], *row[1]), (drawn.pictures, values), batch_size=512)
-    x = np.asarray(x)
+    x = np.asarray(jax.lax.map(_distort_row, (drawn.pictures, values), batch_size=512))
     write_cache(path, x=x, y=drawn.labels, names=drawn.names)
     return dataset(x, drawn.labels, names=drawn.names, scale=255)
 
@@ -97,6 +96,12 @@ def distort(
     places = [27.5 + 2 * y, 27.5 + 2 * x]
     image = jax.scipy.ndimage.map_coordinates(picture.astype(jnp.float32), places, order=1)
     return jnp.round(image).astype(jnp.uint8)[:, :, None]
+
+
+def _distort_row(row: tuple[Array, Array]) -> Array:
+    """`distort` for a pair (picture, values); one function, so that it is compiled once."""
+    picture, values = row
+    return distort(picture, *values)
 
 
 def read_cache(path: pathlib.Path) -> Dataset:

@@ -1,4 +1,4 @@
-"""What languages say: dates and units of `babel` (Unicode's CLDR), number words of `num2words`."""
+"""Phrases of a language: dates and units of `babel` (Unicode's CLDR), words of `num2words`."""
 
 from __future__ import annotations
 

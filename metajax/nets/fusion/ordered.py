@@ -88,8 +88,9 @@ class Recurrent(nnx.Module):
         both = jnp.concatenate([x, h], axis=1)
         z = jax.nn.sigmoid(self.update(both))
         r = jax.nn.sigmoid(self.reset(both))
+        kept = (1 - z) * h
         candidate = jnp.tanh(self.candidate(jnp.concatenate([x, r * h], axis=1)))
-        return (1 - z) * h + z * candidate
+        return kept + z * candidate
 
 
 def _check_sequence(names: Sequence[str]) -> tuple[str, ...]:

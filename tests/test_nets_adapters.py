@@ -1,0 +1,122 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from encoders import quick
+from flax import nnx
+from problems import assert_close
+
+import metajax as mj
+from metajax import nets
+
+X = jnp.ones((2, 4))
+KEYS = jax.random.split(jax.random.key(0))
+
+
+class WithDropout(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(4, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dropout(self.layer(x))
+
+
+@functools.cache
+def small_net():
+    return nets.MLP(4, (3,), 2, rngs=nnx.Rngs(0))
+
+
+def test_a_key_seeds_dropout_and_none_is_deterministic():
+    plain, params = nets.functional(WithDropout(nnx.Rngs(0)))
+    apply = quick(plain)
+    assert_close(apply(params, X), apply(params, X))
+    dropped = apply(params, X, KEYS[0])
+    assert_close(apply(params, X, KEYS[0]), dropped)
+    assert not np.allclose(dropped, apply(params, X, KEYS[1]))
+    assert (dropped == 0).any()
+    assert not (apply(params, X) == 0).any()
+
+
+def test_functional_splits_by_filter():
+    net = nets.Conv4(5, width=4, rngs=nnx.Rngs(0))
+    _, params = nets.functional(net, fast=nnx.PathContains("head"))
+    assert list(params.fast) == ["head"]
+    assert sorted(params.slow) == ["convolutions", "norms"]
+    message = r"makes nothing fast; the module has .*\['head'\]\['kernel'\]"
+    with pytest.raises(ValueError, match=message):
+        nets.functional(net, fast=nnx.PathContains("tail"))
+
+
+def test_weights_of_another_net_are_refused():
+    apply, params = nets.functional(small_net())
+    body = {"layers": params.fast["layers"]}
+    written = {**params.fast, "classifier": params.fast["head"]}
+    with pytest.raises(ValueError, match=r"missing are \['head/bias', 'head/kernel'\], unknown"):
+        apply(params._replace(fast=body), X)
+    with pytest.raises(ValueError, match=r"unknown are \['classifier/bias', 'classifier/kernel'\]"):
+        apply(params._replace(fast=written), X)
+    with pytest.raises(ValueError, match="both have 'head/"):
+        apply(params._replace(slow={"head": params.fast["head"]}), X)
+
+
+def test_a_function_takes_only_what_it_uses():
+    start = mj.Params({"scale": jnp.array(3.0)}, {})
+    ways = [
+        (lambda params, x: x, (1.0, 1.0)),
+        (lambda params, x, key: x if key is None else 2 * x, (1.0, 2.0)),
+        (lambda params, x, key=None, *, reference=None: (key is None, reference), None),
+        (lambda params, x, *, reference: reference, None),
+    ]
+    for function, expected in ways:
+        apply, params = nets.from_function(function, start)
+        assert params is start
+        if expected is not None:
+            assert float(apply(params, 1.0)) == expected[0]
+            assert float(apply(params, 1.0, KEYS[0], reference=X)) == expected[1]
+    both, _ = nets.from_function(ways[2][0])
+    assert both(start, X, KEYS[0], reference="rows") == (False, "rows")
+    only_reference, _ = nets.from_function(ways[3][0])
+    assert only_reference(start, X, KEYS[0], reference="rows") == "rows"
+    assert nets.from_function(ways[0][0])[1] == mj.Params({}, {})
+
+
+def test_other_keywords_are_handed_on():
+    apply, params = nets.from_function(lambda params, x, *, times=1: times * x)
+    assert apply(params, 2.0, times=3) == 6.0
+    with pytest.raises(TypeError, match="method"):
+        apply(params, 2.0, method="embed")
+
+
+def test_the_identity_encoder_returns_its_input():
+    params = mj.Params({}, {})
+    assert nets.identity_encoder(params, X) is X
+    assert nets.identity_encoder(params, X, KEYS[0], reference=None) is X
+    both = mj.Modalities({"audio": X, "image": 2 * X}, {"audio": X[:, 0], "image": X[:, 0]})
+    assert nets.identity_encoder(params, both) is both.value
+
+
+def test_a_net_computed_in_bfloat16_keeps_its_weights_and_small_steps():
+    seen = []
+
+    def times(params, x):
+        seen.append((params.fast.dtype, x.dtype))
+        return x * params.fast
+
+    apply, start = nets.from_function(times, mj.Params(jnp.ones((), jnp.float32), ()))
+    batch = mj.Batch(jnp.ones((2, 1), jnp.float32), jnp.zeros((2, 1), jnp.float32))
+
+    def descend(apply, params):
+        loss = mj.losses.squared_error(apply)
+        adapt = mj.inner_loop(loss, optax.sgd(1e-4), steps=10).adapt
+        return adapt(params, batch, KEYS[0]).fast
+
+    moved = descend(mj.losses.computed_in(apply), start)
+    assert moved.dtype == jnp.float32
+    np.testing.assert_allclose(moved, (1 - 2e-4) ** 10, atol=1e-4)
+    assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
+    narrow = start._replace(fast=start.fast.astype(jnp.bfloat16))
+    assert descend(apply, narrow) == 1, "weights that are bfloat16 themselves lose the steps"
