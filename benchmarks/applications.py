@@ -1,4 +1,4 @@
-"""The tables of docs/applications.md, from the files in benchmarks/results/.
+"""The tables of docs/applications.md, and their overview in docs/results.md.
 
 `readme.py` writes them into the page.
 """
@@ -299,7 +299,7 @@ def video():
 
 
 def overview():
-    """One line for each application, for the README."""
+    """One line for each application, for docs/results.md."""
     made = (
         of_graphs(),
         of_languages(),

@@ -71,7 +71,7 @@ def make_dataset(seed=0):
     for name in NAMES:
         centres = rng.normal(size=(CLASSES, INPUTS))
         noise = rng.normal(size=(number, INPUTS))
-        mixing = rng.normal(size=(INPUTS, INPUTS))
+        mixing = rng.normal(size=(INPUTS, INPUTS)) / INPUTS**0.5
         value[name] = ((centres[labels] + noise) @ mixing).astype(np.float32)
     present = rng.uniform(size=(len(NAMES), number)) >= MISSING
     present[0] |= ~present.any(axis=0)  # every example has a modality
@@ -84,12 +84,22 @@ def make_net(name):
     rngs = nnx.Rngs(0)
     encoders = {one: mj.nets.MLP(INPUTS, (16,), WIDTH, rngs=rngs) for one in NAMES}
     made = FUSIONS[name](rngs)
-    if name == "Late":  # it makes the answer, and needs no head
-        net = mj.nets.Multimodal(encoders, made, WIDTH)
-    else:
-        net = mj.nets.Multimodal(encoders, made, WIDTH, WAYS, rngs=rngs)
+    if name == "Late":  # it makes the answer, so that the net has no head
+        apply, params = mj.nets.functional(mj.nets.Multimodal(encoders, made, WIDTH))
+        return without_head(apply), params
+    net = mj.nets.Multimodal(encoders, made, WIDTH, WAYS, rngs=rngs)
     apply, params = mj.nets.functional(net)
     return functools.partial(apply, method="embed"), params
+
+
+def without_head(apply):
+    """The features of a net that has no head, of params that `prototypes` wrote one into."""
+
+    def embed(params, x, reference):
+        fast = {name: part for name, part in params.fast.items() if name != "head"}
+        return apply(params._replace(fast=fast), x, reference=reference)
+
+    return mj.nets.from_function(embed)[0]
 
 
 def measure(name, train, tests, steps):
@@ -101,14 +111,15 @@ def measure(name, train, tests, steps):
     sample = mj.data.meta_batch(mj.data.episodes(WAYS, SHOTS, QUERIES), tasks=4)
 
     @jax.jit
-    def run(params, train, tests, key):
-        before = mj.evaluate(task_loss, params, tests, key)
+    def learn(params, train, key):
         state, _ = mj.training.scan(outer, outer.init(params), sample, train, key, steps=steps)
-        return before, mj.evaluate(task_loss, state.params, tests, key)
+        return state.params
 
+    evaluate = jax.jit(functools.partial(mj.evaluate, task_loss))
+    key = jax.random.key(0)
     row = {"fusion": name, "parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
-    summaries = run(params, train, tests, jax.random.key(0))
-    for when, summary in zip(("before", "after"), summaries, strict=True):
+    for when, learned in {"before": params, "after": learn(params, train, key)}.items():
+        summary = evaluate(learned, tests, key)
         accuracy = summary["accuracy"]
         row[f"loss {when}"] = float(summary["loss"].mean)
         row[f"accuracy {when}"] = [100 * float(accuracy.mean), 100 * float(accuracy.interval)]

@@ -144,9 +144,10 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
         moment = by_name(state.optimizer[0].mu.fast)
         return {name: np.asarray(leaf.addressable_data(0)) / 0.1 for name, leaf in moment.items()}
 
+    timed = program
     if fuse > 1:
-        program, cost = harness.compile_timed(fused(step, fuse), *arguments)
-    return lambda: program(*arguments), gradient, cost
+        timed, cost = harness.compile_timed(fused(step, fuse), *arguments)
+    return lambda: timed(*arguments), gradient, cost
 
 
 def fused(step, number):
@@ -188,8 +189,8 @@ def spread(step, arguments, devices):
         place(jax.random.key_data(key), everywhere),
     )
     specs = everywhere, by_task, everywhere
-    step = jax.shard_map(with_key_data, mesh=mesh, in_specs=specs, out_specs=everywhere)
-    return step, arguments
+    spread_step = jax.shard_map(with_key_data, mesh=mesh, in_specs=specs, out_specs=everywhere)
+    return spread_step, arguments
 
 
 def local_tasks(program, workload):

@@ -45,6 +45,13 @@ STRATEGIES = {
 }
 """{name: (strategy, whether the layers are computed again in the backward pass)}."""
 
+TINY_STRATEGIES = (
+    "`unroll()`",
+    "`unroll(remat=1)`, block remat",
+    "`mixed_mode()`",
+    "`mixed_mode(save_gradients=False)`, block remat",
+)
+
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
@@ -175,7 +182,11 @@ def draw(rows, path):
 
 
 def main(options):
-    rows = measure(TINY if options.tiny else Sizes(), options.repeats)
+    if options.tiny:
+        strategies = {name: STRATEGIES[name] for name in TINY_STRATEGIES}
+        rows = measure(TINY, options.repeats, strategies)
+    else:
+        rows = measure(Sizes(), options.repeats)
     harness.save(options.out, "memory", harness.header(seed=0, rows=rows))
     draw(rows, options.out / "memory.png")
 

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and those of speed in the README; `readme.py` writes them."""
+"""The tables of speed in docs/performance.md and docs/results.md; `readme.py` writes them."""
 
 from tables import read, table
 

@@ -246,20 +246,20 @@ def digits():
 
 
 PAGES = {
-    "README.md": (
-        quickstart,
+    "README.md": (quickstart,),
+    "docs/results.md": (
         omniglot,
+        alphabets,
         sinusoid,
         performance.transformer,
         digits,
         bilevel,
         learned_optimizer,
-        performance.peers,
-        alphabets,
         ruler,
         modalities,
         subsets,
         applications.overview,
+        performance.peers,
     ),
     "docs/applications.md": applications.MADE,
     "docs/performance.md": performance.MADE,

@@ -1,6 +1,7 @@
 """Data sets whose examples are the numbers of their rows, and many tasks drawn from them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import metajax as mj
@@ -27,9 +28,16 @@ def draw_list(sample, number, source=(), key=KEY):
 
 
 def joined(tasks):
-    """x and y of support and query set together, float64[tasks, rows]."""
+    """The x and the y of support and query set together, float64[tasks, rows]."""
     parts = [
         np.concatenate([getattr(tasks.support, name), getattr(tasks.query, name)], axis=1)
         for name in "xy"
     ]
     return [part[..., 0].astype(float) for part in parts]
+
+
+def augmented_examples(augment, x, number, seed=0):
+    """That many augmented examples of one, as NumPy arrays along the first axis."""
+    keys = jax.random.split(jax.random.key(seed), number)
+    x = jax.tree.map(jnp.asarray, x)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(augment, (None, 0)))(x, keys))

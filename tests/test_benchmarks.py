@@ -162,18 +162,26 @@ def test_a_step_on_sinusoids_has_the_gradient_of_plain_jax():
         assert state.step == variant.get("fuse", 1)
 
 
-def test_every_lowering_of_a_convolution_has_the_same_gradient(in_float32):
+def test_a_step_on_images_has_the_gradient_of_plain_jax(in_float32):
     workload = workloads.TINY["W2"]()
     step, gradient, _ = jax_maml.build(workload)
     ours = gradient()
     assert step()[0].step == 1
-    assert {name: leaf.shape for name, leaf in ours.items()} == {
-        name: leaf.shape for name, leaf in workload.weights.items()
-    }
+    shapes = {name: leaf.shape for name, leaf in workload.weights.items()}
+    assert {name: leaf.shape for name, leaf in ours.items()} == shapes
     assert all(np.abs(leaf).max() > 0 for leaf in ours.values())
-    for lower in jax_maml.LOWERINGS:
-        other = jax_maml.build(workload, lower=lower)[1]()
-        assert harness.difference(other, ours) < 1e-4
+    _, plain, _ = jax_maml.build(workload, lower="native")
+    assert harness.difference(plain(), ours) < 1e-4
+
+
+@pytest.mark.parametrize("lower", jax_maml.LOWERINGS)
+def test_every_lowering_is_the_same_convolution(lower):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 4, 3))
+    kernel = rng.normal(size=(3, 3, 3, 2))
+    layer = jax_maml.Convolution(kernel, jax_maml.LOWERINGS[lower])
+    expected = jax_maml.native(x, kernel)
+    np.testing.assert_allclose(layer(x), expected, atol=1e-12)
 
 
 def test_the_comparison_with_peers_names_what_is_missing_and_goes_on(tmp_path):
@@ -201,17 +209,36 @@ def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, in_float32):
     report = run_here(memory, tmp_path, "--repeats", "1")
     rows = {row["implementation"]: row for row in report["rows"]}
-    assert rows.keys() == memory.STRATEGIES.keys()
+    assert rows.keys() < memory.STRATEGIES.keys()
     assert all(row["gradient_error"] < 1e-5 for row in rows.values())
     assert 3 * rows["`mixed_mode()`"]["temporary_bytes"] < rows["`unroll()`"]["temporary_bytes"]
     assert (tmp_path / "memory.png").exists()
 
 
-def test_growth_is_measured_and_drawn(tmp_path, in_float32):
-    axes = ["tasks", "sequence length"]
-    report = run_here(growth, tmp_path, "--repeats", "1", "--axes", *axes)
-    assert [*report["fits"]] == axes
-    assert {row["workload"] for row in report["rows"]} == set(axes)
+def test_growth_is_measured_and_drawn(tmp_path, in_float32, monkeypatch):
+    """The transformer is compiled; of the images only the workloads are looked at."""
+    built = []
+
+    def build(workload):
+        built.append(workload)
+        return lambda: 0, None, {"temporary_bytes": len(built)}
+
+    monkeypatch.setattr(jax_maml, "build", build)
+    report = run_here(growth, tmp_path, "--repeats", "2")
+    assert [*report["fits"]] == [*growth.AXES]
+    numbers = {axis: [] for axis in growth.AXES}
+    for row in report["rows"]:
+        numbers[row["workload"]].append(row["number"])
+    assert numbers == {axis: [*values] for axis, values in growth.TINY.items()}
+    sizes = [
+        (one.tasks, len(one.data["support"][1][0]), one.steps, one.weights["norms/0/scale"].size)
+        for one in built
+    ]
+    shots = 5
+    assert sizes[0:2] == [(2, shots, 3, 4), (4, shots, 3, 4)]
+    assert sizes[2:4] == [(8, shots, 3, 4), (8, 2 * shots, 3, 4)]
+    assert sizes[4:6] == [(8, shots, 1, 4), (8, shots, 2, 4)]
+    assert sizes[6:8] == [(8, shots, 3, 4), (8, shots, 3, 8)]
     assert (tmp_path / "growth.png").exists()
 
 
@@ -242,13 +269,19 @@ def test_every_fusion_has_a_net():
     classes = {name for name, value in values if inspect.isclass(value)}
     modules = {name for name in classes if issubclass(vars(mj.nets.fusion)[name], nnx.Module)}
     assert fusions.FUSIONS.keys() == modules | {"mean", "total", "maximum"}
+    x = fusions.make_dataset().x
+
+    def features(name):
+        embed, params = fusions.make_net(name)
+        return embed(params, x)
+
     for name in fusions.FUSIONS:
-        params = jax.eval_shape(lambda name=name: fusions.make_net(name)[1])
-        assert jax.tree.leaves(params.fast)
+        shape = jax.eval_shape(lambda name=name: features(name)).shape
+        assert shape == (fusions.CLASSES * fusions.EXAMPLES, fusions.WIDTH)
 
 
 def test_fusions_are_trained(tmp_path, in_float32):
-    names = ["mean", "Conditioned", "Late", "Bottleneck"]
+    names = ["Conditioned", "Late"]
     report = run_here(fusions, tmp_path, "--fusions", *names)
     assert [row["fusion"] for row in report["rows"]] == names
     for row in report["rows"]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_tasks import augmented_examples as draws
 from jax.test_util import check_grads
 
 from metajax import Series
@@ -16,14 +17,6 @@ RNG = np.random.default_rng(0)
 SPECTROGRAM = RNG.normal(size=(STEPS, CHANNELS)).astype(np.float32)
 WAVE = RNG.normal(size=30).astype(np.float32)
 TEXT = np.array([7, 8, 9, 8, 5, 6, 0, 0], np.int32)
-
-
-def draws(augment, x, number, seed=0):
-    """That many augmented examples of one."""
-    keys = jax.random.split(jax.random.key(seed), number)
-    return jax.tree.map(
-        np.asarray, jax.jit(jax.vmap(augment, (None, 0)))(jax.tree.map(jnp.asarray, x), keys)
-    )
 
 
 def chi_square(counts):
@@ -40,7 +33,7 @@ def chi_square(counts):
         (text_dropout(0.5), TEXT),
         (text_dropout(0.5, unknown=None), TEXT),
     ],
-)  # fmt: skip
+)
 def test_shapes_dtypes_keys_and_vmap(augment, x):
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
     assert jax.eval_shape(augment, like, jax.random.key(0)) == like
@@ -62,7 +55,7 @@ def test_shapes_dtypes_keys_and_vmap(augment, x):
         (text_dropout(0.0, unknown=None), TEXT),
         (text_dropout(1.0, keep=np.unique(TEXT).tolist()), TEXT),
     ],
-)  # fmt: skip
+)
 def test_no_strength_is_the_identity(augment, x):
     new = draws(augment, x, 5)
     assert new.dtype == x.dtype
@@ -166,7 +159,7 @@ def test_a_wave_is_shifted_and_louder_as_a_loop_says():
 
 
 def test_a_recording_of_several_channels_or_some_length_is_shifted_alike():
-    long = np.concatenate([WAVE, np.full(5, 99.0)])  # what stands past the length has no meaning
+    long = np.concatenate([WAVE, np.full(5, 99.0)])  # values past the length are not valid
     both = Series(jnp.stack([long, -long], axis=1), jnp.asarray(30))
     for seed in range(20):
         key = jax.random.key(seed)
@@ -218,17 +211,27 @@ def test_tokens_are_left_out_and_the_rest_moves_up():
         (lambda: wave(gain=-3), "gain=-3 must be from 0 to 120"),
         (lambda: text_dropout(1.5), "rate=1.5 must be from 0 to 1"),
         (lambda: text_dropout(0.1, unknown=0), "unknown=0 must be the id of a token"),
-        (lambda: spec_augment(13, 0)(jnp.asarray(SPECTROGRAM), jax.random.key(0)), r"time=13 .*exceed.*\[12, 6\]"),
-        (lambda: spec_augment(0, 7)(jnp.asarray(SPECTROGRAM), jax.random.key(0)), r"frequency=7 .*exceed.*\[12, 6\]"),
-        (lambda: spec_augment(1, 1)(jnp.asarray(WAVE), jax.random.key(0)), r"spectrogram.*float32\[30\]"),
-        (lambda: text_dropout(0.1)(Series(jnp.ones((2, 1), int), 2), jax.random.key(0)), "One text of token ids"),
-        (lambda: wave(shift=30)(jnp.asarray(WAVE), jax.random.key(0)), "shift=30 must be smaller than .*30 samples"),
-        (lambda: wave()(jnp.ones(3, jnp.int16), jax.random.key(0)), r"wave \[samples\] or .* of floats.*int16\[3\]"),
-        (lambda: wave()(jnp.ones((2, 3, 1)), jax.random.key(0)), r"float64\[2, 3, 1\]; vmap"),
-        (lambda: text_dropout(0.1)(jnp.ones(3), jax.random.key(0)), r"int\[length\].*float64\[3\]"),
-        (lambda: text_dropout(0.1)(jnp.ones((2, 3), int), jax.random.key(0)), r"int64\[2, 3\]; vmap"),
     ],
-)  # fmt: skip
-def test_errors_say_what_is_wrong(make, message):
+)
+def test_errors_of_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("augment", "x", "message"),
+    [
+        (spec_augment(13, 0), SPECTROGRAM, r"time=13 .*exceed.*\[12, 6\]"),
+        (spec_augment(0, 7), SPECTROGRAM, r"frequency=7 .*exceed.*\[12, 6\]"),
+        (spec_augment(1, 1), WAVE, r"spectrogram.*float32\[30\]"),
+        (wave(shift=30), WAVE, "shift=30 must be smaller than .*30 samples"),
+        (wave(), np.ones(3, np.int16), r"wave \[samples\] or .* of floats.*int16\[3\]"),
+        (wave(), np.ones((2, 3, 1)), r"float64\[2, 3, 1\]; vmap"),
+        (text_dropout(0.1), Series(np.ones((2, 1), int), np.int32(2)), "One text of token ids"),
+        (text_dropout(0.1), np.ones(3), r"int\[length\].*float64\[3\]"),
+        (text_dropout(0.1), np.ones((2, 3), int), r"int64\[2, 3\]; vmap"),
+    ],
+)
+def test_errors_of_examples(augment, x, message):
+    with pytest.raises(ValueError, match=message):
+        augment(jax.tree.map(jnp.asarray, x), jax.random.key(0))

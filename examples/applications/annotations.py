@@ -48,7 +48,7 @@ if options.tiny:
     options.steps = 2
     options.splits = 2
     TASKS = 4
-    WIDTH = 4
+    WIDTH = 8
 
 key = jax.random.key(0)
 started = time.perf_counter()

@@ -35,6 +35,7 @@ WAYS = 5
 SHOTS = (1, 5)
 QUERIES = 10  # of each class
 OUTSIDE = 50  # queries out of scope
+TASKS_AT_ONCE = 50  # in a test
 SCORES = ("nearest", "energy", "probability")  # of how likely a query is in scope
 
 WIDTH = 64  # of the net that is trained from scratch
@@ -55,8 +56,9 @@ options = common.parse(parser)
 if options.tiny:
     options.steps = 2
     options.tasks = 4
+    TASKS_AT_ONCE = 4
     options.splits = 2
-    WIDTH = 4
+    WIDTH = 8
     FUSE = 1
 
 cache = common.reuse_programs()  # the programs of all splits are the same
@@ -142,7 +144,7 @@ def scorer(adaptation, class_means):
 
     @jax.jit
     def score(params, tasks):
-        found = mj.evaluate(task_loss, params, tasks, key, tasks_at_once=50)
+        found = mj.evaluate(task_loss, params, tasks, key, tasks_at_once=TASKS_AT_ONCE)
         return {name: found[name].mean for name in ("accuracy", *SCORES)}
 
     return score

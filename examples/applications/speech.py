@@ -66,8 +66,8 @@ if options.tiny:
     AT_ONCE = 4
     SHOTS = (1, 5)
     WIDTH = 2
-    CHANNELS = 2
-    EYE_WIDTH = 2
+    CHANNELS = 8
+    EYE_WIDTH = 8
     NAME_STEPS = 2
     TUNING_STEPS = 2
     RATES = RATES[:2]

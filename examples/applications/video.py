@@ -54,9 +54,9 @@ if options.tiny:
     SEEN = (2, 8)
     SIZE = 16
     TASKS = 4
-    WIDTH = 4
-    IMAGE_CHANNELS = 4
-    FRAME_CHANNELS = 4
+    WIDTH = 8
+    IMAGE_CHANNELS = 8
+    FRAME_CHANNELS = 8
 
 key = jax.random.key(0)
 started = time.perf_counter()

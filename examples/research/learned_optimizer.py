@@ -44,6 +44,7 @@ TRUNCATION = 20  # inner steps in an outer step
 PAIRS = 16  # of problems, perturbed in opposite directions
 STD = 0.03  # of the perturbations
 FUSE = 10  # outer steps in one compiled call
+TASKS_AT_ONCE = 32  # in a test
 
 # What Adam and AdamW are tuned over.
 RATES = jnp.logspace(-4, -1, 13)
@@ -64,6 +65,7 @@ if options.tiny:
     TRUNCATION = 5
     PAIRS = 2
     FUSE = 1
+    TASKS_AT_ONCE = 1
     RATES = RATES[:2]
 
 SCHEDULES = {
@@ -146,7 +148,7 @@ def curves(rule, weights, tasks, widths):
         return losses.mean(), {"curve": losses, "accuracy": metrics["accuracy"][-1]}
 
     params = mj.Params((), (), weights)
-    found = mj.evaluate(curve, params, tasks, key, tasks_at_once=32)
+    found = mj.evaluate(curve, params, tasks, key, tasks_at_once=TASKS_AT_ONCE)
     return found["curve"].per_task, found["accuracy"].per_task
 
 

@@ -24,8 +24,8 @@ class Split(NamedTuple):
     Attributes:
         name: the name of the split.
         parts: {part: names of its classes}.
-        dropped: names of the classes that were left out on purpose, for example because they look
-            like a class of another part.
+        dropped: names of the classes that a part lost on purpose, for example because they belong
+            to an earlier part, too. They do not count in the digest.
     """
 
     name: str

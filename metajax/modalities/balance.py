@@ -166,7 +166,8 @@ def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExt
 
         def blend(*leaves: Array) -> Array:
             pairs = zip(names, leaves, strict=True)
-            return sum(state.weights[name].astype(leaf.dtype) * leaf for name, leaf in pairs)
+            first, *others = (state.weights[name].astype(leaf.dtype) * leaf for name, leaf in pairs)
+            return sum(others, first)
 
         return jax.tree.map(blend, *[updates[name] for name in names]), state
 

@@ -41,7 +41,8 @@ def image(x: Array, severity: float | Array, key: Array) -> Array:
     def one(x: Array, severity: Array, key: Array) -> Array:
         noise_key, place_key = jax.random.split(key)
         noisy = x + severity / 2 * jax.random.normal(noise_key, x.shape, x.dtype)
-        hidden_HxWx1 = _square(x.shape[-3:-1], severity, place_key)
+        height, width, _ = x.shape[-3:]
+        hidden_HxWx1 = _square(height, width, severity, place_key)
         return jnp.where(jnp.broadcast_to(hidden_HxWx1, x.shape), 0, jnp.clip(noisy, 0, 1))
 
     return _each_example(one, x, severity, key)
@@ -184,12 +185,12 @@ def _each_example(
     )
 
 
-def _square(shape: tuple[int, int], severity: Array, key: Array) -> Array:
+def _square(height: int, width: int, severity: Array, key: Array) -> Array:
     """A square at a random place in an image, bool[height, width, 1]."""
-    sizes = jnp.array(shape)
+    sizes = jnp.array([height, width])
     side = jnp.round(severity / 2 * sizes.min())
     low = jnp.floor(jax.random.uniform(key, (2,)) * (sizes - side + 1))
-    rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
+    rows, columns = jnp.arange(height), jnp.arange(width)
     in_rows = (rows >= low[0]) & (rows < low[0] + side)
     in_columns = (columns >= low[1]) & (columns < low[1] + side)
     return (in_rows[:, None] & in_columns[None])[..., None]

@@ -68,7 +68,9 @@ class Ruler(NamedTuple):
         It is where `curve` first reaches this accuracy, linear between its points: 0 if the first
         point already lies above it, and infinite if no point reaches it.
         """
-        curve = {shots: float(summary.mean) for shots, summary in self.curve.items()}
+        curve: dict[float, float] = {
+            shots: float(summary.mean) for shots, summary in self.curve.items()
+        }
         return first_crossing(curve, float(self.accuracy["learned"].mean))
 
 
