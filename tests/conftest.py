@@ -14,10 +14,10 @@ if jaxlib.__version__ == "0.10.2":  # others abort on a flag that they do not kn
     FAST_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_TO_COMPILE])
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-import metajax  # noqa: F401  # it adds the flag that jaxlib 0.10.2 needs
+import metajax  # noqa: E402, F401  # it adds the flag that jaxlib 0.10.2 needs
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -44,7 +44,10 @@ ALLOWED_SKIPS = {
 """Node ids that may be skipped in CI: they need a data file, or the pretrained encoder."""
 
 CORE = ("differentiate", "inner", "outer", "tree", "checks", "algorithms")
-"""Rooms whose tests are marked `core`."""
+"""Rooms whose tests are marked `core`, but for those that are marked `thorough`."""
+
+CORE_ALGORITHMS = ("maml", "maml_plus_plus", "imaml", "protonets")
+"""The rows of the table of algorithms that are marked `core`."""
 
 collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the tests read what it wrote
 _skipped = []
@@ -52,7 +55,12 @@ _skipped = []
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem.removeprefix("test_").startswith(CORE):
+        in_room = item.path.stem.removeprefix("test_").startswith(CORE)
+        row = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        in_table = item.path.stem == "test_algorithms" and row is not None
+        if in_table and row not in CORE_ALGORITHMS:
+            continue
+        if in_room and not item.get_closest_marker("thorough"):
             item.add_marker(pytest.mark.core)
 
 

@@ -151,7 +151,10 @@ ALGORITHMS = {
 
 
 class Problem(NamedTuple):
-    """An algorithm, ready to run. `step`, `gradient` and `score` are compiled."""
+    """An algorithm, ready to run. `step`, `gradient` and `score` are compiled.
+
+    `gradient` gives ((mean loss, mean metrics), gradient).
+    """
 
     apply: object
     loss: object
@@ -179,7 +182,8 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
 
     def mean(params, tasks, key):
         keys = jax.random.split(key, len(tasks.query.y))
-        return jax.vmap(learner.task_loss, (None, 0, 0))(params, tasks, keys)[0].mean()
+        of_tasks = jax.vmap(learner.task_loss, (None, 0, 0))(params, tasks, keys)
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), of_tasks)
 
     score = functools.partial(mj.evaluate, mj.query_loss(learner.adaptation, loss))
     return Problem(
@@ -190,7 +194,7 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
         task_loss=learner.task_loss,
         outer=outer,
         step=jax.jit(outer.step),
-        gradient=jax.jit(jax.value_and_grad(mean)),
+        gradient=jax.jit(jax.value_and_grad(mean, has_aux=True)),
         score=jax.jit(score),
     )
 

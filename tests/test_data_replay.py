@@ -64,7 +64,6 @@ TASKS = {
 def test_tasks_come_back_bit_for_bit(name, tmp_path):
     sample, make = TASKS[name]
     source, path = make(), tmp_path / "tasks.npz"
-    sample = sample if name == "episodes" else jax.jit(sample)
     save_tasks(path, sample, source, KEY, tasks=20)
     again = load_tasks(path, source)
     draw = mj.data.meta_batch(sample, 20)
@@ -77,7 +76,7 @@ def test_tasks_come_back_bit_for_bit(name, tmp_path):
 
 
 def test_the_same_tasks_may_be_loaded_as_they_are_stored(tmp_path):
-    save_tasks(tmp_path / "tasks", jax.jit(EPISODES), pictures(), KEY, tasks=3)
+    save_tasks(tmp_path / "tasks", EPISODES, pictures(), KEY, tasks=3)
     scaled = load_tasks(tmp_path / "tasks", pictures())
     stored = load_tasks(tmp_path / "tasks", dataclasses.replace(pictures(), scale=None))
     assert stored.query.x.dtype == jnp.uint8
@@ -87,7 +86,7 @@ def test_the_same_tasks_may_be_loaded_as_they_are_stored(tmp_path):
 def test_the_file_describes_its_origin_and_holds_no_data(tmp_path):
     x = np.random.default_rng(0).normal(size=(4000, 50))
     source, path = mj.data.dataset(x, np.arange(4000) // 20), tmp_path / "tasks"
-    save_tasks(path, jax.jit(mj.data.episodes(5, 1, 5)), source, KEY, tasks=100)
+    save_tasks(path, mj.data.episodes(5, 1, 5), source, KEY, tasks=100)
     assert list(tmp_path.iterdir()) == [path] and path.stat().st_size < 20_000
     about = json.loads(str(np.load(path)["about"]))
     assert about["versions"]["jax"] == jax.__version__ and "metajax" in about["versions"]
@@ -106,7 +105,7 @@ def test_saved_tasks_are_never_overwritten(tmp_path):
 
 def test_another_data_set_is_refused(tmp_path):
     path, source = tmp_path / "tasks.npz", pictures()
-    save_tasks(path, jax.jit(EPISODES), source, KEY, tasks=2)
+    save_tasks(path, EPISODES, source, KEY, tasks=2)
     others = [
         pictures(seed=1),
         dataclasses.replace(source, names=tuple(f"another/{n}" for n in range(8))),
@@ -139,7 +138,7 @@ def test_tasks_of_several_data_sets_are_refused(tmp_path):
 def test_damage_is_noticed(tmp_path):
     """Whichever byte changes: an error that says so, or the same tasks."""
     path, source = tmp_path / "tasks.npz", pictures()
-    save_tasks(path, jax.jit(mj.data.varied_episodes((2, 3), 5, 1)), source, KEY, tasks=2)
+    save_tasks(path, mj.data.varied_episodes((2, 3), 5, 1), source, KEY, tasks=2)
     whole, right = path.read_bytes(), load_tasks(path, source)
     refused = 0
     rng = np.random.default_rng(0)
@@ -210,7 +209,7 @@ def test_changed_examples_are_refused(name, tmp_path):
     with pytest.raises(
         ValueError, match=r"Only tasks whose x are rows of the data set .* from rotated"
     ):
-        save_tasks(tmp_path / "tasks", jax.jit(sample), make(), KEY, tasks=3)
+        save_tasks(tmp_path / "tasks", sample, make(), KEY, tasks=3)
     assert not list(tmp_path.iterdir())
 
 

@@ -111,7 +111,9 @@ def test_errors_say_what_to_do():
         with pytest.raises(ValueError, match="fast must be a dict"):
             adaptation.adapt(params._replace(fast=jnp.zeros(2)), support, KEY)
         with pytest.raises(ValueError, match=r"embed must return \[examples, d\]"):
-            write(mj.nets.from_function(lambda params, x: x[:, None])[0], 3).adapt(params, support, KEY)
+            write(mj.nets.from_function(lambda params, x: x[:, None])[0], 3).adapt(
+                params, support, KEY
+            )
     with pytest.raises(ValueError, match=r"adaptation\.init"):
         mj.ridge(RAW, 3).adapt(EMPTY, support, KEY)
     with pytest.raises(ValueError, match=r"support\.y must be \[examples, k\]"):

@@ -268,9 +268,7 @@ def test_a_hypernetwork_writes_a_head_of_any_number_of_ways():
     adaptation = amortize(
         lambda params, key: jnp.zeros((FEATURES, FEATURES + 1)), encode, entry="head"
     )
-    task_loss = mj.query_loss(
-        adaptation, mj.losses.cross_entropy(mj.linear_head())
-    )
+    task_loss = mj.query_loss(adaptation, mj.losses.cross_entropy(mj.linear_head()))
 
     @jax.jit
     def judge(rule, tasks):
@@ -305,7 +303,10 @@ def test_images_are_read_through_a_slow_body_by_any_function():
         items=lambda params, support, key: modulated(features)(params, support.x),
     )
     params, task = adaptation.init(params, KEY), first(make_tasks())
-    loss = mj.query_loss(adaptation, modulated(mj.losses.cross_entropy(mj.linear_head(mj.nets.from_function(features)[0]))))
+    loss = mj.query_loss(
+        adaptation,
+        modulated(mj.losses.cross_entropy(mj.linear_head(mj.nets.from_function(features)[0]))),
+    )
     slope = jax.jit(jax.grad(lambda params: loss(params, task, KEY)[0]))(params)
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(slope))
     with pytest.raises(ValueError, match=r"Rows with integers.*int32.*items=lambda"):
@@ -327,7 +328,9 @@ def test_errors_say_what_to_do():
     support, params = make_task().support, modulate(read, reader).init(START, KEY)
     with pytest.raises(ValueError, match=r"params.rule is empty; call params = adaptation.init"):
         modulate(read, reader).adapt(START, support, KEY)
-    with pytest.raises(ValueError, match=r"must be a dict to write 'modulation' into, got tuple"):
+    with pytest.raises(
+        ValueError, match=r"must be a dict to write its entry 'modulation', got tuple"
+    ):
         modulate(read, reader).adapt(params._replace(fast=()), support, KEY)
     with pytest.raises(ValueError, match=r"\['head', 'layers'\], but no 'modulation' to move"):
         modulate(read, reader).adapt(params._replace(fast=net.fast), support, KEY)

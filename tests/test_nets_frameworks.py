@@ -20,7 +20,7 @@ from metajax import nets
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1)), jnp.float32)
 KEY = jax.random.key(0)
-WIDTH = 16
+WIDTH = 32
 
 
 class LinenNet(linen.Module):
@@ -139,7 +139,7 @@ def test_maml_learns_through_a_net(name):
             draw, learn = jax.random.split(key)
             return outer.step(state, SAMPLE((), draw), learn)[0], None
 
-        keys = jax.random.split(jax.random.key(2), 200)
+        keys = jax.random.split(jax.random.key(2), 1000)
         state, _ = jax.lax.scan(step, outer.init(params), keys)
         ends = (params, state.params)
         return [mj.evaluate(task_loss, end, tasks, KEY)["loss"].mean for end in ends]

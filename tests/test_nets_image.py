@@ -21,10 +21,12 @@ def test_conv4_in_all_policies(norm, pool):
 
     def run(params):
         loss = lambda params: (apply(params, X) ** 2).sum()
-        alone = [apply(params, row[None]) for row in X]
-        return apply(params, X), jnp.concatenate(alone), jax.grad(loss)(params)
+        alone = jax.lax.map(lambda row: apply(params, row[None])[0], X)
+        first = apply(params, X, reference=jnp.array([True, False, False]))[:1]
+        return apply(params, X), alone, first, jax.grad(loss)(params)
 
-    logits, alone, gradient = quick(run)(params)
+    logits, alone, first, gradient = quick(run)(params)
+    np.testing.assert_allclose(first, alone[:1], rtol=1e-4, atol=1e-5)
     assert logits.shape == (3, 5)
     depends_on_others = not np.allclose(alone, logits, atol=1e-4)
     assert depends_on_others == (norm is nets.TaskNorm)

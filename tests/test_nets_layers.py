@@ -49,7 +49,7 @@ def test_a_convolution_has_derivatives_of_second_order(stride):
     if stride == 1:
         ways.append(nets.in_two_passes)
     for convolve in ways:
-        check_grads(quick(convolve), (x, kernel), order=2, modes=("fwd", "rev"))
+        check_grads(jax.jit(convolve), (x, kernel), order=2, modes=("fwd", "rev"))
 
 
 def test_convolution_inside_a_second_order_step_has_the_gradients_of_lax_conv():
@@ -73,7 +73,7 @@ def test_max_pool(size):
     x = jnp.asarray(RNG.normal(size=(2, *size, 3)))
     expected = nnx.max_pool(x, (2, 2), (2, 2))
     np.testing.assert_array_equal(nets.max_pool(x), expected)
-    check_grads(quick(nets.max_pool), (x,), order=2, modes=("fwd", "rev"))
+    check_grads(jax.jit(nets.max_pool), (x,), order=2, modes=("fwd", "rev"))
 
 
 def test_the_first_of_equal_values_has_the_derivative_of_max_pool():

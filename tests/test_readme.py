@@ -1,7 +1,7 @@
 """The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
-All pages run in one process, so that the library is imported once. Each page has a namespace and a
-test of its own.
+All pages run in one process, so that the library is imported once. Each page has a namespace of its
+own, and the error of each names the page and the line.
 """
 
 import json
@@ -36,8 +36,6 @@ for page, code in pages.items():
 json.dump(errors, open("errors.json", "w"))
 """
 
-pytestmark = pytest.mark.xdist_group("pages")
-
 
 def code_of(page):
     """The blocks of a page, in their lines, so that an error names the line of the page."""
@@ -56,11 +54,10 @@ CODE = {page: code_of(page) for page in PAGES}
 CODE = {page: code for page, code in CODE.items() if code.strip()}
 
 
-@pytest.fixture(scope="module")
-def errors(tmp_path_factory):
-    """{page: the traceback of its code, or ""}."""
-    folder = tmp_path_factory.mktemp("pages")
-    (folder / "pages.json").write_text(json.dumps(CODE))
+def test_the_code_of_the_pages_runs(tmp_path):
+    guides = {"data", "differentiate", "modalities", "performance", "strategies"}
+    assert CODE.keys() >= {"README.md", *(f"docs/{name}.md" for name in guides)}
+    (tmp_path / "pages.json").write_text(json.dumps(CODE))
     cache = {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -69,18 +66,11 @@ def errors(tmp_path_factory):
     # Another worker may be writing a compiled program that this process reads.
     torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
     command = [sys.executable, "-W", "error", "-W", torn, "-c", RUN]
-    subprocess.run(command, env=os.environ | cache, cwd=folder, check=True)
-    return json.loads((folder / "errors.json").read_text())
-
-
-def test_pages_have_code():
-    guides = {"data", "differentiate", "modalities", "performance", "strategies"}
-    assert CODE.keys() >= {"README.md", *(f"docs/{name}.md" for name in guides)}
-
-
-@pytest.mark.parametrize("page", CODE)
-def test_the_code_of_a_page_runs(page, errors):
-    assert not errors[page], errors[page]
+    subprocess.run(command, env=os.environ | cache, cwd=tmp_path, check=True)
+    errors = json.loads((tmp_path / "errors.json").read_text())
+    assert errors.keys() == CODE.keys()
+    failed = [f"{page}\n{error}" for page, error in errors.items() if error]
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -578,7 +578,7 @@ def draw_stroke(axes, points):
     axes.set(xlim=(-1.4, 1.4), ylim=(1.4, -1.4), aspect="equal")
 
 
-# The pairs are shown in random order: nobody knows which is which.
+# The pairs are shown in random order: it is not known which is which.
 mixed = np.random.default_rng(0).permutation(pair_rows[::PAIRS])
 panels = left.subplots(WAYS, 4)
 for way, panel in enumerate(panels):

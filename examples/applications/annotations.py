@@ -3,7 +3,7 @@
 Reads `hanzi.npz` from the folder that METAJAX_DATA names. ProtoNets learn from 15 radicals with 20
 characters each. The annotated ones also learn to predict, from the same features, how a character
 is composed (left and right, or top and bottom, where that is known) and how many strokes it has. At
-test time there are no annotations and nobody asks for them. The control has the annotations of
+test time there are no annotations, and they are not predicted. The control has the annotations of
 other characters. How much the auxiliary losses count is chosen on validation radicals. Intervals
 are over splits of the radicals, and differences are paired.
 

@@ -139,7 +139,7 @@ named_colours = np.array(
     [[colour in text.lower() for colour in COLOURS] for text in texts], np.float32
 )
 encoded = encoded_words(texts, names)
-sources = {}  # {what is told of a product: [products, d]}
+sources = {}  # side information about the products, {name: [products, d]}
 if encoded is not None:
     sentences, by_name = encoded
     sources["description"] = sentences
@@ -189,22 +189,22 @@ def within_kind(x):
 
 
 @jax.jit
-def guess(told, means, rest, strength, asked):
-    """How photographs of every product differ within its kind, as guessed from what is told of it.
+def guess(source, means, rest, strength, asked):
+    """How photographs of every product differ within its kind, as guessed from a source.
 
     Args:
-        told: what is told of each product, [products, t].
+        source: side information about each product, [products, t].
         means: mean features of its photographs, [products, d].
         rest: bool[products], those to learn from. A product that is left out is a row of zeros,
             which changes no ridge regression.
         strength: of the ridge.
-        asked: like `told`, what the guesses are made from.
+        asked: like `source`, what the guesses are made from.
 
     Returns:
         [products, d].
     """
     mask = rest[:, None]
-    weights = ridge(mask * within_kind(told), mask * within_kind(means), strength)
+    weights = ridge(mask * within_kind(source), mask * within_kind(means), strength)
     return within_kind(asked) @ weights
 
 
@@ -266,7 +266,7 @@ def look_up(tasks, features, guesses):
     )
 
 
-def choose(told, features, means, rest, practice):
+def choose(source, features, means, rest, practice):
     """The strength and the trust with the highest accuracy on the other kinds.
 
     Every kind is described by a regression that has not seen it.
@@ -274,7 +274,7 @@ def choose(told, features, means, rest, practice):
     rest_without = np.stack([rest & (kind != name) for name in practice])
     tried = np.zeros((len(STRENGTHS), len(TRUSTS)))
     for row, strength in enumerate(STRENGTHS):
-        guesses = guess_of_each_rest(told, means, rest_without, strength, told)
+        guesses = guess_of_each_rest(source, means, rest_without, strength, source)
         for tasks, guesses_of_kind in zip(practice.values(), guesses, strict=True):
             found = accuracy_of_each_trust(look_up(tasks, features, guesses_of_kind))
             tried[row] += found / len(practice)
@@ -294,15 +294,15 @@ def fold(tested, practice, tasks):
     features, means = discriminant(rest)
     rows = {"picture only": accuracy_of_pictures(look_up(tasks, features, means))}
     chosen = {}
-    for name, told in sources.items():
-        strength, share = choose(told, features, means, rest, practice)
+    for name, source in sources.items():
+        strength, share = choose(source, features, means, rest, practice)
         chosen[name] = strength, share
-        guesses = guess(told, means, rest, strength, told)
+        guesses = guess(source, means, rest, strength, source)
         # Only the encoder of sentences can read a name alone.
         reads_names = name == "description"
         guesses_by_name = guesses
         if reads_names:
-            guesses_by_name = guess(told, means, rest, strength, by_name)
+            guesses_by_name = guess(source, means, rest, strength, by_name)
         by_control = accuracy_of_controls(
             share,
             look_up(tasks, features, guesses),
@@ -391,7 +391,7 @@ for number, (shots, rows) in enumerate(results.items()):
     )
 left.axvline(0, color="0.6", linewidth=1)
 left.set(yticks=range(len(shown)), yticklabels=shown, xlabel="accuracy minus picture only, points")
-left.set_title("What is told of a product, over 12 kinds held out", fontsize=10)
+left.set_title("Side information, over 12 kinds held out", fontsize=10)
 left.invert_yaxis()
 left.legend(frameon=False)
 

@@ -213,7 +213,7 @@ rulers = mj.modalities.ruler(
 for ruler in rulers.values():
     print(f"\n{mj.modalities.ruler_table(ruler)}")
     print(f"{ruler.gap_closed():.2f} of what the oracle gains;", end=" ")
-    print(f"worth {ruler.shots_equivalent():.1f} shots of {ruler.best_single}")
+    print(f"equal to {ruler.shots_equivalent():.1f} shots of {ruler.best_single}")
 
 # The name at one shot, and its controls.
 tasks = features_of(params, draw("test", 1, 3))

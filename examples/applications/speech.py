@@ -64,7 +64,6 @@ if options.tiny:
     SPEAKERS = SPEAKERS[:3]
     TASKS = 4
     AT_ONCE = 4
-    SHOTS = (1, 5)
     WIDTH = 2
     CHANNELS = 8
     EYE_WIDTH = 8

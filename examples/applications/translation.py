@@ -105,9 +105,7 @@ def tasks_of(part, shots, draws, seed):
     data = parts[part]
 
     def task_of_class(label, key):
-        task = mj.data.translation_task(
-            data, label, key, shots=shots, queries=QUERIES, pool=shots or SHOTS
-        )
+        task = mj.data.translation_task(data, label, key, shots=shots, queries=QUERIES)
         padding = ((0, SHOTS - shots), (0, 0))
         support = jax.tree.map(lambda leaf: jnp.pad(leaf, padding), task.support)
         weight = (jnp.arange(SHOTS) < shots).astype(jnp.float32)

@@ -298,7 +298,7 @@ def differences(rows):
 
 
 def shots_equivalent(ruler):
-    """How many shots of the best single modality both are worth; None for more than there are."""
+    """The shots of the best single modality that are as good as both; None for more than 8."""
     shots = ruler.shots_equivalent()
     return shots if np.isfinite(shots) else None
 

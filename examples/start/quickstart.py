@@ -51,6 +51,7 @@ parser.add_argument("--seconds", type=float, default=12.0, help="training time o
 options = common.parse(parser)
 if options.tiny:
     options.seconds = 0.1
+    SHOTS = (1,)
     WIDTH = 4
     TEST_TASKS = 8
     VALIDATION_TASKS = 8
@@ -178,8 +179,10 @@ for shots in SHOTS:
             params = with_rate(adaptation, start_of[setting[1]], rate)
             mean = 100 * accuracy(task_loss, params, validation[shots]).mean.item()
             tried[*setting, rate] = mean, task_loss, params
-            print("  {:2} steps, {:>4} layers, from {:<10}".format(*setting), end="")
-            print(f", rate {rate}: {mean:.1f}")
+            steps, layers, first_head = setting
+            print(
+                f"  {steps:2} steps, {layers:>4} layers, from {first_head}, rate {rate}: {mean:.1f}"
+            )
     chosen[shots] = max(tried, key=lambda choice: tried[choice][0])
     _, task_loss, params = tried[chosen[shots]]
     results["Fine-tuned"][shots] = accuracy(task_loss, params, test[shots])
@@ -216,11 +219,11 @@ by_steps = accuracy(accuracy_by_steps, maml_params, test[1])
 # ProtoNets: the features are learned, and the head is written from the class means. Training has
 # more ways than the test.
 protonets = mj.algorithms.protonets(make_net(WAYS), WAYS)
-training = mj.algorithms.protonets(make_net(WAYS), TRAINING_WAYS)
+more_ways = mj.algorithms.protonets(make_net(WAYS), TRAINING_WAYS)
 protonets_params, protonets_records = train(
     "ProtoNets",
-    training.task_loss,
-    protonets.params,
+    more_ways.task_loss,
+    more_ways.params,
     mj.data.episodes(TRAINING_WAYS, 1, QUERIES),
     tasks=1,
     every=100,

@@ -240,12 +240,12 @@ def multi_step_weights(inner_steps: int, until: int) -> StepWeights:
     Returns:
         outer step -> weights [K]. None, as in evaluation, gives weight 1 to the last step.
 
-    Source: Antoniou, Edwards and Storkey 2019, arXiv 1810.09502; the constant 0.03 as in the
-    authors' code, github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch.
-
     >>> weights = multi_step_weights(inner_steps=2, until=100)
     >>> weights(jnp.int32(0)).tolist(), weights(None).tolist()
     ([0.5, 0.5], [0.0, 1.0])
+
+    Source: Antoniou, Edwards and Storkey 2019, arXiv 1810.09502; the constant 0.03 as in the
+    authors' code, github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch.
     """
     is_last = jnp.arange(inner_steps) == inner_steps - 1
 

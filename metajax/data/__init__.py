@@ -59,12 +59,12 @@ from metajax.data.sets import spoken_digits as spoken_digits
 from metajax.data.sets import translation_task as translation_task
 from metajax.data.sets import translations as translations
 from metajax.data.sets import written_digits as written_digits
+from metajax.data.split_files import load_split as load_split
+from metajax.data.split_files import save_split as save_split
 from metajax.data.splits import Split as Split
 from metajax.data.splits import class_split as class_split
 from metajax.data.splits import draw_split as draw_split
 from metajax.data.splits import group_of as group_of
-from metajax.data.splits import load_split as load_split
-from metajax.data.splits import save_split as save_split
 from metajax.data.splits import select_part as select_part
 from metajax.data.strokes import draw as draw
 from metajax.data.strokes import resample as resample

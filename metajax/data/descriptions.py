@@ -107,7 +107,7 @@ def _leaves(tree: PyTree, name: str) -> Iterator[Leaf]:
 
 
 def _leaves_of(tree: PyTree, name: str, present: np.ndarray | None) -> Iterator[Leaf]:
-    """The arrays of one modality; a mask tells which examples have it."""
+    """The arrays of one modality, over the examples that have it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         steps = jax.tree_util.keystr(path, simple=True, separator=".")
         values = np.asarray(leaf) if present is None else np.asarray(leaf)[present]

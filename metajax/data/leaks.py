@@ -35,6 +35,13 @@ def check_leaks(**parts: Dataset | OnDisk) -> None:
     Raises:
         ValueError: an example in two parts; parts whose examples differ in shape or dtype, so that
             none could be equal; single integers, such as row numbers without their `fetch`.
+
+    >>> from metajax.data.datasets import dataset
+    >>> train = dataset(np.eye(3), np.arange(3), names=["a", "b", "c"])
+    >>> test = dataset(np.eye(3)[2:], [0], names=["d"])
+    >>> check_leaks(train=train, test=test)
+    Traceback (most recent call last):
+    ValueError: 1 examples are in two parts: {"'d' of test = 'c' of train": 1}; leave them out ...
     """
     _check_comparable(parts)
     first_seen: dict[bytes, tuple[str, str]] = {}

@@ -1,14 +1,12 @@
-"""Disjoint parts of the classes of a data set: listed, drawn, selected and saved."""
+"""Disjoint parts of the classes of a data set: listed, drawn and selected."""
 
 from __future__ import annotations
 
 import collections
 import hashlib
 import json
-import os
-import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -136,6 +134,12 @@ def select_part(source: Dataset, split: Split, part: str) -> Dataset:
     Raises:
         ValueError: an unknown part, classes of it that the data set lacks, or a split with a class
             in two parts.
+
+    >>> from metajax.data.datasets import dataset
+    >>> letters = dataset(np.eye(3), np.arange(3), names=["alpha", "a", "b"])
+    >>> split = class_split("Latin is new", {"train": ["alpha"], "test": ["b", "a"]})
+    >>> select_part(letters, split, "test").names
+    ('a', 'b')
     """
     if part not in split.parts:
         raise ValueError(f"{part=} is not one of the parts of {split.name!r}, {list(split.parts)}.")
@@ -158,67 +162,12 @@ def group_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def save_split(split: Split, path: str | os.PathLike[str]) -> None:
-    """Writes a split as JSON: its name, digest, parts and dropped classes."""
-    stored = {"name": split.name, "digest": split.digest, "parts": split.parts}
-    if split.dropped:
-        stored["dropped"] = split.dropped
-    text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
-    pathlib.Path(path).write_text(text, encoding="utf-8")
-
-
-def load_split(path: str | os.PathLike[str]) -> Split:
-    """Reads what `save_split` wrote.
+def _checked(split: Split) -> Split:
+    """The same split, after a check.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a split, or its classes are not those that were saved.
+        ValueError: a class that is listed twice, a part without a class, or no part.
     """
-    try:
-        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        split = _split_of(stored)
-        digest = stored["digest"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not a split of classes ({error!r}); write it with `save_split`."
-        ) from error
-    if split.digest != digest:
-        raise ValueError(
-            f"The classes in {path} have the digest {split.digest}, not {digest} as saved; get "
-            f"the file again."
-        )
-    return split
-
-
-def _names_of(
-    wanted: Iterable[str] | Dataset | Callable[[str], bool], names: Sequence[str]
-) -> tuple[str, ...]:
-    """The names of the classes that a part asks for."""
-    if isinstance(wanted, Dataset):
-        return wanted.names
-    if callable(wanted):
-        return tuple(name for name in names if wanted(name))
-    return tuple(wanted)
-
-
-def _split_of(stored: Any) -> Split:
-    """The split of a JSON object."""
-    split = class_split(stored["name"], stored["parts"])
-    return _checked(split._replace(dropped=tuple(stored.get("dropped", ()))))
-
-
-def _draw_parts(sizes: tuple[int, ...], number: int, seed: int, described: str) -> np.ndarray:
-    """The index of the part of each class or group, int[number]; -1 where it is in none."""
-    if min(sizes, default=0) < 1 or sum(sizes) > number:
-        raise ValueError(f"{sizes=} must be 1 or more and sum to at most the {number} {described}.")
-    order = np.random.default_rng(seed).permutation(number)
-    part_of = np.full(number, -1)
-    part_of[order[: sum(sizes)]] = np.repeat(range(len(sizes)), sizes)
-    return part_of
-
-
-def _checked(split: Split) -> Split:
-    """The same split; checks that no class is listed twice and that no part is empty."""
     times: collections.Counter[str] = collections.Counter()
     for names in split.parts.values():
         times.update(names)
@@ -234,3 +183,24 @@ def _checked(split: Split) -> Split:
             f"a class."
         )
     return split
+
+
+def _names_of(
+    wanted: Iterable[str] | Dataset | Callable[[str], bool], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the classes that a part asks for."""
+    if isinstance(wanted, Dataset):
+        return wanted.names
+    if callable(wanted):
+        return tuple(name for name in names if wanted(name))
+    return tuple(wanted)
+
+
+def _draw_parts(sizes: tuple[int, ...], number: int, seed: int, described: str) -> np.ndarray:
+    """The index of the part of each class or group, int[number]; -1 where it is in none."""
+    if min(sizes, default=0) < 1 or sum(sizes) > number:
+        raise ValueError(f"{sizes=} must be 1 or more and sum to at most the {number} {described}.")
+    order = np.random.default_rng(seed).permutation(number)
+    part_of = np.full(number, -1)
+    part_of[order[: sum(sizes)]] = np.repeat(range(len(sizes)), sizes)
+    return part_of

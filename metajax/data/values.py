@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +154,7 @@ def _check_mask(name: str, mask: Array, shape: tuple[int, ...]) -> None:
         )
 
 
-def _positive(number: object) -> float:
+def _positive(number: Any) -> float:
     """The number as a float, checked."""
     is_number = isinstance(number, int | float | np.number) and not isinstance(number, bool)
     if not is_number or not 0 < number < np.inf:
@@ -165,9 +165,7 @@ def _positive(number: object) -> float:
 def _divided(part: PyTree, number: float, name: str) -> PyTree:
     """The arrays of one modality, divided by a number."""
 
-    def divide(leaf: Array | Series) -> Array | Series:
-        if isinstance(leaf, Series):
-            return leaf._replace(value=divide(leaf.value))
+    def divide(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.integer):
             raise ValueError(
                 f"Only stored integers are scaled, but scale={number:g} is declared for {name} of "
@@ -175,7 +173,12 @@ def _divided(part: PyTree, number: float, name: str) -> PyTree:
             )
         return leaf.astype(jnp.float32) / number
 
-    return jax.tree.map(divide, part, is_leaf=lambda leaf: isinstance(leaf, Series))
+    def divide_part(leaf: Array | Series) -> Array | Series:
+        if isinstance(leaf, Series):
+            return leaf._replace(value=divide(leaf.value))
+        return divide(leaf)
+
+    return jax.tree.map(divide_part, part, is_leaf=lambda leaf: isinstance(leaf, Series))
 
 
 def _rows_with(marked: np.ndarray) -> list[int]:

@@ -156,10 +156,10 @@ def positions(length: int, width: int) -> Array:
     Returns:
         float[length, width].
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762.
-
     >>> positions(5, 4)[0].tolist()
     [0.0, 1.0, 0.0, 1.0]
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
     """
     column = np.arange(width)
     even_column = column // 2 * 2

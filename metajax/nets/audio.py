@@ -91,10 +91,10 @@ def log_mel(
         ValueError: a wave of integers; a rate, frame or hop without a sample; a frame longer than
             the wave; bands too narrow for the resolution of the transform.
 
-    Source: Young et al., The HTK Book, section 5.6.
-
     >>> log_mel(jnp.zeros((2, 8000)), rate=8000).shape
     (2, 98, 40)
+
+    Source: Young et al., The HTK Book, section 5.6.
     """
     check_scaled(wave, "Waves", 32768)
     width, step = _in_samples(rate, frame, hop)

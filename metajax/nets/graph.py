@@ -30,12 +30,12 @@ class GCN(nnx.Module):
     Raises:
         ValueError: edges that are not pairs of nodes; when called, another number of nodes.
 
-    Source: Kipf and Welling 2017, arXiv 1609.02907.
-
     >>> import jax.numpy as jnp
     >>> net = GCN([[0, 1], [1, 2]], 2, (8,), 5, nodes=3, rngs=nnx.Rngs(0))
     >>> net(jnp.ones((3, 2))).shape
     (3, 5)
+
+    Source: Kipf and Welling 2017, arXiv 1609.02907.
     """
 
     def __init__(

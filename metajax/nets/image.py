@@ -34,10 +34,10 @@ class Conv4(nnx.Module):
     Raises:
         ValueError: images too small for four poolings; when called, images of integers.
 
-    Sources: Vinyals et al. 2016, arXiv 1606.04080; Finn et al. 2017, arXiv 1703.03400.
-
     >>> Conv4(5, width=8, rngs=nnx.Rngs(0))(jnp.ones((2, 28, 28, 1))).shape
     (2, 5)
+
+    Sources: Vinyals et al. 2016, arXiv 1606.04080; Finn et al. 2017, arXiv 1703.03400.
     """
 
     def __init__(

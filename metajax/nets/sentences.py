@@ -74,12 +74,12 @@ class SentenceEncoder(TokenEncoder):
     Raises:
         ValueError: when called, ids that are not integers, or texts longer than `longest`.
 
-    Sources: BERT, Devlin et al. 2018, arXiv 1810.04805; the mean of tokens, Reimers and Gurevych
-    2019, arXiv 1908.10084.
-
     >>> net = SentenceEncoder(100, 5, width=8, layers=1, heads=2, longest=16, rngs=nnx.Rngs(0))
     >>> net(jnp.array([[7, 3, 9, 0, 0], [2, 0, 0, 0, 0]])).shape
     (2, 5)
+
+    Sources: BERT, Devlin et al. 2018, arXiv 1810.04805; the mean of tokens, Reimers and Gurevych
+    2019, arXiv 1908.10084.
     """
 
     def __init__(

@@ -31,10 +31,10 @@ class GRU(TokenEncoder):
     Raises:
         ValueError: when called, a series of other channels.
 
-    Source: Cho et al. 2014, arXiv 1406.1078, with r outside the product, as cuDNN has it.
-
     >>> GRU(2, 5, width=8, rngs=nnx.Rngs(0))(jnp.ones((3, 6, 2))).shape
     (3, 5)
+
+    Source: Cho et al. 2014, arXiv 1406.1078, with r outside the product, as cuDNN has it.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 64, rngs: nnx.Rngs):

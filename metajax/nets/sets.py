@@ -25,11 +25,11 @@ class DeepSets(TokenEncoder):
     Raises:
         ValueError: when called, items of other channels.
 
-    Source: Zaheer et al. 2017, arXiv 1703.06114.
-
     >>> import jax.numpy as jnp
     >>> DeepSets(2, 5, width=8, rngs=nnx.Rngs(0))(jnp.ones((3, 6, 2))).shape
     (3, 5)
+
+    Source: Zaheer et al. 2017, arXiv 1703.06114.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 64, rngs: nnx.Rngs):

@@ -29,12 +29,12 @@ class ViT(TokenEncoder):
     Raises:
         ValueError: when called, images of integers, or images that the patch does not divide.
 
-    Sources: Dosovitskiy et al. 2021, arXiv 2010.11929; the mean and the sines are those of Beyer et
-    al. 2022, arXiv 2205.01580.
-
     >>> net = ViT(5, channels=1, patch=14, width=8, layers=1, heads=2, rngs=nnx.Rngs(0))
     >>> net(jnp.ones((2, 28, 28, 1))).shape
     (2, 5)
+
+    Sources: Dosovitskiy et al. 2021, arXiv 2010.11929; the mean and the sines are those of Beyer et
+    al. 2022, arXiv 2205.01580.
     """
 
     def __init__(

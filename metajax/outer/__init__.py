@@ -5,7 +5,6 @@ from metajax.outer.estimators import forward as forward
 from metajax.outer.evaluation import Summary as Summary
 from metajax.outer.evaluation import evaluate as evaluate
 from metajax.outer.evaluation import summarize as summarize
-from metajax.outer.mapping import split_tasks as split_tasks
 from metajax.outer.outer_loops import Info as Info
 from metajax.outer.outer_loops import OuterLoop as OuterLoop
 from metajax.outer.outer_loops import State as State

@@ -124,7 +124,8 @@ def at_step(sample: Sample[Drawn], step: Array | None) -> Sample[Drawn]:
     """
     if not takes(sample, "step"):
         return sample
-    return functools.partial(sample, step=step)
+    sample_at: Callable[..., Drawn] = sample
+    return functools.partial(sample_at, step=step)
 
 
 def with_step_of(wrapper: Callable[..., Drawn], *inner: Sample) -> Sample[Drawn]:

@@ -126,6 +126,11 @@ def check_task(task: Task, ways: int) -> None:
         ValueError: labels that are not integers from 0 to ways - 1, values that are not finite, x
             and labels of different numbers of rows, or support and query examples that differ in
             shape.
+
+    >>> query = Batch(x=jnp.ones((2, 3)), y=jnp.array([0, 2]))
+    >>> check_task(Task(support=Batch(x=jnp.ones((2, 3)), y=jnp.arange(2)), query=query), ways=2)
+    Traceback (most recent call last):
+    ValueError: Labels of the query set must be integers in 0 to 1, got [0 2].
     """
     check_count("ways", ways)
     for name, batch in {"support": task.support, "query": task.query}.items():
@@ -141,11 +146,11 @@ def check_task(task: Task, ways: int) -> None:
 def _check_label_range(name: str, y: Array, ways: int) -> None:
     """Checks the labels of a set."""
     check_labels(y, f"Labels of the {name} set")
-    y = np.asarray(y)
-    if ((y < 0) | (y >= ways)).any():
+    labels = np.asarray(y)
+    if ((labels < 0) | (labels >= ways)).any():
         raise ValueError(
             f"Labels of the {name} set must be integers in 0 to {ways - 1}, got "
-            f"{np.unique(y)[:10]}."
+            f"{np.unique(labels)[:10]}."
         )
 
 

@@ -81,7 +81,6 @@ def group_members(groups: Sequence[Hashable], ways: int) -> tuple[Array, Array]:
             f"No group has {ways=} classes; the largest have {sizes}. Ask for fewer ways, or group "
             f"in another way."
         )
-    most = max(len(classes) for classes in kept)
-    padded = [classes + [0] * (most - len(classes)) for classes in kept]
-    sizes = [len(classes) for classes in kept]
-    return jnp.array(padded, jnp.int32), jnp.array(sizes, jnp.int32)
+    numbers = [len(classes) for classes in kept]
+    padded = [classes + [0] * (max(numbers) - len(classes)) for classes in kept]
+    return jnp.array(padded, jnp.int32), jnp.array(numbers, jnp.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -51,7 +52,7 @@ def save_tasks(
     Args:
         path: of a new file.
         sample: sampler (dataset, key) -> Task, such as `episodes`, `varied_episodes`,
-            `semi_supervised` or `continual`. Compiled with `jax.jit`, it is faster.
+            `semi_supervised` or `continual`.
         dataset: what to draw from. Anything but a `Dataset`, such as (), is for samplers that
             generate tasks.
         key: key of the draw.
@@ -84,8 +85,8 @@ def save_tasks(
         raise ValueError(f"The sampler must draw a Task, got {type(drawn).__name__}.")
     if isinstance(dataset, Dataset):
         record = _record_rows(sample_all, dataset, key)
-        first = at_step(sample, None)(dataset, jax.random.split(key, tasks)[0])
-        _check_first(record, dataset, first)
+        first_key = jax.random.split(key, tasks)[0]
+        _check_first(record, dataset, jax.jit(at_step(sample, None))(dataset, first_key))
     else:
         record = task_arrays(sample_all(dataset, key))
     about = {
@@ -116,7 +117,7 @@ def load_tasks(path: str | os.PathLike, dataset: Dataset | PyTree) -> Task:
     given = _identity(dataset)
     if given["data"] != about["data"]:
         raise ValueError(f"{path} needs {_describe(about)}, got {_describe(given)}.")
-    return _replay(record, dataset)
+    return _replay(record, dataset if isinstance(dataset, Dataset) else ())
 
 
 def _check_source(dataset: Dataset | PyTree) -> None:
@@ -136,7 +137,8 @@ def _record_rows(sample_all: Sample[Task], dataset: Dataset, key: Array) -> Reco
     class_numbers = jnp.arange(1, 1 + dataset.classes, dtype=jnp.int32)
     info = class_numbers if jax.tree.leaves(dataset.info) else ()
     try:
-        drawn = draw_numbers(sample_all, dataclasses.replace(dataset, info=info), key)
+        draw = jax.jit(functools.partial(draw_numbers, sample_all))
+        drawn = draw(dataclasses.replace(dataset, info=info), key)
     except Exception as error:  # it draws from the data set itself, so it changes x
         raise ValueError(_REFUSED) from error
     record, backwards = (task_arrays(tasks) for tasks in drawn)
@@ -160,23 +162,21 @@ def _check_first(record: Record, dataset: Dataset, first: Task) -> None:
         raise ValueError(_REFUSED)
 
 
+@jax.jit
 def _replay(record: Record, dataset: Dataset | PyTree) -> Task:
     """The tasks of a record, along the leading axis."""
     support = _replay_batch(record, "support", dataset)
     query = _replay_batch(record, "query", dataset)
-    context = jnp.asarray(record["context"]) if "context" in record else ()
-    return Task(support, query, context)
+    return Task(support, query, record.get("context", ()))
 
 
 def _replay_batch(record: Record, name: str, dataset: Dataset | PyTree) -> Batch:
     """The support or query set of a record."""
     fields: dict[str, PyTree] = {
-        field: jnp.asarray(record[f"{name}.{field}"])
-        for field in Batch._fields
-        if f"{name}.{field}" in record
+        field: record[f"{name}.{field}"] for field in Batch._fields if f"{name}.{field}" in record
     }
     if isinstance(dataset, Dataset):
-        fields["x"] = _examples(dataset, record[f"{name}.row"])
+        fields["x"] = _examples(dataset, jnp.asarray(record[f"{name}.row"]))
         if "info" in fields:
             classes = fields["info"] - 1
             info = take_info(dataset, jnp.maximum(classes, 0))
@@ -184,9 +184,9 @@ def _replay_batch(record: Record, name: str, dataset: Dataset | PyTree) -> Batch
     return Batch(**fields)
 
 
-def _examples(dataset: Dataset, rows: np.ndarray) -> PyTree:
+def _examples(dataset: Dataset, rows: Array) -> PyTree:
     """The examples in these rows, int[...], and zeros for row -1."""
-    flat = jnp.asarray(rows.reshape(-1))
+    flat = rows.reshape(-1)
     x = take_examples(dataset, jnp.maximum(flat, 0))
     x = keep_rows(flat >= 0, x)
     return jax.tree.map(lambda leaf: leaf.reshape(rows.shape + leaf.shape[1:]), x)

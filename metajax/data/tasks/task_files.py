@@ -14,7 +14,7 @@ import numpy as np
 from metajax.types import Task
 
 FORMAT = 2
-"""Files of another format are refused. Format 1 also held quarter turns."""
+"""Files of another format are refused. Format 1 also recorded quarter turns."""
 
 Record = dict[str, np.ndarray]
 """{"support.y": array, ...}, without what is None or ()."""

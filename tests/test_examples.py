@@ -1,0 +1,124 @@
+"""Every example uses public names only, and runs at a tiny size.
+
+A run is mostly compilation, half a minute for some. Those in `ALWAYS` are cheap and together show
+each kind of example. The others run where the environment variable METAJAX_TEST_EXAMPLES is "all".
+"""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import metajax
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDER = ROOT / "examples"
+SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*/*.py"))}
+
+ALWAYS = ("quickstart", "sinusoid", "bilevel", "groceries", "intents")
+
+NEEDS_DATA_FILES = (
+    "alignment", "annotations", "characters", "groceries", "intents", "omniglot", "speech", "video",
+)  # fmt: skip
+
+REPORT = {"translation": "translation-0"}
+"""Reports that are not named like their script."""
+
+NO_PICTURE = ("annotations", "omniglot")
+
+OUT = {"bilevel": "new/results"}
+"""What `--out` is for a script; the others write into the current folder."""
+
+# The interpreter's own keys are cheap to compile; the figures of a tiny run mean nothing.
+QUICK = {"JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg", "MPLBACKEND": "agg"}
+
+
+def attributes(tree):
+    """The dotted names `mj.a.b` that a script uses, as tuples ("a", "b")."""
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or id(node) in inner:
+            continue
+        names = []
+        while isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id == "mj":
+            yield tuple(names)
+
+
+def imports(tree):
+    """The modules that a script imports, and the names that it imports from each."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, ()) for name in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield node.module, tuple(name.name for name in node.names)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS.values(), FOLDER / "common.py"], ids=lambda p: p.stem)
+def test_an_example_uses_public_names(path):
+    """A name is public where the package or one of its rooms exports it."""
+    tree = ast.parse(path.read_text())
+    of_metajax = [module for module, _ in imports(tree) if module.startswith("metajax")]
+    assert of_metajax == ["metajax"]
+    used = set(attributes(tree))
+    assert used
+    for names in used:
+        found = metajax
+        for name in names:
+            is_module = isinstance(found, types.ModuleType)
+            assert not name.startswith("_"), names
+            assert not is_module or is_room(found), f"{found.__name__} of {names} is no room"
+            found = getattr(found, name)
+
+
+def is_room(module):
+    """Whether users import from this module: a package, or a file beside them."""
+    return hasattr(module, "__path__") or module.__name__.count(".") == 1
+
+
+def environment():
+    """The settings of a run, those of the tests included: no optimisation, shared programs."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": os.environ["METAJAX_TEST_PROGRAMS"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return {**os.environ, **QUICK, **cache, "XLA_FLAGS": flags}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_runs(name, tmp_path):
+    """It writes its report, which has what the published one has, and its picture."""
+    if name not in ALWAYS and os.environ.get("METAJAX_TEST_EXAMPLES") != "all":
+        pytest.skip("METAJAX_TEST_EXAMPLES=all runs it: compilation takes half a minute or more")
+    if name in NEEDS_DATA_FILES and "METAJAX_DATA" not in os.environ:
+        pytest.skip("METAJAX_DATA does not name a folder with data files")
+    arguments = ["--tiny", "--out", OUT[name]] if name in OUT else ["--tiny"]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS[name], *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = REPORT.get(name, name)
+    expected = {f"{report}.json"} if name in NO_PICTURE else {f"{report}.json", f"{report}.png"}
+    folder = tmp_path / OUT.get(name, ".")
+    assert {path.name for path in folder.iterdir()} == expected
+    found = json.loads((folder / f"{report}.json").read_text())
+    published = json.loads((ROOT / "benchmarks" / "results" / f"{report}.json").read_text())
+    assert published.keys() | {"jax", "jaxlib", "xla_flags", "device"} == found.keys()
+
+
+def test_the_lists_name_scripts():
+    assert set(ALWAYS) | set(NEEDS_DATA_FILES) | set(REPORT) | set(NO_PICTURE) <= set(SCRIPTS)
