@@ -6,8 +6,8 @@ python docs/make_api.py [--check]
 import importlib
 import inspect
 import pathlib
-import re
 import sys
+from typing import TypeVar
 
 PAGE = pathlib.Path(__file__).with_name("api.md")
 ROOT = PAGE.parents[1]
@@ -34,7 +34,8 @@ def exported(module):
     found = {}
     for name, value in vars(module).items():
         ours = getattr(value, "__module__", module.__name__).startswith("metajax")
-        if not name.startswith("_") and not inspect.ismodule(value) and ours:
+        hidden = name.startswith("_") or inspect.ismodule(value) or isinstance(value, TypeVar)
+        if ours and not hidden:
             found[name] = value
     is_file = not hasattr(module, "__path__")
     if is_file:  # a file has imports of its own, which it does not export
@@ -47,16 +48,47 @@ def exported(module):
 
 
 def signature(name, value):
-    """The call as a reader would type it, without annotations that are long."""
+    """The call with its annotations, as it is written in the code."""
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         return f"{name} = {value!r}" if isinstance(value, int | float | str | tuple) else name
+    if inspect.isclass(value) and getattr(value, "_is_protocol", False):
+        value = value.__call__
     try:
-        text = str(inspect.signature(value))
+        found = inspect.signature(value)
     except ValueError:
         return name
-    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
-    text = re.sub(r"'([^']*)'", r"\1", text) if "'" in text else text
-    return f"{name}{text}"
+    parameters = [
+        parameter.replace(
+            annotation=Written(parameter.annotation), default=written_default(parameter)
+        )
+        for parameter in found.parameters.values()
+        if parameter.name != "self"
+    ]
+    returns = found.return_annotation
+    returns = returns if returns is found.empty else Written(returns)
+    return f"{name}{found.replace(parameters=parameters, return_annotation=returns)}"
+
+
+class Written(str):
+    """An annotation that is shown without quotes."""
+
+    def __new__(cls, annotation):
+        if annotation is inspect.Parameter.empty:
+            return annotation
+        text = getattr(annotation, "__forward_arg__", annotation)
+        return super().__new__(
+            cls, text if isinstance(text, str) else inspect.formatannotation(text)
+        )
+
+    def __repr__(self):
+        return str(self)
+
+
+def written_default(parameter):
+    """A default value; a function by its name, and not by its address."""
+    if inspect.isfunction(parameter.default) or inspect.isclass(parameter.default):
+        return Written(parameter.default.__name__)
+    return parameter.default
 
 
 def entry(name, value):
@@ -71,8 +103,8 @@ def page():
     """The whole page."""
     parts = [
         "# API\n",
-        "Made from the docstrings by `python docs/make_api.py`. The names used most are also at the "
-        "top level: `metajax.inner_loop` is `metajax.inner.inner_loop`.\n",
+        "Made from the docstrings by `python docs/make_api.py`. The names used most are also at "
+        "the top level: `metajax.inner_loop` is `metajax.inner.inner_loop`.\n",
     ]
     top = exported(importlib.import_module("metajax"))
     parts.append("At the top level: " + ", ".join(f"`{name}`" for name in top) + ".\n")

@@ -18,7 +18,7 @@ def shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Checks that a value is a whole number. NumPy's integers are; True and False are not.
 
     Raises:
@@ -29,7 +29,7 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}.")
 
 
-def check_counts(least: int = 1, **numbers: object) -> None:
+def check_counts(least: int = 1, **numbers: Any) -> None:
     """Checks several whole numbers by name, as `check_count` does."""
     for name, value in numbers.items():
         check_count(name, value, least)

@@ -123,7 +123,7 @@ class TaskLoss(Protocol):
     outer step. `evaluate` leaves it at None, which stands for the end of training.
     """
 
-    def __call__(self, params: Params, task: Any, key: Array) -> tuple[Array, Metrics]:
+    def __call__(self, params: Params, task: Any, key: Array, /) -> tuple[Array, Metrics]:
         """(scalar loss of the task, metrics)."""
 
 

@@ -22,7 +22,10 @@ NODES = SERIES.value[0, :5]
 
 
 def shape_of(make):
-    """(apply, params) of make(rngs): a module as a function, and the shapes of its weights."""
+    """(apply, params) of make(rngs): a module as a function, and the shapes of its weights.
+
+    Nothing is compiled. It is for modules without constants that are made by JAX.
+    """
     found = []
 
     def init():

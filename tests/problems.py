@@ -18,7 +18,7 @@ WAYS, FEATURES = 3, 4
 
 
 def make_tasks(number=4, ways=WAYS, shots=2, queries=4, dtype=jnp.float64, seed=0):
-    """Classes are random directions; a shared linear map hides them, so that there is something to learn."""
+    """Classes are random directions, which a shared linear map hides: that is to be learned."""
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(7).normal(size=(FEATURES, FEATURES))
     centres = rng.normal(size=(number, ways, 1, FEATURES))
@@ -86,7 +86,7 @@ def no_adaptation(net, ways):
 
 
 def dense_imaml(net, ways):
-    """iMAML with an exact solve, so that properties hold to rounding."""
+    """IMAML with an exact solve, so that properties hold to rounding."""
     learner = algorithms.imaml(net, inner_rate=0.3, inner_steps=10, proximity=0.3)
     loss = mj.losses.cross_entropy(learner.apply)
     adaptation = mj.inner_loop(

@@ -67,7 +67,7 @@ def test_chunks_and_a_python_loop_agree(name):
             whole.params,
             jax.tree.map(lambda leaf: leaf[number], tasks),
             jax.random.fold_in(KEY, number),
-        )[0]  # noqa: B023
+        )[0]
         for number in range(len(tasks.query.y))
     ]
     np.testing.assert_allclose(expected[1].loss, np.mean(looped), rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Every value of `differentiate=`: exact ones agree, biased ones are as biased as they say, the rest are errors."""
+"""Strategies: exact ones agree, biased ones have the bias that they state, the rest are errors."""
 
 import functools
 import math
@@ -84,7 +84,7 @@ NETS = {"mlp": mlp, "conv4": conv4, "transformer": transformer}
 
 
 def slopes(net, optimizer, strategy=None):
-    """Gradient with respect to every leaf of Params, the support data and the weights of its examples."""
+    """Gradient by every leaf of Params, the support data and the weights of its examples."""
     apply, params, task = NETS[net]()
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     loss = mj.losses.cross_entropy(apply)
@@ -263,7 +263,7 @@ def test_one_step_is_the_product_that_it_says():
         adaptation = mj.inner_loop(
             ridge_loss, optax.sgd(0.1), steps=1, differentiate=mj.one_step(difference=difference)
         )
-        value = lambda params: adaptation.adapt(params, task.support, KEY).fast @ jnp.arange(4.0)  # noqa: B023
+        value = lambda params: adaptation.adapt(params, task.support, KEY).fast @ jnp.arange(4.0)
         results.append(jax.grad(value)(params))
     by_hand = -0.1 * 2 * jnp.exp(params.slow) * params.fast @ jnp.arange(4.0)
     for found in results:
@@ -307,7 +307,7 @@ def test_implicit_stops_where_the_gradient_is_small():
 
 
 def test_integers_and_keys_among_the_inputs_have_no_derivative():
-    """Labels are integers and dropout reads a key; both strategies with products of their own take them."""
+    """Labels are integers and dropout reads a key; strategies with products of their own work."""
     apply, params, task = mlp()
 
     def loss(params, batch, key):
@@ -322,7 +322,7 @@ def test_integers_and_keys_among_the_inputs_have_no_derivative():
         adaptation = mj.inner_loop(loss, optax.sgd(0.5), steps=400, differentiate=strategy)
         found.append(
             jax.jit(jax.grad(lambda p: mj.query_loss(adaptation, loss)(p, task, KEY)[0]))(params)
-        )  # noqa: B023
+        )
     assert_close(found[1], found[0], 1e-9)
     assert_close(found[2].slow, found[0].slow, 1e-5)
 
@@ -420,7 +420,7 @@ def test_step_sizes_of_their_own_for_every_step(make):
     for number in range(2):  # no step size of step k matters before it, and each does from then on
         moved = params._replace(
             rule=jax.tree.map(lambda rate: rate.at[number].add(0.1), params.rule)
-        )  # noqa: B023
+        )
         path = mj.inner_loop(loss, make(0.1, steps=2), steps=3, path=True)
         before, after = (path.adapt(p, task.support, KEY).fast["a"] for p in (params, moved))
         assert_close(before[:number], after[:number], 0)
@@ -496,7 +496,7 @@ def test_raw_keys_do_too(strategy):
 
 @pytest.mark.parametrize("strategy", [mj.mixed_mode(), TIGHT])
 def test_what_a_loss_closes_over_is_differentiated_too(strategy):
-    """Floats from outside get their gradient; integers and keys made inside a trace are no obstacle."""
+    """Floats from outside get their gradient; integers and keys made inside a trace work."""
     params, task = ridge_problem()
 
     def slope(strategy, key):
@@ -514,5 +514,5 @@ def test_what_a_loss_closes_over_is_differentiated_too(strategy):
 
     found, expected = (
         jax.lax.map(jax.jit(lambda key: slope(s, key)), KEY[None]) for s in (strategy, mj.unroll())
-    )  # noqa: B023
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -20,7 +20,7 @@ OPTIMIZERS = {
 
 
 def smooth_loss():
-    """Cross-entropy of a net with a smooth activation, for which finite differences are exact enough."""
+    """Cross-entropy of a smooth net, for which finite differences are exact enough."""
     _, params = make_net()
 
     def apply(params, x):
@@ -101,7 +101,7 @@ def test_equal_learned_step_sizes_are_plain_descent():
 
 
 def test_three_levels_nest():
-    """The gradient of what two outer steps reach, with respect to where they start and to the inner step size."""
+    """The gradient of what two outer steps reach, by their start and by the inner step size."""
     loss, params = smooth_loss()
     tasks = make_tasks(number=2)
 
@@ -135,7 +135,7 @@ def test_adam_without_eps_root_is_refused_unless_it_is_not_differentiated():
 
 
 def test_a_step_size_may_be_traced():
-    """As under a vmap over rates; one step on |x|²/2 from 1 gives 1 - rate, and its derivative by the rate is there."""
+    """As under a vmap over rates: one step on |x|²/2 from 1 gives 1 - rate."""
     loss = lambda params, batch, key: ((params.fast**2).sum() / 2, {})
 
     def end(rate):

@@ -158,7 +158,7 @@ def test_nan_in_padding_does_not_reach_the_modulation():
 
 
 def test_a_modulation_that_changes_nothing_is_maml():
-    """Forward and in the gradient of the net, when the reader says nothing and scale and shift are held at 1 and 0."""
+    """In value and gradient, when the reader gives zero, and scale and shift stay 1 and 0."""
     params, run, _ = make("mmaml")
     silent = params._replace(
         rule=(params.rule[0]._replace(fast=jax.tree.map(jnp.zeros_like, reader.fast)), ())
@@ -256,7 +256,7 @@ def test_cavia_moves_nothing_but_the_modulation_of_a_slow_net():
 
 
 def test_a_hypernetwork_writes_a_head_of_any_number_of_ways():
-    """From class means, such as `described_head` does from descriptions; learned through the query loss."""
+    """From class means, as `described_head` does from descriptions, through the query loss."""
 
     def encode(params, support, key):
         ways = int(support.info.shape[0])

@@ -14,10 +14,8 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16, 1)), jnp.float3
 @pytest.mark.parametrize("norm", [nets.TaskNorm, nets.FrozenNorm, nets.GroupNorm, nets.NoNorm])
 @pytest.mark.parametrize("pool", [False, True])
 def test_conv4_in_all_policies(norm, pool):
-    apply, params = draw(
-        lambda rngs: nets.Conv4(5, width=8, pool=pool, size=16, norm=norm, rngs=rngs)
-    )
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    net = nets.Conv4(5, width=16, pool=pool, size=16, norm=norm, rngs=nnx.Rngs(0))
+    apply, params = nets.functional(net)
 
     def run(params):
         loss = lambda params: (apply(params, X) ** 2).sum()
@@ -32,7 +30,7 @@ def test_conv4_in_all_policies(norm, pool):
     assert depends_on_others == (norm is nets.TaskNorm)
     assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient))
     embed = lambda params, x: apply(params, x, method="embed")
-    assert jax.eval_shape(embed, params, X).shape == (3, 8)
+    assert jax.eval_shape(embed, params, X).shape == (3, 16)
     halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, X))
     assert jax.eval_shape(apply, *halves).dtype == jnp.bfloat16
 

@@ -47,7 +47,7 @@ def test_evolution_is_unbiased_on_a_quadratic_and_uses_the_key():
     "draw", [lambda key: jax.random.split(key)[1], lambda key: jax.random.fold_in(key, 1)]
 )
 def test_the_noise_of_evolution_is_not_that_of_the_loss(draw):
-    """For L = φ·z with z drawn from the loss's key, the estimate is z εᵀε, whose mean times z is 3."""
+    """For L = φ·z with z from the loss's key, the estimate is z εᵀε; its mean times z is 3."""
     params = jnp.zeros(3)
     loss = lambda params, key: params @ jax.random.normal(draw(key), (3,))
 
@@ -64,7 +64,7 @@ def test_the_noise_of_evolution_is_not_that_of_the_loss(draw):
 
 @pytest.mark.parametrize("value_and_grad", [mj.forward, mj.evolution(pairs=500, std=0.01)])
 def test_an_outer_loop_takes_them(value_and_grad):
-    """Both steps lower the loss; forward mode takes the very step of reverse mode, in chunks and not."""
+    """Both steps lower the loss; forward mode takes the same step as reverse mode."""
     params, task = ridge_problem()
     tasks = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), task)
     task_loss = mj.query_loss(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=5), ridge_loss)

@@ -37,9 +37,12 @@ from test_differentiate_strategies import ridge_loss, ridge_problem
 params, task = ridge_problem()
 tasks = jax.tree.map(lambda leaf: jnp.stack([leaf * scale for scale in (1.0, 0.5, 0.8, 1.2)]), task)
 dense = mj.implicit(mj.dense())
-for strategy, estimate in ((dense, jax.value_and_grad), (mj.mixed_mode(), jax.value_and_grad), (None, mj.forward)):
-    task_loss = mj.query_loss(mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=60, differentiate=strategy), ridge_loss)
-    make = lambda **options: mj.outer_loop(task_loss, optax.sgd(0.1), value_and_grad=estimate, **options)
+reverse = jax.value_and_grad
+for strategy, estimate in ((dense, reverse), (mj.mixed_mode(), reverse), (None, mj.forward)):
+    inner = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=60, differentiate=strategy)
+    task_loss = mj.query_loss(inner, ridge_loss)
+    common = {{"optimizer": optax.sgd(0.1), "value_and_grad": estimate}}
+    make = lambda **options: mj.outer_loop(task_loss, **common, **options)
     state = make().init(params)
     specs = {{"in_specs": (P(), P("devices"), P()), "out_specs": P()}}
     many = jax.shard_map(make(axis_name="devices").step, mesh=mesh, **specs)

@@ -100,8 +100,8 @@ def test_training_runs_by_fit_and_lowers_the_loss():
     params = params._replace(rule=rule.init(params, KEY))
     start = lambda params, key: jax.random.normal(key, params.fast.shape)
     outer = mj.persistent(
-        rule, ridge_loss, optax.adam(0.01), horizon=20, truncation=5, pairs=8, std=0.05, start=start,
-        sample=mj.minibatch(6),
+        rule, ridge_loss, optax.adam(0.01), horizon=20, truncation=5, pairs=8, std=0.05,
+        start=start,        sample=mj.minibatch(6),
     )  # fmt: skip
     state, records = mj.training.fit(
         outer,

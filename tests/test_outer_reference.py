@@ -1,4 +1,4 @@
-"""Meta-gradients equal those of PyTorch from the same weights and data: see tests/reference/make_reference.py."""
+"""Meta-gradients equal those of PyTorch: see tests/reference/make_reference.py."""
 
 from pathlib import Path
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import optax
 from flax import nnx
 
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of
 from metajax.differentiate import Strategy
 from metajax.inner import chain, inner_loop, prototypes, ridge
 from metajax.losses import cross_entropy
@@ -70,7 +68,7 @@ def proto_maml(
     apply, params = as_function(net)
     of_net = loss(apply)
     adaptation = chain(
-        head=prototypes(functools.partial(apply, method="embed"), ways),
+        head=prototypes(embed_of(apply), ways),
         descent=inner_loop(
             of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
         ),

@@ -63,7 +63,9 @@ def mmaml(
     head: str = "head",
     inductive: bool = False,
 ) -> Learner:
-    """MMAML: a net reads the support set and modulates the start of MAML, for several kinds of tasks.
+    """MMAML: a net reads the support set and modulates the start of MAML.
+
+    It is for tasks of several kinds.
 
     Every layer but the head is modulated by FiLM. The modulation is computed, and then frozen while
     the other weights descend.
@@ -90,7 +92,7 @@ def mmaml(
     params = params._replace(fast={**params.fast, "modulation": modulation})
     size = ravel_pytree(modulation)[0].size
 
-    modulated_apply = modulated(apply)
+    modulated_apply: Apply = modulated(apply)  # type: ignore[assignment]
     of_net = loss(modulated_apply)
     read, start = functional(reader(size))
     adaptation = chain(

@@ -49,9 +49,14 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     has_head = isinstance(net, nnx.Module) and hasattr(net, "embed") and hasattr(net, "head")
     if has_head and entry == "head":
         apply, params = as_function(net, fast=in_part("head"))
-        return functools.partial(apply, method="embed"), apply, params
+        return embed_of(apply), apply, params
     apply, params = as_function(net)
     return apply, linear_head(apply, entry=entry), Params(fast={}, slow=join_params(params))
+
+
+def embed_of(apply: Apply) -> Apply:
+    """The method `embed` of a Flax module, of which `functional` made `apply`."""
+    return functools.partial(apply, method="embed")  # type: ignore[call-arg]
 
 
 def in_part(name: str) -> Callable[[str], bool]:

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from metajax._checks import shapes
-from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
+from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in_part
 from metajax.differentiate import first_order
 from metajax.inner import chain, identity, inner_loop, learned, prototypes
 from metajax.losses import cross_entropy
@@ -65,7 +65,7 @@ def fine_tuning(
     of_net = loss(apply)
     adam = learned(functools.partial(optax.adam, eps_root=1e-8), rate)
     adaptation = chain(
-        head=prototypes(functools.partial(apply, method="embed"), ways),
+        head=prototypes(embed_of(apply), ways),
         descent=inner_loop(of_net, adam, steps=steps, differentiate=first_order()),
     )
     params = adaptation.init(params, jax.random.key(0))

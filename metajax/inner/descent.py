@@ -114,8 +114,8 @@ def _check_arguments(
             "implicit() differentiates the minimum and not the steps to it, so a learned Rule "
             "would get no gradient and path=True has no derivative; use mixed_mode() or unroll()."
         )
-    is_number = not callable(proximity)
-    if is_number and (isinstance(proximity, jax.core.Tracer) or not proximity >= 0):
+    is_traced = isinstance(proximity, jax.core.Tracer)
+    if not callable(proximity) and (is_traced or not proximity >= 0):
         raise ValueError(
             f"proximity must be a number, 0 or more, or a function of params, got {proximity!r}."
         )

@@ -44,12 +44,13 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     """
     constant = (nnx.RngState, nnx.BatchStat)
     is_fast = nnx.All(fast, nnx.Not(constant))
-    graph, fast_state, slow_state, rest = nnx.split(module, is_fast, nnx.Param, ...)
+    graph, *states = nnx.split(module, is_fast, nnx.Param, ...)
+    fast_state, slow_state, rest = states
     start = Params(nnx.to_pure_dict(fast_state), nnx.to_pure_dict(slow_state))
     if not jax.tree.leaves(start.fast):
         leaves = jax.tree_util.tree_leaves_with_path(start.slow)
-        paths = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
-        raise ValueError(f"The filter {fast!r} makes nothing fast; the module has {paths}.")
+        names = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
+        raise ValueError(f"The filter {fast!r} makes nothing fast; the module has {names}.")
     paths = frozenset(weight_paths(join_params(start)))
     random_streams = _random_streams(module)
 

@@ -27,9 +27,10 @@ class Audio(FrontEnd):
     Raises:
         ValueError: when called, whatever `log_mel` refuses.
 
+    >>> import jax
     >>> from flax import nnx
     >>> net = Audio(TemporalConv(20, 5, width=8, rngs=nnx.Rngs(0)), rate=8000)
-    >>> net(jnp.zeros((2, 4000))).shape
+    >>> jax.eval_shape(net, jnp.zeros((2, 4000))).shape
     (2, 5)
     """
 

@@ -52,11 +52,12 @@ class GCN(nnx.Module):
         # Constants. `functional` never makes a BatchStat fast or slow, whatever the filter.
         self.pairs = nnx.BatchStat(pairs)
         self.weight = nnx.BatchStat(weight)
-        self.layers = nnx.List()
+        layers = []
         width = inputs
         for next_width in hidden:
-            self.layers.append(nnx.Linear(width, next_width, rngs=rngs))
+            layers.append(nnx.Linear(width, next_width, rngs=rngs))
             width = next_width
+        self.layers = nnx.List(layers)
         self.head = nnx.Linear(width, outputs, rngs=rngs)
         self.nodes = nodes
 

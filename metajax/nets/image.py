@@ -135,11 +135,12 @@ class ResNet12(TokenEncoder):
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,
     ):
-        self.blocks = nnx.List()
+        blocks = []
         inputs = channels
         for width in widths:
-            self.blocks.append(ResidualBlock(inputs, width, norm, rngs=rngs))
+            blocks.append(ResidualBlock(inputs, width, norm, rngs=rngs))
             inputs = width
+        self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(inputs, outputs, rngs=rngs)
 
     def features(self, x: Array, reference: Array | None = None) -> tuple[Array, Array]:

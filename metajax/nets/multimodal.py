@@ -62,8 +62,7 @@ class Multimodal(nnx.Module):
             )
         self.encoders = nnx.Dict(dict(sorted(encoders.items())))
         self.fusion = fusion
-        has_head = outputs is not None and rngs is not None
-        self.head = nnx.Linear(width, outputs, rngs=rngs) if has_head else None
+        self.head = _make_head(width, outputs, rngs)
 
     def encode(self, x: Modalities, reference: Array | None = None) -> dict[str, Array]:
         """The features of every modality, {name: [n, width]}; arbitrary where it is absent."""
@@ -135,6 +134,12 @@ class Multimodal(nnx.Module):
                 options["reference"] = present if reference is None else present & (reference > 0)
             encoded[name] = function(x.value[name], **options)
         return encoded
+
+
+def _make_head(width: int, outputs: int | None, rngs: nnx.Rngs | None) -> nnx.Linear | None:
+    if outputs is None or rngs is None:
+        return None
+    return nnx.Linear(width, outputs, rngs=rngs)
 
 
 def _as_one_token(features: Array) -> tuple[Array, Array]:

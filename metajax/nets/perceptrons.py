@@ -25,11 +25,12 @@ class MLP(nnx.Module):
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, rngs: nnx.Rngs):
-        self.layers = nnx.List()
+        layers = []
         width = inputs
         for next_width in hidden:
-            self.layers.append(nnx.Linear(width, next_width, rngs=rngs))
+            layers.append(nnx.Linear(width, next_width, rngs=rngs))
             width = next_width
+        self.layers = nnx.List(layers)
         self.head = nnx.Linear(width, outputs, rngs=rngs)
 
     def embed(self, x: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,10 +122,14 @@ def _fill_block(block: PostNormBlock, saved: Saved, name: str) -> None:
 
 def _fill(layer: nnx.Linear | nnx.LayerNorm, saved: Mapping[str, np.ndarray], name: str) -> None:
     """Sets the weights of a layer, and its bias if it has one, to those saved under a name."""
-    weight = jnp.asarray(saved[f"{name}.weight"])
+    weight = saved[f"{name}.weight"]
     if isinstance(layer, nnx.Linear):
-        layer.kernel.set_value(weight.T)  # saved as [outputs, inputs]
+        _set(layer.kernel, weight.T)  # saved as [outputs, inputs]
     else:
-        layer.scale.set_value(weight)
+        _set(layer.scale, weight)
     if layer.bias is not None:
-        layer.bias.set_value(jnp.asarray(saved[f"{name}.bias"]))
+        _set(layer.bias, saved[f"{name}.bias"])
+
+
+def _set(variable: Any, value: np.ndarray) -> None:
+    variable.set_value(jnp.asarray(value))

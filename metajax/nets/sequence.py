@@ -110,10 +110,11 @@ class TemporalConv(TokenEncoder):
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.he_normal()
-        self.convolutions = nnx.List()
+        convolutions = []
         for channels in [inputs] + [width] * (blocks - 1):
             layer = nnx.Linear(3 * channels, width, use_bias=False, kernel_init=init, rngs=rngs)
-            self.convolutions.append(layer)
+            convolutions.append(layer)
+        self.convolutions = nnx.List(convolutions)
         self.norms = nnx.List([norm(width, rngs=rngs) for _ in self.convolutions])
         self.head = nnx.Linear(width, outputs, rngs=rngs)
         self.inputs = inputs

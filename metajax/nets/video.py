@@ -23,11 +23,11 @@ class Video(FrontEnd):
     Raises:
         ValueError: widths that differ.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
     >>> rngs = nnx.Rngs(0)
     >>> net = Video(Conv4(6, width=4, rngs=rngs), GRU(6, 5, width=8, rngs=rngs))
-    >>> net(jnp.ones((2, 3, 28, 28, 1))).shape
+    >>> jax.eval_shape(net, jnp.ones((2, 3, 28, 28, 1))).shape
     (2, 5)
     """
 

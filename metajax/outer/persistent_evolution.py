@@ -114,7 +114,9 @@ def persistent(
         inner = jax.vmap(rule.optimizer(params.rule).init)(fast)
         return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (fast, inner))
 
-    def init(params: Params, tasks: Task = None, key: Array | None = None) -> PersistentState:
+    def init(
+        params: Params, tasks: Task | None = None, key: Array | None = None
+    ) -> PersistentState:
         if tasks is None or key is None:
             raise ValueError(
                 "persistent() starts on tasks: call init(params, tasks, key) with one task for "

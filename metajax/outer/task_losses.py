@@ -173,7 +173,7 @@ def with_step(task_loss: TaskLoss, step: Array) -> TaskLoss:
     """The task loss at an outer step. A task loss without the keyword `step` stays as it is."""
     if not takes(task_loss, "step"):
         return task_loss
-    return functools.partial(task_loss, step=step)
+    return functools.partial(task_loss, step=step)  # type: ignore[call-arg]
 
 
 def after_support(support: Batch, query: Batch) -> Batch:

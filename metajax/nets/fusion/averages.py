@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -89,23 +90,24 @@ class Weighted(nnx.Module):
         if smallest < 0 or (learned and smallest <= 0):
             raise ValueError(f"{weights=} must be zero or more, above zero where they are learned.")
         self.fixed = tuple(sorted(weights.items()))
-        if learned:
-            logits = {name: nnx.Param(jnp.log(weight)) for name, weight in self.fixed}
-            self.logits = nnx.Dict(logits)
-        else:
-            self.logits = None
+        self.logits = _log_parameters(weights) if learned else None
 
     def __call__(self, features: Features, present: Features) -> Fused:
         """Fuses {name: [n, width]} with {name: bool[n]} to [n, width] and weights."""
         names, features_MxNxD, present_MxN = stack(features, present, dict(self.fixed))
-        if self.logits is None:
-            weights = [weight for _, weight in self.fixed]
-        else:
-            weights = [jnp.exp(self.logits[name][...]) for name in names]
+        weights: list[Any]
         dtype = features_MxNxD.dtype
-        weights_M = jnp.stack([jnp.asarray(weight, dtype) for weight in weights])
-        weights_MxN = jnp.broadcast_to(weights_M[:, None], present_MxN.shape)
+        if self.logits is None:
+            weights = [jnp.asarray(weight, dtype) for _, weight in self.fixed]
+        else:
+            weights = [jnp.exp(self.logits[name][...]).astype(dtype) for name in names]
+        weights_MxN = jnp.broadcast_to(jnp.stack(weights)[:, None], present_MxN.shape)
         return _weighted_mean(names, features_MxNxD, present_MxN, weights_MxN)
+
+
+def _log_parameters(weights: Mapping[str, float]) -> nnx.Dict:
+    """{name: log w} as parameters."""
+    return nnx.Dict({name: nnx.Param(jnp.log(weights[name])) for name in sorted(weights)})
 
 
 def _weighted_mean(

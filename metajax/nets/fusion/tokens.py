@@ -118,14 +118,16 @@ class Bottleneck(nnx.Module):
             for name, own in tokens.items():
                 tokens[name] = self.blocks[name][layer](own, present[name])
         if self.bottlenecks is not None:
-            tokens = self._exchange(tokens, present)
+            tokens = self._exchange(tokens, self.bottlenecks[...], present)
         pooled = {name: pool_tokens(own, present[name]) for name, own in tokens.items()}
         return Fused(_mean_of_present(pooled, present), {})
 
-    def _exchange(self, tokens: dict[str, Array], present: Features) -> dict[str, Array]:
+    def _exchange(
+        self, tokens: dict[str, Array], bottlenecks: Array, present: Features
+    ) -> dict[str, Array]:
         """The tokens after the layers in which modalities exchange bottlenecks."""
         examples = len(next(iter(tokens.values())))
-        shared = jnp.broadcast_to(self.bottlenecks[...][None], (examples, *self.bottlenecks.shape))
+        shared = jnp.broadcast_to(bottlenecks[None], (examples, *bottlenecks.shape))
         is_shared = jnp.ones(shared.shape[:2], bool)
         for layer in range(self.fusion_layer, self.layers):
             written = {}
