@@ -38,7 +38,7 @@ if _DATA_FILES.is_dir():
 ALLOWED_SKIPS = {
     "tests/test_benchmarks.py::test_alphabets_are_learned",
     "tests/test_data_data_files.py::test_the_data_files_are_read_whole",
-    "tests/test_sentence.py::test_the_pretrained_encoder_is_that_of_another_library",
+    "tests/test_nets_pretrained.py::test_the_pretrained_encoder_is_that_of_another_library",
     "tests/test_versions.py::test_where_it_is_too_late_a_warning_says_what_to_do",
 }
 """Node ids that may be skipped in CI: they need a data file, or the pretrained encoder."""

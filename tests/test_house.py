@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pathlib
 import re
+import types
+import typing
 
 import pytest
 
@@ -127,7 +129,7 @@ def exports(package):
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_")
-        and not inspect.ismodule(value)
+        and not isinstance(value, types.ModuleType | typing.TypeVar)
         and getattr(value, "__module__", prefix).startswith(prefix)
     }
 

@@ -54,13 +54,26 @@ def test_functional_splits_by_filter():
 def test_weights_of_another_net_are_refused():
     apply, params = nets.functional(small_net())
     body = {"layers": params.fast["layers"]}
-    written = {**params.fast, "classifier": params.fast["head"]}
+    other_head = {**body, "head": {**params.fast["head"], "scale": X}}
     with pytest.raises(ValueError, match=r"missing are \['head/bias', 'head/kernel'\], unknown"):
         apply(params._replace(fast=body), X)
-    with pytest.raises(ValueError, match=r"unknown are \['classifier/bias', 'classifier/kernel'\]"):
-        apply(params._replace(fast=written), X)
+    with pytest.raises(ValueError, match=r"missing are \[\], unknown are \['head/scale'\]"):
+        apply(params._replace(fast=other_head), X)
+    with pytest.raises(ValueError, match=r"unknown are \['extra'\]"):
+        apply(params._replace(slow={"extra": X}), X)
     with pytest.raises(ValueError, match="both have 'head/"):
         apply(params._replace(slow={"head": params.fast["head"]}), X)
+
+
+def test_entries_that_an_adaptation_writes_for_others_are_ignored():
+    apply, params = nets.functional(small_net())
+    slow = mj.Params({"classifier": {"kernel": X}, "weights": X}, params.fast)
+    assert_close(apply(slow, X), apply(params, X), 0)
+    write = mj.prototypes(apply, 2, entry="classifier")
+    batch = mj.Batch(jnp.eye(4), jnp.array([0, 0, 1, 1]))
+    adapted = write.adapt(mj.Params({}, params.fast), batch, KEYS[0])
+    logits = mj.linear_head(apply, entry="classifier")(adapted, batch.x)
+    assert logits.shape == (4, 2)
 
 
 def test_a_function_takes_only_what_it_uses():

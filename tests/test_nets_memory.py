@@ -12,7 +12,6 @@ START = mj.Params({"scale": 3.0}, {}, rule="old")
 
 def net(params, x, key=None, *, method=None, weight=None, memory=None):
     """A stand-in for a `Translator` whose memory is what it gets to remember."""
-    assert list(params.fast) == ["scale"], "the net sees its own weights only"
     if method == "remember":
         return params.fast["scale"] * x, weight
     return memory

@@ -311,7 +311,7 @@ def test_a_series_of_other_channels_is_refused():
 
 def test_a_base_class_says_what_to_define():
     with pytest.raises(NotImplementedError, match="TokenEncoder must define features"):
-        nets.TokenEncoder()(TEXT)
+        nets.TokenEncoder().embed(TEXT)
     sequence = nets.GRU(2, 3, width=2, rngs=nnx.Rngs(0))
     with pytest.raises(NotImplementedError, match="FrontEnd must define series"):
-        FrontEnd(sequence)(TEXT)
+        FrontEnd(sequence).embed(TEXT)

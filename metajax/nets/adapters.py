@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from metajax._checks import takes
-from metajax.nets.division import join_params, net_weights, weight_paths
+from metajax.nets.division import join_params, weights_reader
 from metajax.types import Apply, Array, Modalities, Params, PyTree
 
 
@@ -20,7 +20,8 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     module, or another method by its name. With key=None it is deterministic; a key seeds dropout
     and whatever else is random. `reference` is handed to methods that have this argument, which are
     those of nets with normalisation statistics. `apply` accepts any division of the weights into
-    fast and slow ones, so `split_params` can divide them anew.
+    fast and slow ones, so `split_params` can divide them anew. It ignores entries of `params.fast`
+    that the net does not have, which adaptations write for other functions.
 
     Args:
         module: an NNX module. What it has besides parameters (the statistics of `FrozenNorm`,
@@ -32,7 +33,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         (apply, Params(fast, slow)) with nested dicts of arrays.
 
     Raises:
-        ValueError: a filter that makes nothing fast; when called, other weights than the net's.
+        ValueError: a filter that makes nothing fast; when called, weights that are not the net's.
 
     >>> import jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
@@ -51,7 +52,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         leaves = jax.tree_util.tree_leaves_with_path(start.slow)
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
         raise ValueError(f"The filter {fast!r} makes nothing fast; the module has {names}.")
-    paths = frozenset(weight_paths(join_params(start)))
+    read_weights = weights_reader(join_params(start))
     random_streams = _random_streams(module)
 
     def apply(
@@ -63,7 +64,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         method: str = "__call__",
         **kwargs: Any,
     ) -> Any:
-        net = nnx.merge(graph, net_weights(params, paths), rest, copy=True)
+        net = nnx.merge(graph, read_weights(params), rest, copy=True)
         if key is None:
             net = nnx.view(net, deterministic=True, raise_if_not_found=False)
         elif random_streams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -85,27 +85,35 @@ def weight_paths(weights: Weights, path: str = "") -> Iterator[str]:
             yield f"{path}{name}"
 
 
-def net_weights(params: Params, paths: Iterable[str]) -> Weights:
-    """The joined weights of a net, checked to be those that it has.
+def weights_reader(weights: Weights) -> Callable[[Params], Weights]:
+    """What finds the weights of a net in params that are divided in any way.
+
+    Entries of `params.fast` that the net does not have are ignored: adaptations write them for
+    other functions, such as a head for `linear_head`.
 
     Args:
-        params: divided in any way.
-        paths: those of the net, as `weight_paths` gives them.
+        weights: those that the net starts with.
 
-    Raises:
-        ValueError: weights that are missing, or that the net does not have.
+    Returns:
+        params -> the weights of the net in one nested dict. It raises a ValueError where weights of
+        the net are missing, or parts of it have weights that it does not have.
     """
-    weights = join_params(params)
-    expected = set(paths)
-    got = set(weight_paths(weights))
-    if got != expected:
-        raise ValueError(
-            "params must have the weights of the net and no others; missing are "
-            f"{sorted(expected - got)}, unknown are {sorted(got - expected)}. What an adaptation "
-            "writes under another name is for a function around the net, such as linear_head, "
-            "which reads it and leaves it out of what the net sees."
-        )
-    return weights
+    names = frozenset(weights)
+    paths = frozenset(weight_paths(weights))
+
+    def read(params: Params) -> Weights:
+        fast = _as_dict(params.fast, "fast")
+        own = {name: part for name, part in fast.items() if name in names}
+        found = join_params(params._replace(fast=own))
+        got = frozenset(weight_paths(found))
+        if got != paths:
+            raise ValueError(
+                "params must have the weights of the net; "
+                f"missing are {sorted(paths - got)}, unknown are {sorted(got - paths)}."
+            )
+        return found
+
+    return read
 
 
 def _as_dict(weights: PyTree, which: str) -> Weights:

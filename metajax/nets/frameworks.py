@@ -1,7 +1,8 @@
 """Adapters that turn nets of Flax Linen, Haiku and Equinox into functions of params.
 
 Each gives `(apply, params)` with nested dicts of weights. Every apply accepts any division of them
-into fast and slow ones, so `split_params` can divide them anew.
+into fast and slow ones, so `split_params` can divide them anew. It ignores entries of `params.fast`
+that the net does not have, which adaptations write for other functions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 
 from metajax._checks import takes
-from metajax.nets.division import IsFast, divide, net_weights, weight_paths
+from metajax.nets.division import IsFast, divide, weights_reader
 from metajax.types import Apply, Array, Params
 
 
@@ -36,7 +37,7 @@ def from_linen(
 
     Raises:
         ValueError: not a Linen module, variables without "params", or nothing fast; when called,
-            other weights than the net's.
+            weights that are not the net's.
 
     >>> from flax import linen
     >>> import jax.numpy as jnp
@@ -60,7 +61,7 @@ def from_linen(
         )
     constants = {name: part for name, part in variables.items() if name != "params"}
     weights = unfreeze(variables["params"])
-    paths = frozenset(weight_paths(weights))
+    read_weights = weights_reader(weights)
 
     def apply(
         params: Params,
@@ -73,7 +74,7 @@ def from_linen(
         if takes(_linen_method(module, kwargs.get("method")), "reference"):
             kwargs["reference"] = reference
         rngs = None if key is None else {"dropout": key}
-        variables = {"params": net_weights(params, paths), **constants}
+        variables = {"params": read_weights(params), **constants}
         return module.apply(variables, x, rngs=rngs, **kwargs)
 
     return apply, divide(weights, fast)
@@ -112,7 +113,7 @@ def from_haiku(
     Raises:
         ImportError: without Haiku.
         ValueError: not a transformed function; a state for `hk.transform`, or none for
-            `hk.transform_with_state`; nothing fast; when called, other weights than the net's.
+            `hk.transform_with_state`; nothing fast; when called, weights that are not the net's.
 
     >>> import haiku as hk
     >>> import jax.numpy as jnp
@@ -136,7 +137,7 @@ def from_haiku(
         raise ValueError(f"{needed}: the function is a {type(transformed).__name__}.")
     takes_rng = takes(transformed.apply, "rng")
     start = {name: dict(part) for name, part in weights.items()}
-    paths = frozenset(weight_paths(start))
+    read_weights = weights_reader(start)
 
     def apply(
         params: Params,
@@ -146,7 +147,7 @@ def from_haiku(
         reference: Array | None = None,
         **kwargs: Any,
     ) -> Any:
-        arguments: list[Any] = [net_weights(params, paths)]
+        arguments: list[Any] = [read_weights(params)]
         if has_state:
             arguments.append(state)
         if takes_rng:
@@ -176,7 +177,7 @@ def from_equinox(model: Any, fast: IsFast | None = None) -> tuple[Apply, Params]
 
     Raises:
         ImportError: without Equinox.
-        ValueError: nothing fast; when called, other weights than the net's.
+        ValueError: nothing fast; when called, weights that are not the net's.
 
     >>> import equinox as eqx
     >>> import jax.numpy as jnp
@@ -193,7 +194,7 @@ def from_equinox(model: Any, fast: IsFast | None = None) -> tuple[Apply, Params]
     leaves, structure = jax.tree_util.tree_flatten_with_path(arrays)
     places = [_names(path) for path, _ in leaves]
     weights = _nest({place: leaf for place, (_, leaf) in zip(places, leaves, strict=True)})
-    paths = frozenset(weight_paths(weights))
+    read_weights = weights_reader(weights)
     takes_key = takes(model, "key")
 
     def apply(
@@ -204,7 +205,7 @@ def from_equinox(model: Any, fast: IsFast | None = None) -> tuple[Apply, Params]
         reference: Array | None = None,
         **kwargs: Any,
     ) -> Any:
-        weights = net_weights(params, paths)
+        weights = read_weights(params)
         arrays = jax.tree.unflatten(structure, [_at(weights, place) for place in places])
         net = eqx.combine(arrays, constant)
         if key is None:

@@ -46,9 +46,8 @@ def remember_pairs(apply: Callable[..., Any], *, entry: str = "memory") -> Adapt
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_fast_entry(params, entry)
-        without = _without_entry(params, entry)
-        memory = apply(without, support.x, method="remember", weight=row_weights(support))
-        return params._replace(fast={**without.fast, entry: memory})
+        memory = apply(params, support.x, method="remember", weight=row_weights(support))
+        return params._replace(fast={**params.fast, entry: memory})
 
     return Adaptation(init, adapt)
 
@@ -66,12 +65,6 @@ def with_memory(apply: Callable[..., Any], *, entry: str = "memory") -> Apply:
     def recalled(
         params: Params, x: Any, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
-        memory = params.fast.get(entry)
-        return apply(_without_entry(params, entry), x, key, memory=memory)
+        return apply(params, x, key, memory=params.fast.get(entry))
 
     return recalled
-
-
-def _without_entry(params: Params, entry: str) -> Params:
-    fast = {name: leaf for name, leaf in params.fast.items() if name != entry}
-    return params._replace(fast=fast)

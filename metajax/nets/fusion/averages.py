@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -95,7 +94,6 @@ class Weighted(nnx.Module):
     def __call__(self, features: Features, present: Features) -> Fused:
         """Fuses {name: [n, width]} with {name: bool[n]} to [n, width] and weights."""
         names, features_MxNxD, present_MxN = stack(features, present, dict(self.fixed))
-        weights: list[Any]
         dtype = features_MxNxD.dtype
         if self.logits is None:
             weights = [jnp.asarray(weight, dtype) for _, weight in self.fixed]

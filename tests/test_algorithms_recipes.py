@@ -1,0 +1,103 @@
+"""Recipes: nets of other libraries, MAML++ inside `fit`, transfer, and what they are made of."""
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from problems import FEATURES, WAYS, first, make_module, make_tasks
+
+import metajax as mj
+from metajax import algorithms
+from metajax.inner import nearest_mean_head, write_head
+
+KEY = jax.random.key(0)
+
+
+def test_a_recipe_takes_the_net_of_an_adapter():
+    task = first(make_tasks(dtype=jnp.float32))
+    module = linen.Dense(WAYS)
+    net = mj.nets.from_linen(module, module.init(KEY, task.support.x))
+    learner = algorithms.maml(net, inner_rate=0.1)
+    adapted = learner.adaptation.adapt(learner.params, task.support, KEY)
+    assert set(adapted.fast) == {"kernel", "bias"}
+    features = algorithms.protonets(net, WAYS)  # what a net without a head returns is features
+    logits = mj.predict(
+        features.adaptation, features.apply, features.params, task.support, task.query.x, KEY
+    )
+    assert logits.shape == (len(task.query.y), WAYS)
+    assert float((logits.argmax(axis=1) == task.query.y).mean()) > 0.5
+
+
+def test_parts_of_a_net_are_named_by_their_paths():
+    in_head = algorithms.in_part("head")
+    assert in_head("head/kernel") and not in_head("ahead/kernel")
+    _, params = algorithms.as_function(make_module(), fast=in_head)
+    assert list(params.fast) == ["head"] and list(params.slow) == ["layers"]
+    with pytest.raises(ValueError, match="makes nothing fast"):
+        algorithms.anil(make_module(), head="tail")
+    embed, apply, params = algorithms.as_encoder(make_module(), "head")
+    x = jnp.ones((2, FEATURES), jnp.float32)
+    assert embed(params, x).shape == (2, 8) and apply(params, x).shape == (2, WAYS)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(steps):
+    weights = algorithms.multi_step_weights(inner_steps=steps, until=100)
+    for step in (0, 50, 100, 1_000):
+        now = weights(jnp.int32(step))
+        np.testing.assert_allclose(now.sum(), 1.0)
+        share = max((1 - step / 100) / steps, 0.03 / steps)
+        np.testing.assert_allclose(now[:-1], share, rtol=1e-12)
+    assert weights(None).tolist() == [0.0] * (steps - 1) + [1.0]
+
+
+def test_maml_plus_plus_anneals_inside_fit():
+    """Before the switch a step is that of the first-order learner, and after it is not."""
+    tasks = make_tasks(dtype=jnp.float32)
+    options = {"initial_rate": 0.5, "inner_steps": 2, "multi_step_until": 10}
+    sample = lambda dataset, key: dataset
+
+    def train(first_order_until, steps):
+        learner = algorithms.maml_plus_plus(
+            make_module(), first_order_until=first_order_until, **options
+        )
+        outer = mj.outer_loop(learner.task_loss, optax.sgd(0.1))
+        state, _ = mj.training.fit(
+            outer, outer.init(learner.params), sample, tasks, KEY, steps=steps, progress=False
+        )
+        return state.params.fast["head"]["kernel"]
+
+    never, at_one, at_two = (train(until, steps=2) for until in (0, 1, 2))
+    assert not np.allclose(never, at_two, rtol=1e-4)
+    assert not np.allclose(at_one, at_two, rtol=1e-6)
+    np.testing.assert_array_equal(train(5, steps=2), at_two)
+
+
+def test_pretraining_is_the_start_of_fine_tuning():
+    union = mj.nets.MLP(FEATURES, (8,), 20, rngs=nnx.Rngs(1))
+    pretrained = algorithms.pretraining(union)
+    batch = first(make_tasks(dtype=jnp.float32)).query
+    value, metrics = pretrained.task_loss(pretrained.params, batch, KEY)
+    assert value > 0 and set(metrics) == {"accuracy"}
+    for head_only in (False, True):
+        tuned = algorithms.fine_tuning(make_module(), WAYS, steps=1, head_only=head_only)
+        started = algorithms.with_new_head(tuned, pretrained.params)
+        body = mj.nets.join_params(started.params)["layers"]
+        jax.tree.map(np.testing.assert_array_equal, body, pretrained.params.fast["layers"])
+        own = mj.nets.join_params(started.params)["head"]["kernel"]
+        assert own.shape == (8, WAYS) and ("layers" in started.params.slow) == head_only
+    wider = algorithms.pretraining(mj.nets.MLP(FEATURES, (9,), 20, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match="The pretrained weights are"):
+        algorithms.with_new_head(tuned, wider.params)
+
+
+def test_a_head_of_nearest_means_is_written():
+    means = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    kernel, bias = nearest_mean_head(means, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(kernel, 2 * means.T)
+    np.testing.assert_array_equal(bias, [-1.0, -1e9])
+    params = write_head(mj.Params({"other": 1}, {}), "head", kernel, bias)
+    assert set(params.fast) == {"other", "head"}
