@@ -81,12 +81,18 @@ def accuracies(task_loss, params, tests):
 
 def test_tasks(evaluation, number):
     """{alphabet: tasks of its characters}, for the alphabets with enough of them."""
+    draw = jax.jit(data.meta_batch(ANY, number))
     tests = {}
-    for alphabet, characters in data.describe(evaluation).groups.items():
-        if characters >= WAYS:
-            one = data.select(evaluation, functools.partial(is_of, alphabet))
-            tests[alphabet] = data.meta_batch(ANY, number)(one, jax.random.key(2))
+    for alphabet in large_alphabets(evaluation):
+        one = data.select(evaluation, functools.partial(is_of, alphabet))
+        tests[alphabet] = draw(one, jax.random.key(2))
     return tests
+
+
+def large_alphabets(evaluation):
+    """The alphabets with enough characters for a task."""
+    groups = data.describe(evaluation).groups
+    return [alphabet for alphabet, characters in groups.items() if characters >= WAYS]
 
 
 def is_of(alphabet, class_name):
@@ -127,7 +133,8 @@ def main(options):
     evaluation = data.select_part(source, split, "test")
     tests = test_tasks(evaluation, options.tasks)
     number = options.tasks * len(tests)
-    random = {"random": data.meta_batch(ANY, number)(evaluation, jax.random.key(3))}
+    draw_any = jax.jit(data.meta_batch(ANY, number))
+    random = {"random": draw_any(evaluation, jax.random.key(3))}
     rows = []
     for name, sample in training.items():
         task_loss, params, seconds = learn(sample, background, options)

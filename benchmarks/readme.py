@@ -20,8 +20,8 @@ parser.add_argument(
 )
 
 
-def quickstart():
-    report = read("quickstart")
+def letters():
+    report = read("letters")
     shots = [name for name in report["rows"][0] if name.endswith("shot")]
     header = ["5-way, %"]
     for name in shots:
@@ -246,7 +246,7 @@ def digits():
 
 
 PAGES = {
-    "README.md": (quickstart,),
+    "README.md": (letters,),
     "docs/results.md": (
         omniglot,
         alphabets,

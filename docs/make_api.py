@@ -86,9 +86,12 @@ class Written(str):
 
 def written_default(parameter):
     """A default value; a function by its name, and not by its address."""
-    if inspect.isfunction(parameter.default) or inspect.isclass(parameter.default):
-        return Written(parameter.default.__name__)
-    return parameter.default
+    default = parameter.default
+    if default is parameter.empty:
+        return default
+    if inspect.isfunction(default) or inspect.isclass(default):
+        return Written(default.__name__)
+    return default
 
 
 def entry(name, value):

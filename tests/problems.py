@@ -119,14 +119,14 @@ ALGORITHMS = {
     "maml_adam": Row(descent(optax.adam(0.02, eps_root=1e-8))),
     "maml_plus_plus": Row(
         lambda net, ways: algorithms.maml_plus_plus(
-            net, initial_rate=0.2, inner_steps=2, multi_step_until=20, first_order_until=5
+            net, initial_rate=0.25, inner_steps=2, multi_step_until=20, first_order_until=5
         )
     ),
     "imaml": Row(dense_imaml),
     "fomaml": Row(lambda net, ways: algorithms.fomaml(net, inner_rate=0.2, inner_steps=2)),
     "anil": Row(lambda net, ways: algorithms.anil(net, inner_rate=0.2, inner_steps=2)),
     "boil": Row(lambda net, ways: algorithms.boil(net, inner_rate=0.2, inner_steps=2)),
-    "meta_sgd": Row(lambda net, ways: algorithms.meta_sgd(net, initial_rate=0.2, inner_steps=2)),
+    "meta_sgd": Row(lambda net, ways: algorithms.meta_sgd(net, initial_rate=0.25, inner_steps=2)),
     "reptile": Row(
         lambda net, ways: algorithms.reptile(net, inner_rate=0.02, inner_steps=2), optax.sgd(0.5)
     ),

@@ -25,6 +25,7 @@ sys.path.insert(0, str(FOLDER))
 import alphabets  # noqa: E402
 import episodes  # noqa: E402
 import fusions  # noqa: E402
+import gpu  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
@@ -53,9 +54,16 @@ HEADER = {"commit", "versions", "xla_flags", "device", "threads", "seed"}
 
 
 @pytest.fixture
-def in_float32():
+def as_script():
     """The settings of a script, in place of those of the suite."""
     with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def as_script_in_float64():
+    """Those in which gradients can be compared."""
+    with jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -162,7 +170,7 @@ def test_a_step_on_sinusoids_has_the_gradient_of_plain_jax():
         assert state.step == variant.get("fuse", 1)
 
 
-def test_a_step_on_images_has_the_gradient_of_plain_jax(in_float32):
+def test_a_step_on_images_has_the_gradient_of_plain_jax(as_script):
     workload = workloads.TINY["W2"]()
     step, gradient, _ = jax_maml.build(workload)
     ours = gradient()
@@ -206,16 +214,16 @@ def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
     assert all(row["rounding"] < 1e-3 for row in rows)
 
 
-def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, in_float32):
+def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, as_script_in_float64):
     report = run_here(memory, tmp_path, "--repeats", "1")
     rows = {row["implementation"]: row for row in report["rows"]}
     assert rows.keys() < memory.STRATEGIES.keys()
-    assert all(row["gradient_error"] < 1e-5 for row in rows.values())
+    assert all(row["gradient_error"] < 1e-10 for row in rows.values())
     assert 3 * rows["`mixed_mode()`"]["temporary_bytes"] < rows["`unroll()`"]["temporary_bytes"]
     assert (tmp_path / "memory.png").exists()
 
 
-def test_growth_is_measured_and_drawn(tmp_path, in_float32, monkeypatch):
+def test_growth_is_measured_and_drawn(tmp_path, as_script, monkeypatch):
     """The transformer is compiled; of the images only the workloads are looked at."""
     built = []
 
@@ -242,7 +250,7 @@ def test_growth_is_measured_and_drawn(tmp_path, in_float32, monkeypatch):
     assert (tmp_path / "growth.png").exists()
 
 
-def test_episodes_are_counted(tmp_path, in_float32):
+def test_episodes_are_counted(tmp_path, as_script):
     report = run_here(episodes, tmp_path, "--repeats", "1")
     assert len(report["rows"]) == 5
     assert report["rows"][0]["implementation"] == "`np.take`"
@@ -280,27 +288,65 @@ def test_every_fusion_has_a_net():
         assert shape == (fusions.CLASSES * fusions.EXAMPLES, fusions.WIDTH)
 
 
-def test_fusions_are_trained(tmp_path, in_float32):
-    names = ["Conditioned", "Late"]
-    report = run_here(fusions, tmp_path, "--fusions", *names)
-    assert [row["fusion"] for row in report["rows"]] == names
-    for row in report["rows"]:
-        assert np.isfinite([row["loss before"], row["loss after"]]).all()
-        assert row["loss before"] != row["loss after"]
+def test_fusions_are_trained(tmp_path, as_script):
+    report = run_here(fusions, tmp_path, "--fusions", "Late")
+    (row,) = report["rows"]
+    assert row["fusion"] == "Late"
+    assert np.isfinite([row["loss before"], row["loss after"]]).all()
+    assert row["loss before"] != row["loss after"]
 
 
-def test_alphabets_are_learned(tmp_path, packs, in_float32):
+def test_alphabets_are_learned(tmp_path, packs, as_script, monkeypatch):
+    monkeypatch.setattr(alphabets, "large_alphabets", few_of(alphabets.large_alphabets))
     report = run_here(alphabets, tmp_path)
-    assert all(len(row["alphabets"]) == 20 and row["accuracy"] > 5 for row in report["rows"])
+    assert all(len(row["alphabets"]) == 2 and row["accuracy"] > 5 for row in report["rows"])
     assert (tmp_path / "alphabets.png").exists()
+
+
+def few_of(large_alphabets):
+    """The first two alphabets, of the 20 that there are."""
+
+    def few(evaluation):
+        names = large_alphabets(evaluation)
+        assert len(names) == 20
+        return names[:2]
+
+    return few
 
 
 def test_the_run_for_a_gpu_runs_here(tmp_path):
     report, _ = run_script("gpu", tmp_path, "--repeats", "1", result="device-cpu")
     rows = report["rows"]
-    names = [row["workload"] for row in rows]
-    assert names == ["W1", "W2, 32 tasks", "W2, 32 tasks", "W3, large"]
-    assert all(row["gradient_error"] < 1e-4 for row in rows)
+    assert [row["workload"] for row in rows] == ["W1", "W2, 32 tasks", "W3, large"]
+    assert all(row["seconds"] > 0 and row["gradient_error"] == 0 for row in rows)
+
+
+class MadeProcess:
+    """What `harness.Process` measures of a gradient that is given."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def facts(self):
+        if self.gradient is None:
+            return None
+        return {"gradient": {"w": np.array(self.gradient)}, "cost": {"peak_bytes": None}}
+
+    def tell(self):
+        pass
+
+    def seconds(self):
+        return self.gradient
+
+
+def test_what_fails_on_a_gpu_is_left_out_and_the_rest_is_compared(monkeypatch, capsys):
+    monkeypatch.setattr(harness, "Process", MadeProcess)
+    monkeypatch.setattr(harness, "close", lambda process: None)
+    rows = gpu.measure("W1", {"bad": [None], "first": [2.0], "second": [3.0]}, repeats=1)
+    assert [row["implementation"] for row in rows] == ["first", "second"]
+    assert [row["gradient_error"] for row in rows] == [0, 0.5]
+    assert [row["ratio"] for row in rows] == [1, 2 / 3]
+    assert "W1, bad: failed" in capsys.readouterr().out
 
 
 def test_a_line_is_fitted_to_what_grows_as_a_line():

@@ -8,6 +8,7 @@ import ast
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -18,9 +19,14 @@ import metajax
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "examples"
-SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*/*.py"))}
+FIRST = {path.stem: path for path in sorted((FOLDER / "start").glob("*.py"))}
+SCRIPTS = {
+    path.stem: path
+    for folder in ("applications", "research")
+    for path in sorted((FOLDER / folder).glob("*.py"))
+}
 
-ALWAYS = ("quickstart", "sinusoid", "bilevel", "groceries", "intents")
+ALWAYS = ("sinusoid", "bilevel", "groceries", "intents")
 
 NEEDS_DATA_FILES = (
     "alignment", "annotations", "characters", "groceries", "intents", "omniglot", "speech", "video",
@@ -61,7 +67,9 @@ def imports(tree):
             yield node.module, tuple(name.name for name in node.names)
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS.values(), FOLDER / "common.py"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [*FIRST.values(), *SCRIPTS.values(), FOLDER / "common.py"], ids=lambda p: p.stem
+)
 def test_an_example_uses_public_names(path):
     """A name is public where the package or one of its rooms exports it."""
     tree = ast.parse(path.read_text())
@@ -118,6 +126,29 @@ def test_an_example_runs(name, tmp_path):
     found = json.loads((folder / f"{report}.json").read_text())
     published = json.loads((ROOT / "benchmarks" / "results" / f"{report}.json").read_text())
     assert published.keys() | {"jax", "jaxlib", "xla_flags", "device"} == found.keys()
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_first_example_runs(name, tmp_path):
+    """It has fewer than 80 lines and no options, so its sizes are made small in its text."""
+    text = FIRST[name].read_text()
+    assert text.count("\n") < 80
+    assert "argparse" not in text
+    for size, tiny in {"STEPS": 2, "TEST_TASKS": 4}.items():
+        text, number = re.subn(rf"^{size} = \d+", f"{size} = {tiny}", text, flags=re.MULTILINE)
+        assert number == 1, size
+    (tmp_path / "tiny.py").write_text(text.replace("width=32", "width=2"))
+    done = subprocess.run(
+        [sys.executable, "tiny.py"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "±" in done.stdout
+    assert (tmp_path / f"{name}.png").exists()
 
 
 def test_the_lists_name_scripts():

@@ -151,7 +151,7 @@ def test_errors_say_what_to_do():
         outer.init(params, tasks, KEY)
     with pytest.raises(ValueError, match=r"rule\.init\(params, key\)"):
         outer.init(params._replace(rule=()), jax.tree.map(lambda leaf: leaf[:2], tasks), KEY)
-    with pytest.raises(ValueError, match="hidden=0"):
+    with pytest.raises(ValueError, match="hidden must be a whole number, 1 or more, got 0"):
         mj.learned_optimizer(0.1, hidden=0)
     with pytest.raises(ValueError, match="this learned_optimizer needs"):
         mj.learned_optimizer(0.1).optimizer(params.rule)

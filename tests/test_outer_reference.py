@@ -52,7 +52,7 @@ def test_meta_gradient_is_that_of_pytorch(case, reference):
     weights = [jnp.asarray(reference[f"{net}/weights/{name}"]) for name in by_name(params.fast)]
     params = params._replace(fast=jax.tree.unflatten(jax.tree.structure(params.fast), weights))
     loss = metajax.losses.cross_entropy(apply)
-    task_loss = metajax.episode(metajax.inner_loop(loss, optimizer, steps=steps), loss)
+    task_loss = metajax.query_loss(metajax.inner_loop(loss, optimizer, steps=steps), loss)
     keys = jax.random.split(jax.random.key(0), len(query.x))
 
     def meta_loss(params):

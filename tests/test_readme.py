@@ -1,7 +1,7 @@
 """The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
-All pages run in one process, so that the library is imported once. Each page has a namespace of its
-own, and the error of each names the page and the line.
+Several pages run in one process, so that the library is imported once. Each page has a namespace of
+its own, and the error of each names the page and the line.
 """
 
 import json
@@ -15,12 +15,9 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [
-    "docs/performance.md",  # first, because it sets the number of devices
-    "README.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-]
-PAGES = list(dict.fromkeys(PAGES))
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+GUIDES = {"data", "differentiate", "modalities", "performance", "strategies"}
+PROCESSES = 3
 RUN = """
 import contextlib, io, json, sys, traceback
 
@@ -52,12 +49,18 @@ def code_of(page):
 
 CODE = {page: code_of(page) for page in PAGES}
 CODE = {page: code for page, code in CODE.items() if code.strip()}
+FIRST = "docs/performance.md"  # it sets the number of devices, which must happen first
+ORDER = [FIRST, *(page for page in CODE if page != FIRST)]
 
 
-def test_the_code_of_the_pages_runs(tmp_path):
-    guides = {"data", "differentiate", "modalities", "performance", "strategies"}
-    assert CODE.keys() >= {"README.md", *(f"docs/{name}.md" for name in guides)}
-    (tmp_path / "pages.json").write_text(json.dumps(CODE))
+def test_the_guides_have_code():
+    assert CODE.keys() >= {"README.md", *(f"docs/{name}.md" for name in GUIDES)}
+
+
+@pytest.mark.parametrize("number", range(PROCESSES))
+def test_the_code_of_the_pages_runs(number, tmp_path):
+    mine = {page: CODE[page] for page in ORDER[number::PROCESSES]}
+    (tmp_path / "pages.json").write_text(json.dumps(mine))
     cache = {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -68,7 +71,7 @@ def test_the_code_of_the_pages_runs(tmp_path):
     command = [sys.executable, "-W", "error", "-W", torn, "-c", RUN]
     subprocess.run(command, env=os.environ | cache, cwd=tmp_path, check=True)
     errors = json.loads((tmp_path / "errors.json").read_text())
-    assert errors.keys() == CODE.keys()
+    assert errors.keys() == mine.keys()
     failed = [f"{page}\n{error}" for page, error in errors.items() if error]
     assert not failed, "\n".join(failed)
 
@@ -76,7 +79,9 @@ def test_the_code_of_the_pages_runs(tmp_path):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_links_of_a_page_lead_somewhere(page):
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+    no_blocks = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`\n]*`", "", no_blocks)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{page} links to {target}"
 

@@ -100,9 +100,7 @@ def test_a_fusion_is_any_function_of_features_and_presence():
         return mj.nets.fusion.Fused(features["a"], {})
 
     fusion: mj.nets.fusion.Fusion = first
-    net = mj.nets.Multimodal(
-        {"a": mj.nets.MLP(2, (), 3, rngs=nnx.Rngs(0)), "b": mj.nets.MLP(2, (), 3, rngs=nnx.Rngs(1))},
-        fusion, 3, 2, rngs=nnx.Rngs(2),
-    )  # fmt: skip
+    encoders = {name: mj.nets.MLP(2, (), 3, rngs=nnx.Rngs(0)) for name in "ab"}
+    net = mj.nets.Multimodal(encoders, fusion, 3, 2, rngs=nnx.Rngs(2))
     x = mj.data.as_modalities({"a": jnp.ones((4, 2)), "b": jnp.ones((4, 2))})
     assert net(x).shape == (4, 2)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metajax._checks import check_counts
+from metajax._tree import largest
 from metajax.types import Array
 
 _PEN = 1.5  # width of the line in pixels
@@ -139,7 +140,7 @@ def _distance(points_Px4: Array, now: Array, right_Q: Array, down_Q: Array) -> A
     part = (right * across[None] + down * along[None]) / jnp.where(square > 0, square, 1)[None]
     part = jnp.clip(part, 0, 1)
     away = (right - part * across[None]) ** 2 + (down - part * along[None]) ** 2
-    nearest = jnp.where((time <= now)[None], away, 1e4).min(axis=1)
+    nearest = -largest(jnp.where((time <= now)[None], -away, -1e4), 1)
     return jnp.sqrt(jnp.where(nearest > 1e-12, nearest, 1e-12))  # a finite slope on the line itself
 
 

@@ -35,9 +35,9 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
         make: hyperparameters -> optax transformation, such as `optax.adam`.
         initial: hyperparameters to start from: a number, or a pytree of numbers and arrays.
 
-    >>> rule = learned(optax.sgd, 0.1)
+    >>> rule = learned(optax.sgd, 0.5)
     >>> float(rule.init(Params(fast=jnp.ones(2), slow=()), jax.random.key(0)))
-    0.10000000149011612
+    0.5
     >>> decayed = lambda h: optax.adamw(h["rate"], eps_root=1e-8, weight_decay=h["decay"])
     >>> rule = learned(decayed, {"rate": 1e-3, "decay": 0.1})
     """

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
 from metajax.types import Array
 
@@ -98,8 +99,8 @@ def triplet(
     """
     cosine_NxN, weight_N = _cosines(first, second, weight)
     negative_NxN = (weight_N > 0)[None, :] & ~jnp.eye(len(weight_N), dtype=bool)
-    forth_N = jnp.where(negative_NxN, cosine_NxN, -jnp.inf).max(axis=1)
-    back_N = jnp.where(negative_NxN, cosine_NxN.T, -jnp.inf).max(axis=1)
+    forth_N = largest(jnp.where(negative_NxN, cosine_NxN, -jnp.inf), 1)
+    back_N = largest(jnp.where(negative_NxN, cosine_NxN.T, -jnp.inf), 1)
     gap_N = margin - jnp.diagonal(cosine_NxN)
     return weighted_mean(jax.nn.relu(gap_N + forth_N) + jax.nn.relu(gap_N + back_N), weight_N)
 

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metajax._tree import largest
 from metajax.types import Array, PyTree, Series
 
 Corruption: TypeAlias = Callable[[PyTree, float | Array, Array], PyTree]
@@ -116,9 +117,9 @@ def stroke(x: Array | Series, severity: float | Array, key: Array) -> Array | Se
         noise_key, place_key = jax.random.split(key)
         points = value[:, :2]
         inside = jnp.where(valid, points, points[:1])
-        low = inside.min(axis=0, keepdims=True)
-        high = inside.max(axis=0, keepdims=True)
-        deviation = severity / 10 * (high - low).max()
+        low = -largest(-inside, 0)[None]
+        high = largest(inside, 0)[None]
+        deviation = severity / 10 * largest((high - low)[0], 0)
         noise = deviation * jax.random.normal(noise_key, points.shape, value.dtype)
         source = _lose_stretch(len(value), valid.sum(), severity, place_key)
         moved = jnp.clip(points + noise, low, high)[source]

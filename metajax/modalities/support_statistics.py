@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._tree import class_means, keep_rows
+from metajax._tree import class_means, keep_rows, largest
 from metajax.inner.closed_form import ABSENT
 from metajax.modalities.rows import weighted_mean
 from metajax.types import Array
@@ -93,7 +93,7 @@ def _margins(logits_NxW: Array, label_N: Array) -> Array:
     """The logit of the label minus the largest other logit, [examples]."""
     is_label_NxW = jax.nn.one_hot(label_N, logits_NxW.shape[1]) > 0
     own_N = jnp.take_along_axis(logits_NxW, label_N[:, None], axis=1)[:, 0]
-    return own_N - jnp.where(is_label_NxW, ABSENT, logits_NxW).max(axis=1)
+    return own_N - largest(jnp.where(is_label_NxW, ABSENT, logits_NxW), 1)
 
 
 def _entropies(logits_NxW: Array) -> Array:
@@ -109,5 +109,5 @@ def _class_distances(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Ar
     covered_W = weight_W > 0
     pairs_WxW = jnp.triu(covered_W[:, None] & covered_W[None], 1)
     mean = jnp.where(pairs_WxW, square_WxW, 0).sum() / jnp.maximum(pairs_WxW.sum(), 1)
-    smallest = jnp.where(pairs_WxW, square_WxW, jnp.inf).min()
+    smallest = -largest(jnp.where(pairs_WxW, -square_WxW, -jnp.inf).ravel(), 0)
     return mean, jnp.where(pairs_WxW.any(), smallest, 0)

@@ -4,7 +4,7 @@ A whole training run is one pure function of a key, so that `vmap` makes it thre
 reports the squared error after 0, 1, 5 and 10 inner steps on 1 000 tasks, as in Finn et al. 2017,
 and draws how MAML adapts to five points.
 
-    python examples/start/sinusoid.py --out .
+    python examples/research/sinusoid.py --out .
 """
 
 import functools
