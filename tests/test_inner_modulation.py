@@ -2,7 +2,6 @@
 
 import functools
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,7 +230,10 @@ def test_film_is_what_it_says_in_layers_and_norms_fast_or_slow(fast):
     np.testing.assert_array_equal(filmed(neutral), jax.jit(run)(params, x))
 
 
+@pytest.mark.thorough  # the core's tests run without Haiku
 def test_film_modulates_a_haiku_net():
+    import haiku as hk
+
     haiku = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([3, 1])(x)))
     x = jnp.ones((2, 2), jnp.float32)
     weights = haiku.init(KEY, x)
