@@ -85,21 +85,10 @@ def make_net(name):
     encoders = {one: mj.nets.MLP(INPUTS, (16,), WIDTH, rngs=rngs) for one in NAMES}
     made = FUSIONS[name](rngs)
     if name == "Late":  # it makes the answer, so that the net has no head
-        apply, params = mj.nets.functional(mj.nets.Multimodal(encoders, made, WIDTH))
-        return without_head(apply), params
+        return mj.nets.functional(mj.nets.Multimodal(encoders, made, WIDTH))
     net = mj.nets.Multimodal(encoders, made, WIDTH, WAYS, rngs=rngs)
     apply, params = mj.nets.functional(net)
     return functools.partial(apply, method="embed"), params
-
-
-def without_head(apply):
-    """The features of a net that has no head, of params that `prototypes` wrote one into."""
-
-    def embed(params, x, reference):
-        fast = {name: part for name, part in params.fast.items() if name != "head"}
-        return apply(params._replace(fast=fast), x, reference=reference)
-
-    return mj.nets.from_function(embed)[0]
 
 
 def measure(name, train, tests, steps):

@@ -1,11 +1,11 @@
-"""Small helpers over pytrees: rows, weights, masks, and the weighted class mean."""
+"""Small helpers over pytrees: rows, weights and masks."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_labels, check_rows
+from metajax._checks import check_rows
 from metajax.types import Array, Batch, Modalities, PyTree
 
 
@@ -63,36 +63,6 @@ def clear_absent(x: Modalities) -> Modalities:
     return x._replace(
         value={name: keep_rows(x.present[name], part) for name, part in x.value.items()}
     )
-
-
-def weighted_one_hot(batch: Batch, ways: int) -> Array:
-    """One-hot labels times the weight of their row, float[examples, ways].
-
-    Raises:
-        ValueError: ways below 1, or labels that are not int[examples].
-    """
-    check_count("ways", ways)
-    check_labels(batch.y)
-    one_hot_NxW = jax.nn.one_hot(batch.y, ways, dtype=jnp.float32)
-    return row_weights(batch)[:, None] * one_hot_NxW
-
-
-def class_means(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Array]:
-    """Weighted mean of the features of each class, and the total weight of each class.
-
-    cₖ = Σᵢ wᵢₖ fᵢ / Σᵢ wᵢₖ; zero for a class of weight 0.
-
-    Args:
-        features_NxD: [examples, d].
-        classes_NxW: [examples, ways], such as `weighted_one_hot`.
-
-    Returns:
-        (means [ways, d], weights [ways]).
-    """
-    classes_NxW = classes_NxW.astype(features_NxD.dtype)
-    weight_W = classes_NxW.sum(axis=0)
-    mean_WxD = classes_NxW.T @ features_NxD / jnp.where(weight_W > 0, weight_W, 1)[:, None]
-    return mean_WxD, weight_W
 
 
 def unit_vectors(flat: Array) -> Array:

@@ -46,10 +46,12 @@ def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
 def cross_entropy(apply: Apply) -> Loss:
     """Classification: -Σᵢ wᵢ log softmax(logitsᵢ)[yᵢ] / Σᵢ wᵢ, with the metric "accuracy".
 
-    A batch whose weights are all zero has the loss 0 and the accuracy 0.
+    A batch whose weights are all zero has the loss 0 and the accuracy 0. The loss is computed in
+    float32 or wider.
 
     Args:
-        apply: (params, x, key, reference=...) -> logits [examples, ways].
+        apply: (params, x, key, reference=...) -> logits [examples, ways]. `reference` are the rows
+            that normalisation statistics come from, bool[examples], or None for all rows.
 
     Returns:
         A loss of batches with labels int[examples].
@@ -76,12 +78,13 @@ def cross_entropy(apply: Apply) -> Loss:
 
 
 def squared_error(apply: Apply) -> Loss:
-    """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), for k outputs of each example.
+    """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), where k counts the numbers of one target.
 
-    A batch whose weights are all zero has the loss 0.
+    A batch whose weights are all zero has the loss 0. It is computed in float32 or wider.
 
     Args:
-        apply: (params, x, key, reference=...) -> predictions [examples, ...].
+        apply: (params, x, key, reference=...) -> predictions [examples, ...]. `reference` are the
+            rows that normalisation statistics come from, bool[examples], or None for all rows.
 
     Returns:
         A loss of batches with targets of the shape of the predictions. It has no metrics.

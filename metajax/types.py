@@ -1,4 +1,4 @@
-"""The types that every room shares: batches, tasks, parameters, and the functions over them."""
+"""The types that all packages share: batches, tasks, parameters, and the functions over them."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ class Adaptation(NamedTuple):
         init: (params, key) -> the same params with `rule` filled in.
         adapt: (params, support, key) -> params with `fast` rewritten. `slow` and `rule` stay.
         path: whether `adapt` returns the fast weights after every step, leaves [steps, ...],
-            instead of the last ones.
-        inner: (params, support) -> the `metajax.differentiate.Inner` problem that is solved, where
-            there is one. `check_meta_gradient` reads it.
+            instead of the last ones, as `query_loss(step_weights=...)` needs.
+        inner: (params, support) -> the `metajax.differentiate.Inner` problem that `adapt` solves;
+            None where it solves none. `check_meta_gradient` uses it.
     """
 
     init: Callable[[Params, Array], Params]

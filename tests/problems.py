@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,6 +154,8 @@ ALGORITHMS = {
 class Problem(NamedTuple):
     """An algorithm, ready to run. `step`, `gradient` and `score` are compiled.
 
+    A `step` that is traced more than once is an error.
+
     `gradient` gives ((mean loss, mean metrics), gradient).
     """
 
@@ -193,7 +196,7 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
         adaptation=learner.adaptation,
         task_loss=learner.task_loss,
         outer=outer,
-        step=jax.jit(outer.step),
+        step=jax.jit(chex.assert_max_traces(outer.step, n=1)),
         gradient=jax.jit(jax.value_and_grad(mean, has_aux=True)),
         score=jax.jit(score),
     )

@@ -84,14 +84,16 @@ def test_pretraining_is_the_start_of_fine_tuning():
     assert value > 0 and set(metrics) == {"accuracy"}
     for head_only in (False, True):
         tuned = algorithms.fine_tuning(make_module(), WAYS, steps=1, head_only=head_only)
-        started = algorithms.with_new_head(tuned, pretrained.params)
+        started = algorithms.with_pretrained_body(tuned, pretrained.params)
         body = mj.nets.join_params(started.params)["layers"]
         jax.tree.map(np.testing.assert_array_equal, body, pretrained.params.fast["layers"])
         own = mj.nets.join_params(started.params)["head"]["kernel"]
         assert own.shape == (8, WAYS) and ("layers" in started.params.slow) == head_only
     wider = algorithms.pretraining(mj.nets.MLP(FEATURES, (9,), 20, rngs=nnx.Rngs(1)))
-    with pytest.raises(ValueError, match="The pretrained weights are"):
-        algorithms.with_new_head(tuned, wider.params)
+    with pytest.raises(ValueError, match=r"parts differ.*8\].*9\]|parts differ.*9\].*8\]"):
+        algorithms.with_pretrained_body(tuned, wider.params)
+    with pytest.raises(ValueError, match="no part 'top'; its parts are"):
+        algorithms.with_pretrained_body(tuned, pretrained.params, head="top")
 
 
 def test_a_head_of_nearest_means_is_written():

@@ -15,8 +15,8 @@ import metajax as mj
 ROOT = pathlib.Path(mj.__file__).parent
 REPOSITORY = ROOT.parent
 ORDER = [
-    "_versions", "types", "_checks", "_tree", "differentiate", "inner", "outer", "losses", "data",
-    "nets", "modalities", "diagnostics", "algorithms", "training", "plots",
+    "_versions", "types", "_checks", "_tree", "_class_means", "differentiate", "inner", "outer",
+    "losses", "data", "nets", "modalities", "diagnostics", "algorithms", "training", "plots",
 ]  # fmt: skip
 """The rooms, lowest first. A room imports only from rooms before it."""
 

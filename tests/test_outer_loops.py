@@ -11,7 +11,7 @@ import pytest
 from problems import assert_close, first, make_net, make_problem, make_tasks
 
 import metajax as mj
-from metajax.outer.mapping import split_tasks
+from metajax.outer.mapping import chunk_tasks
 
 KEY = jax.random.key(0)
 
@@ -208,5 +208,5 @@ def test_tasks_at_once_by_default_are_what_fits_into_the_cache_of_a_cpu(
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     params = mj.Params(jnp.zeros(numbers, jnp.float32), ())
-    _, keys = split_tasks(params, jnp.zeros((tasks, 3), jnp.float32), jax.random.key(0), None)
+    _, keys = chunk_tasks(params, jnp.zeros((tasks, 3), jnp.float32), jax.random.key(0), None)
     assert keys.shape == (tasks // expected, expected)

@@ -19,4 +19,4 @@ from metajax.algorithms.learners import in_part as in_part
 from metajax.algorithms.metric import protonets as protonets
 from metajax.algorithms.transfer import fine_tuning as fine_tuning
 from metajax.algorithms.transfer import pretraining as pretraining
-from metajax.algorithms.transfer import with_new_head as with_new_head
+from metajax.algorithms.transfer import with_pretrained_body as with_pretrained_body

@@ -21,7 +21,7 @@ from metajax.types import Learner, Params
 def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
     """Ordinary supervised training on the union of all classes, one head for all of them.
 
-    Train it on `data.batches`. `with_new_head` then makes it the start of `fine_tuning`.
+    Train it on `data.batches`. `with_pretrained_body` then makes it the start of `fine_tuning`.
 
     Args:
         net: a Flax module or (apply, params), with an output for every class.
@@ -45,7 +45,7 @@ def fine_tuning(
 ) -> Learner:
     """Fine-tuning: from the head of class means, a few steps of Adam on the support set.
 
-    Set its params by `with_new_head` from what `pretraining` learned. The rate is stored in
+    Set its params by `with_pretrained_body` from what `pretraining` learned. The rate is stored in
     `params.rule["descent"]`, so that one compiled function evaluates many rates. With steps=0 it is
     the nearest class mean of frozen features.
 
@@ -72,8 +72,8 @@ def fine_tuning(
     return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
 
 
-def with_new_head(learner: Learner, pretrained: Params, *, head: str = "head") -> Learner:
-    """The learner with the pretrained weights of everything but the head.
+def with_pretrained_body(learner: Learner, pretrained: Params, *, head: str = "head") -> Learner:
+    """The learner with pretrained weights in all parts of the net but the head.
 
     Args:
         learner: such as `fine_tuning(...)`; its head stays.
@@ -81,20 +81,28 @@ def with_new_head(learner: Learner, pretrained: Params, *, head: str = "head") -
         head: the part of the net that is not taken over.
 
     Raises:
-        ValueError: pretrained weights of another net: which entries differ.
+        ValueError: a learner without this head, or pretrained weights of another net: the parts
+            that differ.
     """
     weights = join_params(pretrained)
     own = join_params(learner.params)
+    if head not in own:
+        raise ValueError(f"The learner has no part {head!r}; its parts are {sorted(own)}.")
     body = {name: part for name, part in weights.items() if name != head}
-    expected = {name: part for name, part in own.items() if name != head}
-    if shapes(body) != shapes(expected):
+    found = {name: shapes(part) for name, part in body.items()}
+    expected = {name: shapes(part) for name, part in own.items() if name != head}
+    differing = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+    if differing:
+        of_pretrained = {name: found.get(name, "missing") for name in differing}
+        of_learner = {name: expected.get(name, "missing") for name in differing}
         raise ValueError(
-            f"The pretrained weights are {shapes(body)}, the learner has {shapes(expected)}."
+            f"These parts differ. The pretrained net has {of_pretrained}; the learner has "
+            f"{of_learner}."
         )
-    is_fast = {name: name in learner.params.fast for name in own}
-    merged = {**body, head: own[head]} if head in own else body
+    merged = {**body, head: own[head]}
+    is_fast = learner.params.fast.keys()
     params = learner.params._replace(
-        fast={name: part for name, part in merged.items() if is_fast[name]},
-        slow={name: part for name, part in merged.items() if not is_fast[name]},
+        fast={name: part for name, part in merged.items() if name in is_fast},
+        slow={name: part for name, part in merged.items() if name not in is_fast},
     )
     return learner._replace(params=params)

@@ -92,7 +92,10 @@ def estimate_cost(
 def cost_table(costs: Mapping[str, Cost]) -> str:
     """The costs as a Markdown table, one row for each strategy.
 
-    >>> print(cost_table({"unroll()": Cost(2_000_000, 3_000_000_000, 0.5)}))
+    The cells of what was not measured, such as the run time without `repeats`, are empty.
+
+    >>> cost = Cost(temporary_bytes=2_000_000, flops=3_000_000_000, compile_seconds=0.5)
+    >>> print(cost_table({"unroll()": cost}))
     | strategy | temporaries, MB | GFLOP | compile, s | run, s | bias |
     | --- | --- | --- | --- | --- | --- |
     | unroll() | 2 | 3 | 0.5 |  |  |

@@ -40,13 +40,18 @@ def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
 
 
 def neumann(*, terms: int, rate: float) -> Solver:
-    """The Neumann series H⁻¹ ≈ α Σₖ (I - αH)ᵏ, k = 0 … terms.
+    """The Neumann series H⁻¹b ≈ α Σₖ (I - αH)ᵏ b, k = 0 … terms.
 
-    It equals that many steps of gradient descent, and converges where they do: α < 2/|H|.
+    It equals terms + 1 steps of gradient descent on ½xᵀHx - bᵀx from zero, and converges where
+    they do: α < 2 / (largest eigenvalue of H).
 
     Args:
         terms: number of products with H.
         rate: α.
+
+    Returns:
+        (product v -> Hv, right-hand side b) -> approximately H⁻¹b, all of them pytrees of one
+        structure.
 
     Raises:
         ValueError: terms below 0, or a rate that is not positive.

@@ -9,11 +9,11 @@ from metajax.inner.closed_form import prototypes as prototypes
 from metajax.inner.closed_form import ridge as ridge
 from metajax.inner.closed_form import write_head as write_head
 from metajax.inner.descent import inner_loop as inner_loop
+from metajax.inner.film_layers import FiLM as FiLM
+from metajax.inner.film_layers import film as film
+from metajax.inner.film_layers import modulate as modulate
+from metajax.inner.film_layers import modulated as modulated
 from metajax.inner.learned_optimizers import learned_optimizer as learned_optimizer
-from metajax.inner.modulation import FiLM as FiLM
-from metajax.inner.modulation import film as film
-from metajax.inner.modulation import modulate as modulate
-from metajax.inner.modulation import modulated as modulated
 from metajax.inner.rows import minibatch as minibatch
 from metajax.inner.rows import take as take
 from metajax.inner.rules import Rule as Rule

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count, check_fast_entry
-from metajax._tree import class_means, reference_rows, row_weights, weighted_one_hot
+from metajax._class_means import class_means, weighted_one_hot
+from metajax._tree import reference_rows, row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 ABSENT = -1e9

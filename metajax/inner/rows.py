@@ -29,7 +29,8 @@ def take(batch: Batch, rows: Array) -> Batch:
 def minibatch(size: int) -> Sample[Batch]:
     """Draws rows without replacement, for `inner_loop(sample=minibatch(size))`.
 
-    Padded rows are drawn only after all others.
+    Padded rows, which are those of weight 0, are drawn only after all others. A batch without
+    weights has no padding.
 
     Args:
         size: number of rows.

@@ -108,14 +108,19 @@ def triplet(
 def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) -> Array:
     """Recall at k: how often the partner of a row is among the k closest rows of `second`.
 
-    Closeness is the cosine. A row that is exactly as close as the partner counts as closer, so that
-    equal features retrieve nothing. `recall(second, first, k)` is the other direction.
+    The partner of row i of `first` is row i of `second`. Closeness is the cosine. A row that is
+    exactly as close as the partner counts as closer: if all features are equal, the recall is 0.
+    `recall(second, first, k)` is the other direction.
 
     Args:
         first: queries [n, d].
-        second: what is searched [n, d].
+        second: candidates [n, d], among which the partner is searched.
         k: 1 or more.
-        weight: [n]. None gives every row the weight 1.
+        weight: [n]. A pair of weight 0 is neither a query nor a candidate. None gives every pair
+            the weight 1.
+
+    Returns:
+        The weighted fraction of the queries, a scalar.
 
     Raises:
         ValueError: as for `info_nce`, or k below 1.

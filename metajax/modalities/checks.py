@@ -1,4 +1,7 @@
-"""Checks of the inputs and rules that several files of this room need."""
+"""Checks of inputs and rules that several files of this package need.
+
+That no modality is missing where each needs an entry is checked by `metajax._checks.check_entries`.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from metajax._checks import check_count, check_entries, check_fast_entry
-from metajax._tree import class_means, clear_absent, keep_rows, weighted_one_hot
+from metajax._class_means import class_means, weighted_one_hot
+from metajax._tree import clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode, encode_batch

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._tree import class_means, keep_rows, largest
+from metajax._class_means import class_means
+from metajax._tree import keep_rows, largest
 from metajax.inner.closed_form import ABSENT
 from metajax.modalities.rows import weighted_mean
 from metajax.types import Array

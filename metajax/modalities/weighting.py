@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts, check_entries, check_fast_entry
-from metajax._tree import keep_rows, row_weights, weighted_one_hot
+from metajax._class_means import weighted_one_hot
+from metajax._tree import keep_rows, row_weights
 from metajax.modalities.checks import check_rule
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.heads import class_prior

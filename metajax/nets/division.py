@@ -39,7 +39,7 @@ def join_params(params: Params) -> Weights:
 def split_params(params: Params, is_fast: IsFast) -> Params:
     """Divides the weights of a net anew into fast and slow ones.
 
-    It works for the params of every adapter of this room: their `apply` accepts any division.
+    It works for the params of every adapter of `metajax.nets`: their `apply` accepts any division.
 
     Args:
         params: with nested dicts as `fast` and `slow`, divided in any way.

@@ -1,4 +1,4 @@
-"""Normalisation policies: it is visible which rows give the statistics, and no task stores them."""
+"""Normalisation policies. Statistics are computed from the rows that are given, never stored."""
 
 from __future__ import annotations
 

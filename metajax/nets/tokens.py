@@ -26,7 +26,7 @@ def pool_tokens(tokens: Array, valid: Array | None = None) -> Array:
     """The mean of the valid tokens of each example; zero where no token is valid.
 
     Args:
-        tokens: [n, t, width].
+        tokens: [n, t, width]. Tokens that are not valid may hold anything, NaN included.
         valid: bool[n, t]; None means that all tokens are valid.
 
     Returns:

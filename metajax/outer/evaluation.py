@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import scipy.special
 
 from metajax._tree import count_tasks
-from metajax.outer.mapping import split_tasks
+from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
 
 
@@ -58,7 +58,7 @@ def evaluate(
         return {"loss": losses, **metrics}
 
     number = count_tasks(tasks)
-    per_chunk = jax.lax.map(run, split_tasks(params, tasks, key, tasks_at_once))
+    per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once))
     flat = lambda leaf: leaf.reshape(number, *leaf.shape[2:])
     return jax.tree.map(lambda leaf: summarize(flat(leaf)), per_chunk)
 

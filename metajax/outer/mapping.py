@@ -16,7 +16,7 @@ They count the params and the data of one task, times the tasks at once.
 """
 
 
-def split_tasks(
+def chunk_tasks(
     params: Params,
     tasks: PyTree,
     key: Array,
@@ -31,7 +31,7 @@ def split_tasks(
     Args:
         params: what is learned; only its size matters.
         tasks: tasks along the leading axis of every leaf.
-        key: of all tasks.
+        key: one key for all tasks.
         tasks_at_once: tasks in a chunk; None chooses, see `outer_loop`.
         first: global index of the first task.
 

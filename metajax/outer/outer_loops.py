@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._tree import count_tasks
-from metajax.outer.mapping import split_tasks
+from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
 
@@ -110,7 +110,7 @@ def outer_loop(
             first = number * jax.lax.axis_index(axis_name)
             params = jax.lax.pcast(params, axis_name, to="varying")
 
-        chunks = split_tasks(params, tasks, key, tasks_at_once, first)
+        chunks = chunk_tasks(params, tasks, key, tasks_at_once, first)
         gradient, values, kept = _sum_over_chunks(
             with_step(task_loss, state.step), value_and_grad, params, chunks
         )

@@ -24,6 +24,9 @@ def curves(
 ) -> None:
     """Draws lines, such as learning curves, with their 95 % intervals as bands.
 
+    Lines of few points have markers. The axes get a light grid and a legend, and lose their frame
+    at the top and on the right.
+
     Args:
         axes: where to draw.
         lines: {name: (x, mean, half the width of the interval or None)}.

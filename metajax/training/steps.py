@@ -92,11 +92,15 @@ def take_steps(
 
 
 def compiled_steps(outer: OuterLoop, draw: Draw) -> Callable[..., Any]:
-    """`take_steps` for compiled calls: (number, state, key, read) -> the compiled function.
+    """Compiles `take_steps` once for each number of steps, apart from running it.
 
-    The compiled function is (state, key, read) -> (state, info). It is made once for each number,
-    apart from running it, so that the time of a run is that of the run alone. It overwrites the
-    state that it is given.
+    Compiling apart from running makes the measured time of a run that of the run alone.
+
+    Returns:
+        (number, state, key, read) -> the compiled function (state, key, read) -> (state, info).
+        Compilation needs only the shapes of its arguments. A later call with the same number
+        returns the same function, so the shapes must not change. The compiled function donates
+        the state: its buffers are overwritten, and only the new state may be used.
     """
     programs: dict[int, Any] = {}
 

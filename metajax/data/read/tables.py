@@ -1,4 +1,4 @@
-"""A table of comma-separated values as a data set, with a line for each example."""
+"""A data set from a table of comma-separated values, one line for each example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families of functions of one number to regress on: sinusoids, lines, waves."""
+"""Regression tasks of one-dimensional functions: sinusoids, lines, waves."""
 
 from __future__ import annotations
 

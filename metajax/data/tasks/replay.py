@@ -1,4 +1,4 @@
-"""A fixed set of tasks in a file without data: who has the data set replays it bit for bit."""
+"""A fixed set of tasks, kept in a small file that refers to rows of the data set."""
 
 from __future__ import annotations
 

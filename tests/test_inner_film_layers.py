@@ -13,7 +13,7 @@ from problems import FEATURES, WAYS, assert_close, first, make_tasks
 
 import metajax as mj
 from metajax.inner.amortised import amortize
-from metajax.inner.modulation import FiLM, film, modulate, modulated
+from metajax.inner.film_layers import FiLM, film, modulate, modulated
 
 KEY = jax.random.key(0)
 
