@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,7 +153,7 @@ ALGORITHMS = {
 class Problem(NamedTuple):
     """An algorithm, ready to run. `step`, `gradient` and `score` are compiled.
 
-    A `step` that is traced more than once is an error.
+    `traces` has an entry for each time that `step` was traced.
 
     `gradient` gives ((mean loss, mean metrics), gradient).
     """
@@ -166,6 +165,7 @@ class Problem(NamedTuple):
     task_loss: object
     outer: mj.OuterLoop
     step: object
+    traces: list
     gradient: object
     score: object
 
@@ -188,6 +188,12 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
         of_tasks = jax.vmap(learner.task_loss, (None, 0, 0))(params, tasks, keys)
         return jax.tree.map(lambda leaf: leaf.mean(axis=0), of_tasks)
 
+    traces = []
+
+    def step(state, tasks, key):
+        traces.append(name)
+        return outer.step(state, tasks, key)
+
     score = functools.partial(mj.evaluate, mj.query_loss(learner.adaptation, loss))
     return Problem(
         apply=learner.apply,
@@ -196,7 +202,8 @@ def make_problem(name, dtype=jnp.float64, ways=WAYS, **options):
         adaptation=learner.adaptation,
         task_loss=learner.task_loss,
         outer=outer,
-        step=jax.jit(chex.assert_max_traces(outer.step, n=1)),
+        step=jax.jit(step),
+        traces=traces,
         gradient=jax.jit(jax.value_and_grad(mean, has_aux=True)),
         score=jax.jit(score),
     )

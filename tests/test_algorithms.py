@@ -48,10 +48,11 @@ def test_writers_change_the_number_of_ways(name):
 
 @every
 def test_a_step_is_traced_once(name):
-    """The step of a problem may be traced once, whatever test calls it: see `make_problem`."""
     problem = make_problem(name)
     after, _ = problem.step(problem.state, make_tasks(), KEY)
+    number = len(problem.traces)
     problem.step(after, make_tasks(seed=1), jax.random.key(4))
+    assert len(problem.traces) == number
 
 
 @every
