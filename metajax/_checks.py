@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from metajax.types import Array, PyTree
+from metajax.types import Array, Params, PyTree
 
 
 def shapes(tree: PyTree) -> PyTree:
@@ -45,6 +46,71 @@ def check_labels(y: Any, name: str = "Labels") -> None:
         raise ValueError(f"{name} must be int[examples], got {shapes(y)}.")
 
 
+def check_integers(name: str, y: Any, shape: tuple[int, ...]) -> None:
+    """Checks that labels or targets are integers of a shape.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != shape:
+        raise ValueError(f"{name} must be integers of shape {list(shape)}, got {shapes(y)}.")
+
+
+def not_classes(y: Array, classes: int, weight: Array | None = None, *, least: int = 0) -> Array:
+    """Which labels are outside least … classes - 1, in rows whose weight is not 0.
+
+    Compiled code cannot raise. Its caller makes the result NaN where this is True.
+
+    Args:
+        y: int[examples, ...].
+        classes: number of classes.
+        weight: [examples]; None gives every row the weight 1.
+        least: the smallest label; -1 where that marks a row without a label.
+
+    Returns:
+        bool[examples, ...].
+
+    Raises:
+        ValueError: such a label, where labels and weights are concrete.
+    """
+    # NumPy computes concrete values also while something else is traced.
+    numpy = np if is_concrete(y, weight) else jnp
+    y = numpy.asarray(y)
+    wrong = (y < least) | (y >= classes)
+    if weight is not None:
+        wrong &= (numpy.asarray(weight) != 0).reshape(-1, *(1,) * (y.ndim - 1))
+    if numpy is np and wrong.any():
+        found = np.unique(y[wrong])[:10].tolist()
+        raise ValueError(
+            f"Labels must be integers from 0 to {classes - 1}, the classes that there are outputs "
+            f"for, got {found}. Number the classes from 0, make as many outputs as there are "
+            "classes, and give rows that should be ignored the weight 0."
+        )
+    return wrong
+
+
+def check_row_weights(weight: Any, rows: int) -> None:
+    """Checks that weights are one number, 0 or more, for each row. None has nothing to check.
+
+    Raises:
+        ValueError: another shape, or a negative weight where they are concrete.
+    """
+    if weight is None:
+        return
+    if jnp.shape(weight) != (rows,):
+        raise ValueError(
+            f"Weights must have shape [{rows}], one for each row, got {list(jnp.shape(weight))}."
+        )
+    if is_concrete(weight) and (np.asarray(weight) < 0).any():
+        least = np.asarray(weight).min()
+        raise ValueError(f"Weights must be 0 or more, got {least}.")
+
+
+def is_concrete(*trees: PyTree) -> bool:
+    """Whether all arrays have values to look at, because none is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
 def check_names(names: Iterable[str], known: Iterable[str], what: str = "the modalities") -> None:
     """Checks that names are among those that are known.
 
@@ -56,7 +122,7 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str = "the mod
         raise ValueError(f"{unknown} are not among {what}, which are {known}.")
 
 
-def check_entries(entries: Iterable[str], needed: Iterable[str], what: str) -> None:
+def check_no_modality_missing(entries: Iterable[str], needed: Iterable[str], what: str) -> None:
     """Checks that something has an entry for each modality.
 
     Raises:
@@ -64,7 +130,7 @@ def check_entries(entries: Iterable[str], needed: Iterable[str], what: str) -> N
     """
     entries = sorted(entries)
     if missing := sorted(set(needed) - set(entries)):
-        raise ValueError(f"{what} has entries for {entries}, which lack the modalities {missing}.")
+        raise ValueError(f"{what} has entries for {entries}; missing are the modalities {missing}.")
 
 
 def check_rows(tree: PyTree, what: str) -> int:
@@ -93,6 +159,19 @@ def check_fast_entry(params: Any, entry: str) -> None:
         raise ValueError(f"params.fast must be a dict to write its entry {entry!r}, got {got}.")
 
 
+def check_metric_names(metrics: Iterable[str], reserved: Iterable[str]) -> None:
+    """Checks that no metric has the name of something else in the same record.
+
+    Raises:
+        ValueError: the metrics that have.
+    """
+    if taken := sorted(set(metrics) & set(reserved)):
+        raise ValueError(
+            f"The loss gives metrics with the names {taken}, which a record already has; rename "
+            "them."
+        )
+
+
 def check_loss_value(result: object) -> Array:
     """Checks what a loss returned, and returns the loss without the metrics.
 
@@ -103,6 +182,68 @@ def check_loss_value(result: object) -> Array:
         got = jax.tree.map(jnp.shape, result)
         raise ValueError(f"A loss must return (scalar, metrics), got {got} as shapes.")
     return result[0]
+
+
+def check_params(params: Any) -> None:
+    """Checks what an outer loop is initialised with.
+
+    Raises:
+        ValueError: not a `Params`, or a leaf that is not a floating-point array or number.
+    """
+    if not isinstance(params, Params):
+        fields = getattr(params, "_fields", ())
+        hint = "give its .params" if "params" in fields else "make one with nets.functional(module)"
+        raise ValueError(f"params must be a metajax.Params, got {type(params).__name__}; {hint}.")
+    check_weights(params)
+
+
+def check_weights(tree: PyTree, what: str = "params") -> None:
+    """Checks that every leaf of what is learned is a floating-point array or number.
+
+    Raises:
+        ValueError: the first leaf that is not, with its type.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        is_float = isinstance(leaf, float) or (
+            dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        )
+        if is_float:
+            continue
+        got = type(leaf).__name__ if dtype is None else f"{dtype}{list(jnp.shape(leaf))}"
+        raise ValueError(
+            f"{what}{jax.tree_util.keystr(path)} is {got}, which gradient descent cannot learn: "
+            "weights are real floating-point arrays. Keep constants out of what is learned, such "
+            "as in a closure or in task.context, and split complex weights into a real and an "
+            "imaginary part."
+        )
+
+
+def needs_value(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer needs the loss, `value=`, besides gradients and params.
+
+    It is found out by an update of one small array. An optimizer that is made for other weights,
+    and therefore raises another error, does not need it as far as is known.
+
+    Raises:
+        ValueError: an optimizer that needs the loss at other weights, or params of its own.
+    """
+    extended = optax.with_extra_args_support(optimizer)
+    weights = np.ones(2, np.float32)
+    try:
+        jax.eval_shape(lambda: extended.update(weights, extended.init(weights), weights))
+    except Exception as error:  # an optimizer may raise anything
+        text = str(error)
+        needs_more = ("'value_fn'", "no attribute 'fast'", "must be provided")
+        if any(part in text for part in needs_more):
+            raise ValueError(
+                "The optimizer cannot take a step of plain weights from their gradient and the "
+                f"loss: {text}. Line searches (optax.lbfgs, scale_by_backtracking_linesearch) "
+                "evaluate the loss at other weights, and optax.lookahead has params of its own: "
+                "use another optimizer, or lbfgs(linesearch=None)."
+            ) from error
+        return "'value'" in text
+    return False
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

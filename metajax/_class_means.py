@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_labels
+from metajax._checks import check_count, check_labels, check_row_weights, not_classes
 from metajax._tree import row_weights
 from metajax.types import Array, Batch
 
@@ -13,12 +13,20 @@ from metajax.types import Array, Batch
 def weighted_one_hot(batch: Batch, ways: int) -> Array:
     """One-hot labels times the weight of their row, float[examples, ways].
 
+    The label -1 marks a row without a label, which no class counts. In compiled code the row of any
+    other label that is no class is NaN.
+
     Raises:
-        ValueError: ways below 1, or labels that are not int[examples].
+        ValueError: ways below 1, labels that are not int[examples], or weights that are not
+            [examples]; where they are concrete, labels outside -1 … ways - 1 in rows whose weight
+            is not 0, or negative weights.
     """
     check_count("ways", ways)
     check_labels(batch.y)
+    check_row_weights(batch.weight, len(batch.y))
+    wrong_N = not_classes(batch.y, ways, batch.weight, least=-1)
     one_hot_NxW = jax.nn.one_hot(batch.y, ways, dtype=jnp.float32)
+    one_hot_NxW = jnp.where(wrong_N[:, None], jnp.nan, one_hot_NxW)
     return row_weights(batch)[:, None] * one_hot_NxW
 
 

@@ -71,8 +71,27 @@ def unit_vectors(flat: Array) -> Array:
     return jnp.eye(flat.size, dtype=flat.dtype) + 0 * flat[None]
 
 
+def varying_like(tree: PyTree, other: PyTree) -> PyTree:
+    """The tree as varying over the axes of `jax.shard_map` that the other tree varies over.
+
+    The gradient with respect to replicated weights is summed over devices. That of varying weights
+    is the gradient of each device's own data. Outside `jax.shard_map` nothing varies.
+    """
+    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(other)))
+
+    def vary(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree) if axes else tree
+
+
+def _varying_axes(leaf: Array) -> frozenset[str]:
+    return jax.typeof(leaf).manual_axis_type.varying
+
+
 def largest(values: Array, axis: int) -> Array:
-    """The maximum along an axis. Of equal values the first has the derivative.
+    """The maximum along an axis. The first of equal maxima receives the gradient.
 
     The derivative of `jnp.max` goes to the values that equal the maximum. A compiler that computes
     the values again may round them differently, and then none is equal and the derivative is lost.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._checks import shapes
+from metajax._checks import check_integers, check_row_weights, not_classes
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
@@ -46,18 +46,23 @@ def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
 def cross_entropy(apply: Apply) -> Loss:
     """Classification: -Σᵢ wᵢ log softmax(logitsᵢ)[yᵢ] / Σᵢ wᵢ, with the metric "accuracy".
 
-    A batch whose weights are all zero has the loss 0 and the accuracy 0. The loss is computed in
-    float32 or wider.
+    An example may have one label, or one for each of its pixels or tokens; the loss of such an
+    example is the mean over them. A batch whose weights are all zero has the loss 0 and the
+    accuracy 0. The loss is computed in float32 or wider.
+
+    A row that should be ignored has weight 0. A label outside 0 … ways - 1 in any other row is an
+    error where the labels are concrete, and makes the loss NaN in compiled code.
 
     Args:
-        apply: (params, x, key, reference=...) -> logits [examples, ways]. `reference` are the rows
-            that normalisation statistics come from, bool[examples], or None for all rows.
+        apply: (params, x, key, reference=...) -> logits [examples, ..., ways]. `reference` are the
+            rows that normalisation statistics come from, bool[examples], or None for all rows.
 
     Returns:
-        A loss of batches with labels int[examples].
+        A loss of batches with labels int[examples, ...] and weights [examples].
 
     Raises:
-        ValueError: when traced, if the labels are not int[examples].
+        ValueError: when traced, labels or weights of another shape, or logits for one class only;
+            where they are concrete, labels that are not classes, or negative weights.
 
     >>> from metajax.types import Params
     >>> loss = cross_entropy(lambda params, x, key, reference: x)
@@ -68,17 +73,29 @@ def cross_entropy(apply: Apply) -> Loss:
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         logits = apply(params, batch.x, key, reference=reference_rows(batch))
-        _check_integers("Labels", batch.y, logits.shape[:-1])
+        check_integers("Labels", batch.y, logits.shape[:-1])
+        ways = logits.shape[-1]
+        if ways < 2:
+            raise ValueError(
+                f"Logits have shape {list(logits.shape)}: the last axis is the classes, of which "
+                "there must be two or more. For two classes, give the net two outputs."
+            )
+        check_row_weights(batch.weight, len(batch.y))
+        wrong = not_classes(batch.y, ways, batch.weight)
+        y = jnp.where((batch.y >= 0) & (batch.y < ways), batch.y, 0)
         wide = logits.astype(_wide_type(logits))
-        losses = optax.softmax_cross_entropy_with_integer_labels(wide, batch.y)
-        correct = (logits.argmax(axis=-1) == batch.y).astype(losses.dtype)
-        return _weighted_mean(losses, batch), {"accuracy": _weighted_mean(correct, batch)}
+        losses = optax.softmax_cross_entropy_with_integer_labels(wide, y)
+        correct = (logits.argmax(axis=-1) == y).astype(losses.dtype)
+        # A factor, so that the gradient is NaN as well.
+        one_or_nan = jnp.where(wrong, jnp.nan, 1).astype(losses.dtype)
+        metrics = {"accuracy": _weighted_mean(jnp.where(wrong, jnp.nan, correct), batch)}
+        return _weighted_mean(losses * one_or_nan, batch), metrics
 
     return loss
 
 
 def squared_error(apply: Apply) -> Loss:
-    """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), where k counts the numbers of one target.
+    """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), where k is the number of entries of one target.
 
     A batch whose weights are all zero has the loss 0. It is computed in float32 or wider.
 
@@ -90,7 +107,8 @@ def squared_error(apply: Apply) -> Loss:
         A loss of batches with targets of the shape of the predictions. It has no metrics.
 
     Raises:
-        ValueError: when traced, if targets and predictions differ in shape.
+        ValueError: when traced, targets and predictions that differ in shape, or weights that are
+            not [examples]; where they are concrete, negative weights.
 
     >>> from metajax.types import Params
     >>> loss = squared_error(lambda params, x, key, reference: x)
@@ -107,8 +125,7 @@ def squared_error(apply: Apply) -> Loss:
                 "make them equal."
             )
         squares = (predictions.astype(_wide_type(predictions)) - batch.y) ** 2
-        per_row = squares.reshape(len(squares), -1).mean(axis=1)
-        return _weighted_mean(per_row, batch), {}
+        return _weighted_mean(squares, batch), {}
 
     return loss
 
@@ -128,7 +145,8 @@ def sequence_cross_entropy(apply: Apply) -> Loss:
         A loss of batches with targets int[n, t], in which 0 is padding.
 
     Raises:
-        ValueError: when traced, if the targets are not int[n, t].
+        ValueError: when traced, targets that are not int[n, t], or weights that are not [n]; where
+            they are concrete, targets that are not characters, or negative weights.
 
     >>> from metajax.types import Params
     >>> loss = sequence_cross_entropy(lambda params, x, key: x)
@@ -141,7 +159,10 @@ def sequence_cross_entropy(apply: Apply) -> Loss:
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         log_p_NxTxC = apply(params, batch.x, key)
         y_NxT = batch.y
-        _check_integers("Targets", y_NxT, log_p_NxTxC.shape[:-1])
+        check_integers("Targets", y_NxT, log_p_NxTxC.shape[:-1])
+        check_row_weights(batch.weight, len(y_NxT))
+        wrong_NxT = not_classes(y_NxT, log_p_NxTxC.shape[-1], batch.weight)
+        y_NxT = jnp.where(wrong_NxT, 0, y_NxT)
         weight_N = row_weights(batch).astype(log_p_NxTxC.dtype)
         weight_NxT = weight_N[:, None] * (y_NxT > 0)
         characters = _or_one(weight_NxT.sum())
@@ -152,15 +173,10 @@ def sequence_cross_entropy(apply: Apply) -> Loss:
             "accuracy": (weight_N * whole_N).sum() / _or_one(weight_N.sum()),
             "characters": (weight_NxT * correct_NxT).sum() / characters,
         }
-        return -(weight_NxT * log_p_NxT).sum() / characters, metrics
+        value = -(weight_NxT * log_p_NxT).sum() / characters
+        return value * jnp.where(wrong_NxT.any(), jnp.nan, 1), metrics
 
     return loss
-
-
-def _check_integers(name: str, y: Any, shape: tuple[int, ...]) -> None:
-    """Fails where labels or targets are not integers of this shape."""
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != shape:
-        raise ValueError(f"{name} must be integers of shape {list(shape)}, got {shapes(y)}.")
 
 
 def _cast_float(leaf: Array, dtype: Any) -> Array:
@@ -176,10 +192,12 @@ def _wide_type(values: Array) -> jnp.dtype:
 
 
 def _weighted_mean(values: Array, batch: Batch) -> Array:
-    """Mean over the rows by weight; zero where all weights are zero."""
+    """Mean over the rows by weight, of the mean of each row; zero where all weights are zero."""
+    check_row_weights(batch.weight, len(values))
     if batch.weight is None:
         return values.mean()
-    return (values * batch.weight).sum() / _or_one(row_weights(batch).sum())
+    per_row = values.reshape(len(values), -1).mean(axis=1)
+    return (per_row * batch.weight).sum() / _or_one(row_weights(batch).sum())
 
 
 def _or_one(total: Array) -> Array:

@@ -34,9 +34,9 @@ def test_names_and_entries():
     _checks.check_names(["image"], ["image", "audio"])
     with pytest.raises(ValueError, match=r"\['video'\] are not among the modalities, which are"):
         _checks.check_names(["image", "video"], {"image": 0, "audio": 0})
-    _checks.check_entries({"a": 1, "b": 2}, ["a"], "The rule")
-    with pytest.raises(ValueError, match=r"entries for \['a'\], which lack .*\['b'\]"):
-        _checks.check_entries({"a": 1}, ["a", "b"], "The rule")
+    _checks.check_no_modality_missing({"a": 1, "b": 2}, ["a"], "The rule")
+    with pytest.raises(ValueError, match=r"entries for \['a'\]; missing are .*\['b'\]"):
+        _checks.check_no_modality_missing({"a": 1}, ["a", "b"], "The rule")
 
 
 def test_rows_are_counted_where_they_are_equal():

@@ -106,7 +106,7 @@ def test_episodes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="ways=6 must not exceed the number of classes, 5"):
         data.episodes(6, 1, 1)(unequal(), KEY)
     with pytest.raises(
-        ValueError, match="shots=2, queries=3 must not exceed together the 4 examples"
+        ValueError, match="shots=2, queries=3 together must not exceed the 4 examples"
     ):
         data.episodes(2, 2, 3)(unequal(), KEY)
     with pytest.raises(  # also where the data set is an argument

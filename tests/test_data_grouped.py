@@ -61,7 +61,8 @@ def test_what_does_not_fit_is_refused():
             grouped_episodes(*sizes)
     source = numbered([4, 30, 6, 12, 2, 9, 50, 5], names=NAMES)
     with pytest.raises(
-        ValueError, match=r"shots=1, queries=2 must not .* Too small are 1 of 8, \{'C/0': 2\}"
+        ValueError,
+        match=r"shots=1, queries=2 together must not .* Too small are 1 of 8, \{'C/0': 2\}",
     ):
         grouped_episodes(2, 1, 2)(source, KEY)
     with pytest.raises(

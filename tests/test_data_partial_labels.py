@@ -132,7 +132,7 @@ def test_unlabelled_examples_that_do_not_fit_are_refused():
         semi_supervised(5, 1, 1, unlabelled=1, distractors=4)(rows(), KEY)
     with pytest.raises(
         ValueError,
-        match=r"shots=1, unlabelled=8, queries=2 must not exceed together the 10 examples",
+        match=r"shots=1, unlabelled=8, queries=2 together must not exceed the 10 examples",
     ):
         jax.jit(semi_supervised(5, 1, 2, unlabelled=8))(rows(), KEY)
 

@@ -155,7 +155,7 @@ def test_damage_is_noticed(tmp_path):
     for content in (b"", b"no", whole[:200], whole[:-30]):
         path.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r"is damaged, or not a file of save_tasks: it is not an \.npz"
+            ValueError, match=r"is damaged, or not a file of save_tasks: File is not a zip"
         ):
             load_tasks(path, source)
     with path.open("wb") as file:

@@ -59,6 +59,6 @@ def test_sequences_that_do_not_fit_are_refused():
     ):
         continual(3, 3, 1, 1)(rows(), KEY)
     with pytest.raises(
-        ValueError, match="shots=6, queries=5 must not exceed together the 10 examples"
+        ValueError, match="shots=6, queries=5 together must not exceed the 10 examples"
     ):
         continual(2, 2, 6, 5)(rows(), KEY)

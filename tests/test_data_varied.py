@@ -182,6 +182,6 @@ def test_data_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"No group has ways=5 classes"):
         varied_episodes(group=mj.data.group_of)(source, KEY)
     with pytest.raises(
-        ValueError, match=r"support=1, queries=1 must not .* 1 of 2, \{'1': 1\}; ask"
+        ValueError, match=r"support=1, queries=1 together must not .* 1 of 2, \{'1': 1\}; ask"
     ):
         jax.jit(varied_episodes((1, 2), 9, 1))(numbered([3, 1]), KEY)

@@ -312,7 +312,7 @@ def test_errors_say_what_to_do():
         teach(params._replace(slow={"importance": misspelled}), batch, KEY)
     with pytest.raises(
         ValueError,
-        match=r"params.slow\['importance'\] has entries for \['audio', 'text'\], .*\['image'\]",
+        match=r"params.slow\['importance'\] has entries for \['audio', 'text'\]; .*\['image'\]",
     ):
         teach(params._replace(slow={"importance": {"audio": 0.0, "text": 0.0}}), batch, KEY)
     with pytest.raises(ValueError, match=r"params.slow\['importance'\] has entries for \[\]"):

@@ -24,7 +24,7 @@ def measured():
 
 def test_the_ruler_finds_what_there_is_to_learn(measured):
     ours, _ = measured
-    assert list(ours.accuracy) == [*NAMES, "equal", "static", "learned", "oracle"]
+    assert list(ours.accuracy) == [*NAMES, "equal", "static", "learned", "chosen", "oracle"]
     assert ours.best_single in NAMES and sum(ours.static.values()) == pytest.approx(1)
     against = ours.against("learned", "static")
     assert against.mean > against.interval, "the noise of a task shows in its support set"

@@ -98,7 +98,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="support_weights has no rule yet"):
         weigh.adapt(one, task.support, KEY)
     with pytest.raises(
-        ValueError, match=r"rule of support_weights.*lack the modalities \['image'\]"
+        ValueError, match=r"rule of support_weights.*missing are the modalities \['image'\]"
     ):
         weigh.adapt(weigh.init(one, KEY), task.support, KEY)
     plain = task.support._replace(x=jnp.ones((9, 2)))
@@ -106,7 +106,8 @@ def test_errors_say_what_to_do():
         weigh.adapt(weigh.init(one, KEY), plain, KEY)
     loss = leave_one_out_loss(identity_encoder, WAYS)
     with pytest.raises(
-        ValueError, match=r"params.fast\['modality_weights'\].*lack the modalities \['image'\]"
+        ValueError,
+        match=r"params.fast\['modality_weights'\].*missing are the modalities \['image'\]",
     ):
         loss(one, task.support, KEY)
     with pytest.raises(ValueError, match=r"has entries for \[\]"):

@@ -76,7 +76,7 @@ def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
     wrong = make_problem("anil")
     with pytest.raises(ValueError, match="make all of the net fast"):
         mj.reptile(wrong.adaptation)(wrong.params, first(tasks), KEY)
-    write = mj.prototypes(mj.nets.identity_encoder, 2)
+    write = mj.prototypes(mj.nets.identity_encoder, 3)
     with pytest.raises(ValueError, match="Reptile needs"):
         mj.reptile(write)(problem.params, first(tasks), KEY)
 

@@ -58,7 +58,7 @@ if options.tiny:
     options.tasks = 4
     TASKS_AT_ONCE = 4
     options.splits = 2
-    WIDTH = 8
+    WIDTH = 16
     FUSE = 1
 
 cache = common.reuse_programs()  # the programs of all splits are the same

@@ -27,7 +27,7 @@ def r2d2(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task; None regresses y [examples, k] itself.
-        loss: what makes the loss of a network: `squared_error` for regression.
+        loss: from apply to the loss of the network: `squared_error` for regression.
         entry: the entry of `params.fast` that the head is written into.
         inductive: as in `query_loss`.
 
@@ -57,7 +57,7 @@ def proto_maml(
     Args:
         net: a Flax module with `embed` and `head`; all weights are fast.
         ways: number of classes of a task.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.

@@ -36,7 +36,7 @@ def cavia(
         net: a Flax module or (apply, params). The last axis of its input has `context` features
             more than that of x; the context is appended to every place of x.
         context: number of context parameters.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
         inductive: as in `query_loss`.
@@ -74,7 +74,7 @@ def mmaml(
         net: a Flax module or (apply, params); all weights are fast.
         reader: number of outputs -> Flax module that reads the support set, a `Series` [1, n, d],
             such as `lambda outputs: DeepSets(2, outputs, rngs=rngs)`.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         items: what the reader reads of each example, as in `modulate`; None takes x and y.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.

@@ -42,7 +42,7 @@ def maml(
 
     Args:
         net: a Flax module, whose weights are all fast, or (apply, params).
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: α. The default is the published one for 5-way Omniglot: 0.4 on a loss that is
             summed over the ways is 2.0 on the mean that `cross_entropy` takes. For sinusoids it is
             0.01.
@@ -98,7 +98,7 @@ def anil(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         head: the part of the net that is fast: a name in the paths of its weights.
@@ -159,7 +159,7 @@ def meta_sgd(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
@@ -200,7 +200,7 @@ def maml_plus_plus(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
         multi_step_until: outer step at which the weights of the multi-step loss are final. The
@@ -276,7 +276,7 @@ def reptile(
 
     Args:
         net: a Flax module or (apply, params); all weights are fast.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: step size of the inner Adam.
         inner_steps: number of inner steps.
         batch: support examples in a step, drawn at random; the paper takes 10 of 50. None takes
@@ -313,11 +313,11 @@ def imaml(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         proximity: λ.
-        solver_steps: steps of conjugate gradient. So few steps miss any strict tolerance, so that
+        solver_steps: steps of conjugate gradient. They are too few to reach a strict tolerance, so
             the solution is accepted as it is.
         inductive: as in `query_loss`.
 

@@ -28,7 +28,7 @@ def protonets(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         entry: the entry of `params.fast` that the head is written into.
         inductive: as in `query_loss`.
 

@@ -13,7 +13,8 @@ from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in
 from metajax.differentiate import first_order
 from metajax.inner import chain, identity, inner_loop, learned, prototypes
 from metajax.losses import cross_entropy
-from metajax.nets import join_params
+from metajax.nets import join_params, split_params
+from metajax.nets.division import weight_paths
 from metajax.outer import query_loss, supervised
 from metajax.types import Learner, Params
 
@@ -25,7 +26,7 @@ def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
 
     Args:
         net: a Flax module or (apply, params), with an output for every class.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
 
     Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
     """
@@ -52,7 +53,7 @@ def fine_tuning(
     Args:
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task.
-        loss: what makes the loss of a network.
+        loss: from apply to the loss of the network.
         rate: step size of Adam.
         steps: number of steps.
         head_only: whether the body is frozen.
@@ -99,10 +100,7 @@ def with_pretrained_body(learner: Learner, pretrained: Params, *, head: str = "h
             f"These parts differ. The pretrained net has {of_pretrained}; the learner has "
             f"{of_learner}."
         )
-    merged = {**body, head: own[head]}
-    is_fast = learner.params.fast.keys()
-    params = learner.params._replace(
-        fast={name: part for name, part in merged.items() if name in is_fast},
-        slow={name: part for name, part in merged.items() if name not in is_fast},
-    )
+    is_fast = set(weight_paths(learner.params.fast))
+    merged = learner.params._replace(fast={**body, head: own[head]}, slow={})
+    params = split_params(merged, lambda path: path in is_fast)
     return learner._replace(params=params)

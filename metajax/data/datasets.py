@@ -171,7 +171,7 @@ def check_sizes(source: Dataset, **parts: int) -> None:
     shown = dict(sorted(small.items(), key=lambda pair: pair[1])[:10])
     asked = ", ".join(f"{name}={size}" for name, size in parts.items())
     raise ValueError(
-        f"{asked} must not exceed together the {source.smallest} examples of the smallest class. "
+        f"{asked} together must not exceed the {source.smallest} examples of the smallest class. "
         f"Too small are {len(small)} of {source.classes}, {shown}; ask for fewer, or use "
         f"select(dataset, dataset.count >= {needed})."
     )

@@ -19,9 +19,9 @@ def step_width(leaf: Array, size: float | None) -> float:
     """Half the distance between the two points of a central difference.
 
     Args:
-        leaf: the array that is moved.
-        size: the width. None is ∛ε of the dtype, which balances the errors of truncation, which
-            grow with the width, and of rounding, which grow as it shrinks.
+        leaf: the array that is moved; only its dtype matters.
+        size: the width. None is ∛ε of the dtype, which balances the truncation error, which grows
+            with the width, against the rounding error, which shrinks with it.
     """
     if size is not None:
         return size

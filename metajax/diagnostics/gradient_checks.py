@@ -1,4 +1,4 @@
-"""Whether a meta-gradient is right: finite differences, and tests of what makes one wrong."""
+"""Whether a meta-gradient is right: finite differences, and tests for common causes of error."""
 
 from __future__ import annotations
 

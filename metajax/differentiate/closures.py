@@ -1,4 +1,4 @@
-"""What a `custom_vjp` needs to know of a loss: the values that it closes over, and the floats."""
+"""Extracts the values that a loss closes over, and its floats, for a `custom_vjp`."""
 
 from __future__ import annotations
 

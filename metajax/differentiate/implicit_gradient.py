@@ -99,6 +99,7 @@ def implicit(
 
 def _descend_until(inner: Inner, keys: Array, stop: float) -> PyTree:
     """Descends until the norm of the gradient is at most `stop`, or the keys are used up."""
+    optimizer = optax.with_extra_args_support(inner.optimizer)
 
     def slope(fast: PyTree, number: Array) -> PyTree:
         key = keys[jnp.minimum(number, len(keys) - 1)]
@@ -110,7 +111,11 @@ def _descend_until(inner: Inner, keys: Array, stop: float) -> PyTree:
 
     def step(carry: Any) -> Any:
         fast, state, gradient, number = carry
-        updates, state = inner.optimizer.update(gradient, state, fast)
+        extra = {}
+        if inner.needs_value:
+            key = keys[jnp.minimum(number, len(keys) - 1)]
+            extra = {"value": inner.loss(fast, inner.inputs, key), "grad": gradient}
+        updates, state = optimizer.update(gradient, state, fast, **extra)
         fast = optax.apply_updates(fast, updates)
         return fast, state, slope(fast, number + 1), number + 1
 

@@ -29,6 +29,7 @@ class Inner(NamedTuple):
         inputs: everything that the loss depends on besides the fast weights. Integers and keys
             among it have no derivative.
         path: whether the fast weights after every step are wanted, instead of the last ones.
+        needs_value: whether the optimizer needs the loss itself, as `optax.polyak_sgd` does.
     """
 
     loss: InnerLoss
@@ -37,6 +38,7 @@ class Inner(NamedTuple):
     fast: PyTree
     inputs: PyTree
     path: bool
+    needs_value: bool = False
 
 
 class Strategy(NamedTuple):
@@ -93,11 +95,15 @@ def descend(
         remat: how much the backward pass computes again, as in `unroll`.
         policy: what `jax.checkpoint` saves inside a step, where `remat` is 1 or more.
     """
+    optimizer = optax.with_extra_args_support(inner.optimizer)
 
     def step(carry: tuple[PyTree, PyTree], key: Array) -> tuple[tuple[PyTree, PyTree], PyTree]:
         fast, state = carry
         slope = gradient(fast, inner.inputs, key)
-        updates, state = inner.optimizer.update(slope, state, fast)
+        extra = {}
+        if inner.needs_value:
+            extra = {"value": inner.loss(fast, inner.inputs, key), "grad": slope}
+        updates, state = optimizer.update(slope, state, fast, **extra)
         fast = optax.apply_updates(fast, updates)
         return (fast, state), (fast if inner.path else None)
 

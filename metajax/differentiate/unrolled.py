@@ -51,10 +51,11 @@ def first_order() -> Strategy:
 
 
 def truncated(last: int) -> Strategy:
-    """Differentiates the last steps only: the memory of `last` steps, biased.
+    """Differentiates the last steps only. It takes the memory of `last` steps, and is biased.
 
-    The start keeps a gradient, because the steps before the cut count as the identity. Other
-    meta-parameters get the part of their gradient that comes from the last steps. With `last` equal
+    The optimizer's state at the cut is a constant. The start keeps a gradient, because the steps
+    before the cut count as the identity. Other meta-parameters get the part of their gradient that
+    comes from the last steps. With `last` equal
     to the number of steps this is `unroll()`.
 
     Args:

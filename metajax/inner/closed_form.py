@@ -21,7 +21,7 @@ def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
     -|f(x) - cₖ|² up to a constant. A distance in the form of a linear head can start an inner loop:
     `chain(prototypes(...), inner_loop(...))` is Proto-MAML.
 
-    A class without support gets the bias -1e9.
+    A class without support gets the bias -1e9. The label -1 marks a row without a label.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].

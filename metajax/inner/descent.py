@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._checks import check_count, check_loss_value
+from metajax._checks import check_count, check_loss_value, check_weights, is_concrete, needs_value
+from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll
 from metajax.inner.rules import Rule
@@ -38,9 +39,9 @@ def inner_loop(
     Args:
         loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a
             loss that is summed over the ways: multiply them by the number of ways for a mean.
-        optimizer: an optax transformation that needs only gradients and params, or a `Rule` for one
-            that is learned. The derivative of a rule is not checked: give Adam its `eps_root`
-            there too.
+        optimizer: an optax transformation that needs gradients, params and the loss (`value=`), or
+            a `Rule` for one that is learned. The derivative of a rule is not checked: give Adam its
+            `eps_root` there too. docs/optax.md lists which optimizers have which derivatives.
         steps: number of steps; 0 changes nothing.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
         proximity: λ of a term ½ λ |θ - θ₀|² that pulls toward the start (iMAML). A function of
@@ -67,7 +68,10 @@ def inner_loop(
     arXiv 1909.04630.
     """
     strategy = unroll() if differentiate is None else differentiate
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     _check_arguments(optimizer, steps, strategy, proximity, path)
+    wants_value = not isinstance(optimizer, Rule) and needs_value(optimizer)
     whole_loss = _inner_loss(loss, proximity, None)
     step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample)
 
@@ -81,11 +85,13 @@ def inner_loop(
                 "params.fast has no array, so there is nothing to adapt; make some of the weights "
                 "fast."
             )
-        transformation = _transformation(optimizer, params, strategy)
+        check_weights(params.fast, "params.fast")
+        transformation = _transformation(optimizer, params, strategy, wants_value)
         # Only proximity needs the start, which otherwise is not an input of the loss.
         frozen = params if proximity else params._replace(fast=())
         inputs = (frozen, support)
-        return Inner(step_loss, whole_loss, transformation, params.fast, inputs, path)
+        fast = varying_like(params.fast, inputs)
+        return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value)
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         problem = inner(params, support)
@@ -124,7 +130,10 @@ def _check_arguments(
 
 
 def _transformation(
-    optimizer: optax.GradientTransformation | Rule, params: Params, strategy: Strategy
+    optimizer: optax.GradientTransformation | Rule,
+    params: Params,
+    strategy: Strategy,
+    wants_value: bool,
 ) -> optax.GradientTransformation:
     """The optax transformation, which a rule builds from its parameters."""
     if isinstance(optimizer, Rule):
@@ -134,7 +143,7 @@ def _transformation(
             )
         return optimizer.optimizer(params.rule)
     if strategy.through_optimizer:
-        _check_derivative(optimizer, params.fast)
+        _check_derivative(optimizer, params.fast, wants_value)
     return optimizer
 
 
@@ -156,28 +165,48 @@ def _inner_loss(loss: Loss, proximity: Proximity, sample: Sample[Batch] | None) 
     return value
 
 
-def _check_derivative(optimizer: optax.GradientTransformation, fast: PyTree) -> None:
-    """Checks that the update has a finite derivative where a gradient is zero.
+def _check_derivative(
+    optimizer: optax.GradientTransformation, fast: PyTree, wants_value: bool
+) -> None:
+    """Checks that two updates have finite derivatives where gradients are zero.
 
     Adam's square root has none. A dead unit has a gradient of exactly zero, and one NaN there would
-    make the whole meta-gradient NaN (optax#882). An update that is undefined only where all
+    make the whole meta-gradient NaN (optax#882). Single zeros are tried, and leaves that are all
+    zero beside leaves that are not, as of a dead layer. An update that is undefined only where all
     gradients are zero, such as clipping by their norm, is not found.
     """
+    leaves, structure = jax.tree.flatten(fast)
+    number = len(leaves)
+    nothing = [False] * number
+    dead = [[place % 2 == part for place in range(number)] for part in (0, 1)] if number > 1 else []
+
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(gradients: PyTree, params: PyTree) -> PyTree:
+        extra = {"value": jnp.ones(()), "grad": gradients} if wants_value else {}
+        first, state = optimizer.update(gradients, optimizer.init(params), params, **extra)
+        second, _ = optimizer.update(gradients, state, params, **extra)  # radam: it differs
+        return first, second
+
     with jax.ensure_compile_time_eval():
-        gradients = jax.tree.map(lambda leaf: jnp.array([0.0, 1.0], jnp.result_type(leaf)), fast)
-        state = optimizer.init(gradients)
-        update = lambda gradients: optimizer.update(gradients, state, gradients)[0]
-        _, tangents = jax.jvp(update, (gradients,), (gradients,))
-        # A traced step size, as under a vmap over rates, leaves no values to look at.
-        concrete = [
-            tangent
-            for tangent in jax.tree.leaves(tangents)
-            if not isinstance(tangent, jax.core.Tracer)
-        ]
-        finite = all(bool(jnp.isfinite(tangent).all()) for tangent in concrete)
-    if not finite:
-        raise ValueError(
-            "The optimizer's update has no finite derivative where a gradient is zero, so "
-            "meta-gradients would be NaN; give it a term under the square root "
-            "(optax.adam(1e-3, eps_root=1e-8)) or use first_order()."
-        )
+        for zeros in (nothing, *dead):
+            # A small leaf of the same rank and dtype stands for each leaf.
+            shapes = [(2,) * max(jnp.ndim(leaf), 1) for leaf in leaves]
+            ones = [
+                jnp.ones(s, jnp.result_type(leaf)) for s, leaf in zip(shapes, leaves, strict=True)
+            ]
+            slopes = [
+                jnp.zeros_like(leaf) if zero else leaf.at[..., 0].set(0)
+                for leaf, zero in zip(ones, zeros, strict=True)
+            ]
+            arguments = [jax.tree.unflatten(structure, leaves) for leaves in (slopes, ones)]
+            values, pullback = jax.vjp(update, *arguments)
+            derivatives = pullback(jax.tree.map(jnp.ones_like, values))
+            # A traced step size, as under a vmap over rates, leaves no values to look at.
+            concrete = [leaf for leaf in jax.tree.leaves(derivatives) if is_concrete(leaf)]
+            if not all(bool(jnp.isfinite(leaf).all()) for leaf in concrete):
+                raise ValueError(
+                    "The optimizer's update has no finite derivative where a gradient is zero, so "
+                    "meta-gradients would be NaN; give it a term under the square root "
+                    "(optax.adam(1e-3, eps_root=1e-8)) or use first_order()."
+                )

@@ -33,7 +33,8 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
 
     Args:
         make: hyperparameters -> optax transformation, such as `optax.adam`.
-        initial: hyperparameters to start from: a number, or a pytree of numbers and arrays.
+        initial: hyperparameters to start from: a number, or a pytree of numbers and arrays, which
+            become floats.
 
     >>> rule = learned(optax.sgd, 0.5)
     >>> float(rule.init(Params(fast=jnp.ones(2), slow=()), jax.random.key(0)))

@@ -120,7 +120,7 @@ def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) 
             the weight 1.
 
     Returns:
-        The weighted fraction of the queries, a scalar.
+        The weighted fraction of the queries, a scalar; NaN if a feature is NaN.
 
     Raises:
         ValueError: as for `info_nce`, or k below 1.
@@ -134,7 +134,9 @@ def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) 
     others_NxN = (weight_N > 0)[None, :] & ~jnp.eye(len(weight_N), dtype=bool)
     farther_NxN = cosine_NxN < jnp.diagonal(cosine_NxN)[:, None]
     rank_N = (others_NxN & ~farther_NxN).sum(axis=1)
-    return weighted_mean((rank_N < k).astype(weight_N.dtype), weight_N)
+    # A comparison with NaN is false, which would count as an answer.
+    found_N = jnp.where(jnp.isnan(cosine_NxN).any(), jnp.nan, (rank_N < k).astype(weight_N.dtype))
+    return weighted_mean(found_N, weight_N)
 
 
 def _cosines(first: Array, second: Array, weight: Array | None) -> tuple[Array, Array]:
@@ -153,7 +155,7 @@ def _cosines(first: Array, second: Array, weight: Array | None) -> tuple[Array, 
 
 
 def _unit_rows(x_NxD: Array) -> Array:
-    """The rows divided by their length; zero rows stay zero."""
+    """The rows divided by their length; zero rows stay zero, and NaN stays NaN."""
     square_Nx1 = (x_NxD**2).sum(axis=1, keepdims=True)
-    length_Nx1 = jnp.sqrt(jnp.where(square_Nx1 > 0, square_Nx1, 1))
-    return jnp.where(square_Nx1 > 0, x_NxD / length_Nx1, 0)
+    length_Nx1 = jnp.sqrt(jnp.where(square_Nx1 == 0, 1, square_Nx1))
+    return jnp.where(square_Nx1 == 0, 0, x_NxD / length_Nx1)

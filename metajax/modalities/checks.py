@@ -1,6 +1,7 @@
 """Checks of inputs and rules that several files of this package need.
 
-That no modality is missing where each needs an entry is checked by `metajax._checks.check_entries`.
+`metajax._checks.check_no_modality_missing` checks that no modality is missing where each needs an
+entry; lower packages need it, too.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The teacher is frozen, but only in the first derivative. Let D(s, t) be the loss
 features s and the teacher's features t.
 
 - ∂D/∂t is 0, as with `stop_gradient`: training moves the student and not the teacher.
-- The student's gradient ∂D/∂s depends on t, and its derivative by t is the true one. With
-  `stop_gradient` it would be 0. An inner loop that descends D therefore has exact derivatives: the
-  meta-gradient includes how a different teacher would have moved the student.
+- The student's gradient ∂D/∂s depends on t, and its derivative with respect to t is the true one.
+  With `stop_gradient` it would be 0. An inner loop that descends D therefore has exact
+  derivatives: the meta-gradient includes how a different teacher would have moved the student.
 
 The gradient that the inner loop follows is then not the gradient of any function: its Jacobian is
 not symmetric, because ∂/∂t of ∂D/∂s is not 0, and ∂/∂s of ∂D/∂t is. For the strategies of
@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_entries, check_names
+from metajax._checks import check_names, check_no_modality_missing
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.pairs import Measure, pair_weights
 from metajax.modalities.rows import paired_rows, weighted_mean
@@ -134,7 +134,7 @@ def meta_distillation(
             raise ValueError(f"Distillation needs two modalities or more, got {sorted(features)}.")
         importance = params.slow.get(entry, {}) if isinstance(params.slow, dict) else {}
         check_names(importance, features)
-        check_entries(importance, features, f"params.slow[{entry!r}]")
+        check_no_modality_missing(importance, features, f"params.slow[{entry!r}]")
         total = jnp.zeros(())
         for teacher, student in itertools.permutations(sorted(features), 2):
             weight_N = pair_weights(batch, student, teacher)

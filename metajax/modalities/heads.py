@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_entries, check_fast_entry
+from metajax._checks import check_count, check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
 from metajax._tree import clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
@@ -95,10 +95,10 @@ def late_head(
             )
         head = params.fast[entry]
         features = encode(params, clear_absent(x), key, reference=reference)
-        check_entries(head["kernel"], features, f"params.fast[{entry!r}]")
+        check_no_modality_missing(head["kernel"], features, f"params.fast[{entry!r}]")
         log_weights = params.fast.get(weights_entry)
         if log_weights is not None:
-            check_entries(log_weights, features, f"params.fast[{weights_entry!r}]")
+            check_no_modality_missing(log_weights, features, f"params.fast[{weights_entry!r}]")
 
         logits_NxW = head["prior"][None]
         for name, score_NxW in modal_scores(features, x.present, head).items():

@@ -1,4 +1,4 @@
-"""The parts of the ruler: tasks of features, a grid of weights, and weights that are learned."""
+"""The parts of `ruler`: tasks of features, a grid of weights, and weights that are learned."""
 
 from __future__ import annotations
 
@@ -119,27 +119,83 @@ def grid_accuracies(names: Sequence[str], ways: int, points_GxM: Array, tasks: T
     Returns:
         [tasks, points].
     """
-    write = modal_prototypes(identity_encoder, ways)
 
     def one(task: Task) -> Array:
-        adapted = write.adapt(Params({}, ()), task.support, jax.random.key(0))
-        head, x = adapted.fast["head"], task.query.x
-        scores = modal_scores(x.value, x.present, head)
-        scores_MxNxW = jnp.stack([scores[name] for name in names])
+        scores_MxNxW, prior_W = _query_scores(names, ways, task)
         weighted_GxNxW = jnp.einsum(
             "gm,mnw->gnw", points_GxM.astype(scores_MxNxW.dtype), scores_MxNxW
         )
-        predicted_GxN = (weighted_GxNxW + head["prior"][None, None]).argmax(axis=2)
+        predicted_GxN = (weighted_GxNxW + prior_W[None, None]).argmax(axis=2)
         correct_GxN = predicted_GxN == task.query.y[None]
         return jax.vmap(weighted_mean, (0, None))(correct_GxN, row_weights(task.query))
 
     return jax.vmap(one)(tasks)
 
 
+def _query_scores(names: Sequence[str], ways: int, task: Task) -> tuple[Array, Array]:
+    """(scores of the query set [modalities, examples, ways], prior [ways]) by class means."""
+    write = modal_prototypes(identity_encoder, ways)
+    adapted = write.adapt(Params({}, ()), task.support, jax.random.key(0))
+    head, x = adapted.fast["head"], task.query.x
+    scores = modal_scores(x.value, x.present, head)
+    return jnp.stack([scores[name] for name in names]), head["prior"]
+
+
+def calibrated(names: Sequence[str], ways: int, validation: Task) -> Array:
+    """The factor of features with which the plain sum of scores is calibrated.
+
+    Scores are squared distances. Those of large features saturate the softmax, and a loss whose
+    gradient has vanished teaches nothing; those of small features are all alike. The factor that is
+    returned makes the cross-entropy of the validation tasks smallest, among powers of √2 times the
+    factor with which scores have the standard deviation 1. So what is learned with it does not
+    depend on the scale of the features.
+
+    Args:
+        names: the modalities.
+        ways: number of classes.
+        validation: tasks of features, along the leading axis.
+
+    Returns:
+        A scalar. Times c², the scores have c² times the temperature.
+    """
+
+    def one(task: Task) -> tuple[Array, Array]:
+        scores_MxNxW, prior_W = _query_scores(names, ways, task)
+        return scores_MxNxW.sum(axis=0), prior_W
+
+    total_TxNxW, prior_TxW = jax.vmap(one)(validation)
+    total_TxNxW = total_TxNxW - total_TxNxW.mean(axis=2, keepdims=True)
+    weight_TxN = jax.vmap(row_weights)(validation.query)
+    square = weighted_mean((total_TxNxW**2).mean(axis=2).ravel(), weight_TxN.ravel())
+    unit = 1 / jnp.sqrt(jnp.where(square > 0, square, 1))
+
+    def loss(power: Array) -> Array:
+        logits_TxNxW = 2**power * unit * total_TxNxW + prior_TxW[:, None]
+        log_p_TxNxW = jax.nn.log_softmax(logits_TxNxW)
+        log_p_TxN = jnp.take_along_axis(log_p_TxNxW, validation.query.y[..., None], 2)[..., 0]
+        return -weighted_mean(log_p_TxN.ravel(), weight_TxN.ravel())
+
+    powers = jnp.arange(-8.0, 9.0)
+    best = powers[jnp.argmin(jax.lax.map(loss, powers))]
+    return jnp.sqrt(2**best * unit)
+
+
+def multiplied(tasks: Task, factor: Array) -> Task:
+    """The tasks with all features times a factor."""
+
+    def times(batch: Batch) -> Batch:
+        value = {name: leaf * factor.astype(leaf.dtype) for name, leaf in batch.x.value.items()}
+        return batch._replace(x=batch.x._replace(value=value))
+
+    return tasks._replace(support=times(tasks.support), query=times(tasks.query))
+
+
 def learned_weights(
     names: Sequence[str], ways: int, steps: int, validation: Task, test: Task, key: Array
-) -> tuple[Array, Array]:
-    """Trains `support_weights` on the validation tasks and applies them to the test tasks.
+) -> tuple[Array, Array, Array]:
+    """Trains `support_weights` on the validation tasks and applies them to both.
+
+    The features are first multiplied by the factor of `calibrated`.
 
     Args:
         names: the modalities.
@@ -150,8 +206,11 @@ def learned_weights(
         key: for the start of the network and the draws of tasks.
 
     Returns:
-        (accuracy [test tasks], weights [test tasks, modalities]). The weights of a task sum to 1.
+        (accuracy [validation tasks], accuracy [test tasks], weights [test tasks, modalities]). The
+        weights of a task sum to 1.
     """
+    factor = calibrated(names, ways, validation)
+    validation, test = multiplied(validation, factor), multiplied(test, factor)
     init_key, train_key, test_key = jax.random.split(key, 3)
     encode = identity_encoder
     adaptation = chain(support_weights(encode, ways), modal_prototypes(encode, ways))
@@ -179,4 +238,5 @@ def learned_weights(
         _, metrics = task_loss(state.params, task, test_key)
         return metrics["accuracy"], weights_M
 
-    return jax.vmap(measure)(test)
+    on_validation_T, _ = jax.vmap(measure)(validation)
+    return on_validation_T, *jax.vmap(measure)(test)

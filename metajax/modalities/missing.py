@@ -71,7 +71,7 @@ def drop_modalities(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
     Args:
         x: n examples.
         rate: the probability r in [0, 1] of each modality.
-        key: for the draws. Those of an example do not depend on the other examples' presence.
+        key: for the draws. Those of one example do not depend on which modalities others have.
         keep_one: whether an example that would lose all its modalities keeps one of them, drawn
             uniformly.
 
@@ -90,8 +90,8 @@ def learned_dropout(
     """Modality dropout with a rate that can be learned.
 
     It returns a weight for each example. Multiply the example's loss by it. The weight is
-    p(mask; r) / stop_gradient(p(mask; r)): its value is 1, and its derivative makes the gradient by
-    the rate r unbiased. For any loss ℓ of one example,
+    p(mask; r) / stop_gradient(p(mask; r)): its value is 1, and its derivative makes the gradient
+    with respect to the rate r unbiased. For any loss ℓ of one example,
 
         E[∇ᵣ(weight · ℓ(mask))] = Σ_S ∇ᵣp(S; r) ℓ(S) = ∇ᵣ E[ℓ(mask)].
 

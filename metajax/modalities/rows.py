@@ -18,8 +18,8 @@ def paired_rows(first: Array, second: Array, weight: Array | None) -> tuple[Arra
     """Two views of the same rows, and the weights of the rows, ready for a `weighted_mean`.
 
     Args:
-        first: [n, ...].
-        second: [n, ...].
+        first: [n, ...], two axes or more.
+        second: [n, ...], two axes or more.
         weight: [n]. None gives every row the weight 1.
 
     Returns:

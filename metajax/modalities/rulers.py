@@ -1,9 +1,10 @@
-"""The ruler: the accuracy of each modality in many tasks, and of ways to weigh them."""
+"""Compares modalities, and ways to weigh them, by their accuracy in many tasks."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_counts
+from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
 from metajax.modalities.measurement import (
     count_shots,
@@ -23,8 +25,11 @@ from metajax.modalities.measurement import (
 from metajax.outer.evaluation import Summary, summarize
 from metajax.types import Array, Modalities, Params, Task
 
-ROWS = ("equal", "static", "learned", "oracle")
+ROWS = ("equal", "static", "learned", "chosen", "oracle")
 """The rows of a ruler after those of the modalities."""
+
+LEAK = 0.15
+"""A warning is given where validation tasks are easier than test tasks by more than this."""
 
 
 class Ruler(NamedTuple):
@@ -32,8 +37,8 @@ class Ruler(NamedTuple):
 
     Attributes:
         accuracy: {row: Summary over test tasks}. The rows are each modality by its name, then
-            "equal", "static", "learned" and "oracle". All rows are of the same tasks, so `per_task`
-            of two rows can be subtracted.
+            "equal", "static", "learned", "chosen" and "oracle". All rows are of the same tasks, so
+            `per_task` of two rows can be subtracted.
         best_single: the modality that was best on the validation tasks.
         static: {name: weight}, chosen on the validation tasks. The weights sum to 1.
         learned: {name: [test tasks]}, the learned weights. Those of a task sum to 1.
@@ -116,7 +121,10 @@ def ruler(
     - each modality alone;
     - "equal": the plain sum of scores, so bring them to one scale in `encode`;
     - "static": the point of a grid over the simplex that is best on the validation tasks;
-    - "learned": `support_weights`, trained on the validation tasks;
+    - "learned": `support_weights`, trained on the validation tasks, on features whose scale
+      calibrates the sum of scores there, so that the scale of the features does not matter;
+    - "chosen": the best single modality or the learned weights, whichever is better on the
+      validation tasks. It is what to use;
     - "oracle": for each test task the point of the grid that classifies its query set best. It has
       seen the query labels, so it is an upper bound for weights from this grid.
 
@@ -143,25 +151,28 @@ def ruler(
 
     Raises:
         ValueError: tasks that have fewer than two modalities, different modalities, a modality with
-            the name of a row, or fewer shots of a class than asked for; ways, grid or steps below
-            1.
+            the name of a row, features that are not finite, or fewer shots of a class than asked
+            for; ways, grid or steps below 1.
     """
     check_counts(ways=ways, grid=grid, steps=steps)
     names = _check_names(validation, test)
     most_shots = _check_shots(validation, test, ways, shots)
     points_GxM = simplex_grid(len(names), grid)
 
-    @jax.jit
-    def features(params: Params, tasks: Task, number: Array) -> Task:
-        fewer = jax.vmap(lambda task: first_shots(task, number, ways))(tasks)
-        return encode_tasks(encode, params, fewer, tasks_at_once=tasks_at_once)
-
-    grid_of = jax.jit(functools.partial(grid_accuracies, names, ways, jnp.asarray(points_GxM)))
-    learn = jax.jit(functools.partial(learned_weights, names, ways, steps))
+    features, grid_of, learn = _programs(
+        encode,  # type: ignore[arg-type]  # a function can be hashed
+        tuple(names),
+        ways,
+        grid,
+        steps,
+        tasks_at_once,
+    )
 
     powers = [2**power for power in range(most_shots.bit_length())]
     numbers = sorted({*shots, *powers, most_shots})
     test_features = {number: features(params, test, number) for number in numbers}
+    _check_finite("test", test_features[most_shots])
+    _check_finite("validation", features(params, validation, most_shots))
     test_grids = {number: grid_of(tasks) for number, tasks in test_features.items()}
 
     measured = {}
@@ -169,8 +180,63 @@ def ruler(
         validation_features = features(params, validation, number)
         validation_G = grid_of(validation_features).mean(axis=0)
         learned = learn(validation_features, test_features[number], learn_key)
+        _warn_of_leak(number, validation_G, test_grids[number].mean(axis=0))
         measured[number] = _ruler(names, points_GxM, validation_G, test_grids, learned, number)
     return measured
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+    encode: Encode, names: tuple[str, ...], ways: int, grid: int, steps: int, tasks_at_once: int
+) -> tuple[Callable[..., Task], Callable[..., Array], Callable[..., tuple[Array, Array, Array]]]:
+    """What `ruler` compiles: features, accuracies of the grid, learned weights.
+
+    They are kept, so that a second call with the same encoder compiles nothing.
+    """
+    points_GxM = jnp.asarray(simplex_grid(len(names), grid))
+
+    @jax.jit
+    def features(params: Params, tasks: Task, number: Array) -> Task:
+        fewer = jax.vmap(lambda task: first_shots(task, number, ways))(tasks)
+        return encode_tasks(encode, params, fewer, tasks_at_once=tasks_at_once)
+
+    grid_of = jax.jit(functools.partial(grid_accuracies, names, ways, points_GxM))
+    learn = jax.jit(functools.partial(learned_weights, names, ways, steps))
+    return features, grid_of, learn
+
+
+def _warn_of_leak(shots: int, validation_G: Array, test_G: Array) -> None:
+    """Warns where validation tasks are much easier than test tasks."""
+    validation, test = float(validation_G.max()), float(test_G.max())
+    if validation - test > LEAK:
+        warnings.warn(
+            f"With {shots} shots, the best weights of the grid have an accuracy of "
+            f"{validation:.2f} on the validation tasks and {test:.2f} on the test tasks. If rows "
+            "or classes of the validation tasks were used to train the encoder, what is chosen "
+            "and learned on them is not what is best for new tasks; draw them from classes of "
+            "their own.",
+            stacklevel=3,
+        )
+
+
+def _check_finite(part: str, tasks: Task) -> None:
+    """Checks the features of all modalities where they are present: with NaN, none is the largest.
+
+    Args:
+        part: of the tasks, for the message.
+        tasks: tasks of features, along the leading axis.
+    """
+    for batch in (tasks.support, tasks.query):
+        counts_TxN = jax.vmap(row_weights)(batch) > 0
+        for name, features_TxNxD in batch.x.value.items():
+            given_TxN = batch.x.present[name] & counts_TxN
+            is_bad = ~jnp.isfinite(keep_rows(given_TxN, features_TxNxD)).all(axis=(1, 2))
+            if is_bad.any():
+                raise ValueError(
+                    f"The features of {name!r} are not finite in {int(is_bad.sum())} {part} tasks, "
+                    f"the first of which is {int(is_bad.argmax())}; mend the encoder or the data, "
+                    "or mark the modality as absent there."
+                )
 
 
 def _check_names(validation: Task, test: Task) -> list[str]:
@@ -205,19 +271,21 @@ def _ruler(
     points_GxM: np.ndarray,
     validation_G: Array,
     test_grids: dict[int, Array],
-    learned: tuple[Array, Array],
+    learned: tuple[Array, Array, Array],
     shots: int,
 ) -> Ruler:
     """The ruler of one number of shots, from the accuracies of the points of the grid."""
     column = {name: int(points_GxM[:, m].argmax()) for m, name in enumerate(names)}
     best_single = max(names, key=lambda name: float(validation_G[column[name]]))
     static = int(validation_G.argmax())
-    learned_T, weights_TxM = learned
+    learned_on_validation_T, learned_T, weights_TxM = learned
+    is_learned_better = learned_on_validation_T.mean() > validation_G[column[best_single]]
     test_TxG = test_grids[shots]
     per_task = {name: test_TxG[:, column[name]] for name in names}
     per_task["equal"] = test_TxG[:, -1]
     per_task["static"] = test_TxG[:, static]
     per_task["learned"] = learned_T
+    per_task["chosen"] = learned_T if is_learned_better else per_task[best_single]
     per_task["oracle"] = test_TxG.max(axis=1)
     curve = {number: test_TxG[:, column[best_single]] for number, test_TxG in test_grids.items()}
     return Ruler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_counts, check_entries, check_fast_entry
+from metajax._checks import check_counts, check_fast_entry, check_no_modality_missing
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.checks import check_rule
@@ -79,7 +79,7 @@ def support_weights(
         check_fast_entry(params, entry)
         check_rule(params, "bias", "support_weights")
         features = encode_batch(encode, params, support, key)
-        check_entries(params.rule["bias"], features, "The rule of support_weights")
+        check_no_modality_missing(params.rule["bias"], features, "The rule of support_weights")
         classes_NxW = weighted_one_hot(support, ways)
         statistics_MxS = jnp.stack(
             [
@@ -122,7 +122,7 @@ def leave_one_out_loss(encode: Encode, ways: int, *, entry: str = "modality_weig
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         features = encode_batch(encode, params, batch, key)
         log_weights = params.fast.get(entry, {}) if isinstance(params.fast, dict) else {}
-        check_entries(log_weights, features, f"params.fast[{entry!r}]")
+        check_no_modality_missing(log_weights, features, f"params.fast[{entry!r}]")
         classes_NxW = weighted_one_hot(batch, ways)
         prior_W = class_prior(classes_NxW).astype(jnp.result_type(*features.values()))
         logits_NxW = prior_W[None]

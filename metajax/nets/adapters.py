@@ -10,6 +10,7 @@ from flax import nnx
 
 from metajax._checks import takes
 from metajax.nets.division import join_params, weights_reader
+from metajax.nets.norms import TaskNorm
 from metajax.types import Apply, Array, Modalities, Params, PyTree
 
 
@@ -18,10 +19,11 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
 
     `apply(params, x, key=None, *, reference=None, method="__call__", **kwargs)` calls the
     module, or another method by its name. With key=None it is deterministic; a key seeds dropout
-    and whatever else is random. `reference` is handed to methods that have this argument, which are
-    those of nets with normalisation statistics. `apply` accepts any division of the weights into
-    fast and slow ones, so `split_params` can divide them anew. It ignores entries of `params.fast`
-    that the net does not have, which adaptations write for other functions.
+    and whatever else is random. `reference` is handed to methods that have this argument. Where the
+    method has none, every `TaskNorm` of the module gets it, and an `nnx.BatchNorm` that would count
+    all rows is an error. `apply` accepts any division of the weights into fast and slow ones, so
+    `split_params` can divide them anew. It ignores entries that the net does not have, which
+    adaptations and other functions use.
 
     Args:
         module: an NNX module. What it has besides parameters (the statistics of `FrozenNorm`,
@@ -33,7 +35,9 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         (apply, Params(fast, slow)) with nested dicts of arrays.
 
     Raises:
-        ValueError: a filter that makes nothing fast; when called, weights that are not the net's.
+        ValueError: a filter that makes nothing fast, or names a part that the module does not have;
+            when called, weights that are not the net's,
+            or a reference for a net that normalises all rows of a batch together.
 
     >>> import jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
@@ -43,6 +47,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     >>> apply(params, jnp.ones((4, 3))).shape
     (4, 2)
     """
+    _check_filter(fast, module)
     constant = (nnx.RngState, nnx.BatchStat)
     is_fast = nnx.All(fast, nnx.Not(constant))
     graph, *states = nnx.split(module, is_fast, nnx.Param, ...)
@@ -73,9 +78,47 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         function = getattr(net, method)
         if takes(function, "reference"):
             kwargs["reference"] = reference
+        elif reference is not None:
+            _set_reference(net, reference)
         return function(x, **kwargs)
 
     return apply, start
+
+
+def _check_filter(fast: Any, module: nnx.Module) -> None:
+    """Checks that every name in a filter is that of a part of the module.
+
+    Raises:
+        ValueError: a name that no path has, such as "0" for the number 0.
+    """
+    if isinstance(fast, nnx.Not):
+        _check_filter(fast.predicate, module)
+    elif isinstance(fast, nnx.All | nnx.Any):
+        for one in fast.predicates:
+            _check_filter(one, module)
+    elif isinstance(fast, nnx.PathContains):
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(module))]
+        if not any(fast(path, None) for path in paths):
+            parts = sorted({part for path in paths for part in path}, key=str)
+            raise ValueError(
+                f"{fast!r} names no part of the module; the parts are {parts}. Numbers are not "
+                "strings."
+            )
+
+
+def _set_reference(net: nnx.Module, reference: Array) -> None:
+    """Lets the layers of a net whose method has no such argument count the reference rows only."""
+    for path, node in nnx.iter_graph(net):
+        if isinstance(node, TaskNorm):
+            node.default_reference = lambda: reference
+        if isinstance(node, nnx.BatchNorm) and not node.use_running_average:
+            name = "/".join(map(str, path)) or type(net).__name__
+            raise ValueError(
+                f"The layer {name} is an nnx.BatchNorm, whose statistics count all rows, padded "
+                "ones and queries included, although the batch says which rows count. Use "
+                "metajax.nets.TaskNorm, or give the module an argument `reference` and call the "
+                "layer with mask=, or call module.eval() to use the stored statistics."
+            )
 
 
 def _random_streams(module: nnx.Module) -> set[str]:

@@ -86,10 +86,10 @@ def weight_paths(weights: Weights, path: str = "") -> Iterator[str]:
 
 
 def weights_reader(weights: Weights) -> Callable[[Params], Weights]:
-    """What finds the weights of a net in params that are divided in any way.
+    """Returns a function that finds the weights of a net in params with any division.
 
-    Entries of `params.fast` that the net does not have are ignored: adaptations write them for
-    other functions, such as a head for `linear_head`.
+    Entries that the net does not have are ignored: adaptations write a head for `linear_head` into
+    `params.fast`, and a learned decay of the inner loop may be in `params.slow`.
 
     Args:
         weights: those that the net starts with.
@@ -102,9 +102,14 @@ def weights_reader(weights: Weights) -> Callable[[Params], Weights]:
     paths = frozenset(weight_paths(weights))
 
     def read(params: Params) -> Weights:
-        fast = _as_dict(params.fast, "fast")
-        own = {name: part for name, part in fast.items() if name in names}
-        found = join_params(params._replace(fast=own))
+        own = {
+            which: {name: part for name, part in weights.items() if name in names}
+            for which, weights in {
+                "fast": _as_dict(params.fast, "fast"),
+                "slow": _as_dict(params.slow, "slow"),
+            }.items()
+        }
+        found = join_params(params._replace(**own))
         got = frozenset(weight_paths(found))
         if got != paths:
             raise ValueError(

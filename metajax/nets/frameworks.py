@@ -97,7 +97,8 @@ def from_haiku(
 
     `apply(params, x, key=None, *, reference=None, **kwargs)` hands on other keyword arguments, such
     as `is_training=`. The key is Haiku's rng, unless `hk.without_apply_rng` has removed it.
-    `reference` is ignored: a transformed function does not show whether it takes it.
+    A transformed function does not show whether it takes `reference`, which is therefore dropped;
+    with `is_training=True` and a state, where `hk.BatchNorm` counts all rows, that is an error.
 
     Args:
         transformed: of `hk.transform` or `hk.transform_with_state`.
@@ -113,7 +114,8 @@ def from_haiku(
     Raises:
         ImportError: without Haiku.
         ValueError: not a transformed function; a state for `hk.transform`, or none for
-            `hk.transform_with_state`; nothing fast; when called, weights that are not the net's.
+            `hk.transform_with_state`; nothing fast; when called, weights that are not the net's, or
+            a reference together with a state and `is_training=True`.
 
     >>> import haiku as hk
     >>> import jax.numpy as jnp
@@ -148,6 +150,12 @@ def from_haiku(
         **kwargs: Any,
     ) -> Any:
         arguments: list[Any] = [read_weights(params)]
+        if has_state and reference is not None and kwargs.get("is_training"):
+            raise ValueError(
+                "With is_training=True, hk.BatchNorm counts all rows, padded ones and queries "
+                "included, although the batch says which rows count; use is_training=False, a "
+                "normalisation of each example, or batches without weights."
+            )
         if has_state:
             arguments.append(state)
         if takes_rng:

@@ -44,11 +44,12 @@ class Conv(nnx.Module):
             [n, ⌈height / stride⌉, ⌈width / stride⌉, outputs].
 
         Raises:
-            ValueError: integers, such as the raw pixels of an image.
+            ValueError: integers, such as the raw pixels of an image, or another number of channels.
         """
         check_scaled(x, "Images", 255)
         kernel = self.kernel[...]
         inputs, outputs = kernel.shape[2:]
+        check_channels("Conv", x, inputs, 4)
         if jax.default_backend() == "cpu" and self.stride == 1 and outputs < 2 * inputs:
             return in_two_passes(x, kernel)
         return in_one_pass(x, kernel, self.stride)
@@ -69,6 +70,26 @@ def check_scaled(x: Array, what: str, scale: int) -> None:
         raise ValueError(
             f"{what} must be floats, got {x.dtype}{list(x.shape)}; declare the scale where the "
             f"data set is made, such as metajax.data.dataset(x, y, scale={scale})."
+        )
+
+
+def check_channels(layer: str, x: Array, channels: int, axes: int | None = None) -> None:
+    """Checks the last axis of the input of a layer. Reshapes and broadcasts would hide a mistake.
+
+    Args:
+        layer: its name, for the message.
+        x: its input.
+        channels: the number that the layer was made for.
+        axes: the number of axes that the input must have; None checks only the last one.
+
+    Raises:
+        ValueError: another number of channels or axes.
+    """
+    if x.ndim == 0 or x.shape[-1] != channels or axes not in (None, x.ndim):
+        places = "..." if axes is None else ", ".join(["n", "height", "width"][: axes - 1])
+        raise ValueError(
+            f"{layer} was made for inputs [{places}, {channels}], got shape {list(x.shape)}; make "
+            "the layer with the number of channels of its input, which is the last axis."
         )
 
 
@@ -116,14 +137,17 @@ def in_two_passes(x: Array, kernel: Array) -> Array:
 
 
 def patches(x: Array, stride: int = 1) -> Array:
-    """The 3x3 neighbourhood of each place, zero-padded ("SAME").
+    """The 3x3 neighbourhood of each pixel, zero-padded as "SAME" of `jax.lax.conv` is.
+
+    With stride 2 and an even size, "SAME" pads only after the last pixel, so that the windows are
+    centred on the pixels 1, 3, ….
 
     Args:
         x: [n, height, width, channels].
         stride: 1 or more.
 
     Returns:
-        [n, ⌈height / stride⌉, ⌈width / stride⌉, 9 channels].
+        [n, ⌈height / stride⌉, ⌈width / stride⌉, 9 channels], in the order row, column, channel.
 
     >>> patches(jnp.ones((1, 4, 4, 2)), stride=2).shape
     (1, 2, 2, 18)
@@ -152,7 +176,7 @@ def _padding(size: int, stride: int) -> tuple[int, int, int]:
 
 
 def max_pool(x: Array) -> Array:
-    """The maximum of 2x2 windows. Of equal values the first has the derivative.
+    """The maximum of 2x2 windows. The first of equal maxima receives the gradient.
 
     Values are compared with each other, never with their maximum: under rematerialisation XLA may
     round the two differently, and a derivative masked by `x == max` then silently loses windows.

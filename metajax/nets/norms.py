@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metajax._tree import along
+from metajax.nets.layers import check_channels
 from metajax.types import Array
 
 Pool: TypeAlias = Callable[[Array], Array]
@@ -22,14 +24,20 @@ max(x·s + t) = max(x·sign s)·|s| + t.
 """
 
 
+def all_rows() -> Array | None:
+    """The default reference of a layer: None, which means all rows."""
+    return None
+
+
 class TaskNorm(nnx.Module):
     """Batch normalisation by the statistics of the current batch; none are stored.
 
     Over a query set it is transductive, as MAML was published. `query_loss(inductive=True)` makes
     the support set the reference instead.
 
-    y = x·s + t with s = γ / √(E[x²] - E[x]² + ε) and t = β - E[x]·s. One scale and one shift halve
-    the memory traffic.
+    y = x·s + t with s = γ / √(E[(x-c)²] - E[x-c]² + ε) and t = β - E[x]·s. One scale and one shift
+    halve the memory traffic. c is the mean of the first row, so that a variance that is small
+    beside the mean is not lost to rounding.
 
     Args:
         features: number of channels, the last axis.
@@ -44,6 +52,8 @@ class TaskNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(features))
         self.shift = nnx.Param(jnp.zeros(features))
         self.epsilon = epsilon
+        # `functional` replaces it in a net that hands no `reference` on to its layers.
+        self.default_reference = all_rows
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
         """Normalises, and pools where there is a pool.
@@ -55,21 +65,34 @@ class TaskNorm(nnx.Module):
 
         Returns:
             [n, ..., features], pooled.
+
+        Raises:
+            ValueError: another number of channels, or a reference that is not bool[n].
         """
+        check_channels("TaskNorm", x, self.scale[...].size)
+        reference = self.default_reference() if reference is None else reference
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        places = tuple(range(x.ndim - 2))
         if reference is None:
+            centre = jax.lax.stop_gradient(wide[0].mean(places))
             axes = tuple(range(x.ndim - 1))
-            mean = wide.mean(axes)
-            square = (wide**2).mean(axes)
+            centred = wide - _as_last_axis(centre, wide)
+            offset = centred.mean(axes)
+            square = (centred**2).mean(axes)
         else:
+            if jnp.shape(reference) != (len(x),):
+                raise ValueError(
+                    f"reference must be bool[{len(x)}], one for each row that TaskNorm gets, got "
+                    f"shape {list(jnp.shape(reference))}."
+                )
             rows = (reference > 0).astype(wide.dtype)
             share = along(rows, x) / jnp.maximum(rows.sum(), 1)
-            places = tuple(range(x.ndim - 2))
-            squared = wide**2
-            mean = (wide * share).sum(0).mean(places)
-            square = (squared * share).sum(0).mean(places)
-        variance = jnp.maximum(square - mean**2, 0)
-        return _normalise(x, mean, variance, self, pool)
+            centre = jax.lax.stop_gradient(wide[jnp.argmax(rows)].mean(places))
+            centred = wide - _as_last_axis(centre, wide)
+            offset = (centred * share).sum(0).mean(places)
+            square = (centred**2 * share).sum(0).mean(places)
+        variance = jnp.maximum(square - offset**2, 0)
+        return _normalise(x, centre + offset, variance, self, pool)
 
 
 class FrozenNorm(nnx.Module):
@@ -130,7 +153,13 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
         """Normalises, and pools where there is a pool: [n, ..., features] -> the same."""
+        check_channels("GroupNorm", x, self.scale[...].size)
         grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
+        if grouped.shape[1] * grouped.shape[3] == 1:
+            raise ValueError(
+                f"GroupNorm with groups={self.groups} has one value in each group of an input of "
+                f"shape {list(x.shape)}, which would make every output zero; use fewer groups."
+            )
         wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = wide - wide.mean((1, 3), keepdims=True)
         variance = (centred**2).mean((1, 3), keepdims=True)
@@ -176,5 +205,10 @@ def _scale_and_shift(x: Array, scale: Array, shift: Array, pool: Pool | None) ->
 
 
 def _as_last_axis(vector: Array, x: Array) -> Array:
-    """[features] -> [1, ..., features], with the axes and the dtype of x."""
+    """[features] -> [1, ..., features], with the axes and the dtype of x.
+
+    Raises:
+        ValueError: x has another number of channels, which broadcasting would hide.
+    """
+    check_channels("A normalisation layer", x, vector.size)
     return vector.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import scipy.special
 
+from metajax._checks import check_metric_names, is_concrete
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
@@ -49,22 +50,51 @@ def evaluate(
         {"loss": Summary, and one for each metric}. A task that is not finite makes the mean NaN.
 
     Raises:
-        ValueError: no tasks, leaves that differ in their number of tasks, or `tasks_at_once` that
-            does not divide it.
+        ValueError: no tasks, leaves that differ in their number of tasks, `tasks_at_once` that
+            does not divide it, or a metric that is named "loss"; outside of compiled code, a task
+            whose loss is not finite because of its labels or weights.
     """
 
     def run(chunk: tuple[PyTree, Array]) -> Metrics:
         losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, *chunk)
+        check_metric_names(metrics, ["loss"])
         return {"loss": losses, **metrics}
 
     number = count_tasks(tasks)
     per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once))
-    flat = lambda leaf: leaf.reshape(number, *leaf.shape[2:])
-    return jax.tree.map(lambda leaf: summarize(flat(leaf)), per_chunk)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(number, *leaf.shape[2:]), per_chunk)
+    if is_concrete(flat):
+        explain_not_finite(task_loss, params, tasks, key, ~jnp.isfinite(flat["loss"]))
+    return jax.tree.map(summarize, flat)
+
+
+def explain_not_finite(
+    task_loss: TaskLoss, params: Params, tasks: PyTree, key: Array, is_bad: Array
+) -> None:
+    """Runs the first task whose loss is not finite again, without compilation.
+
+    Compiled code cannot raise an error about values, such as labels that are not classes, and
+    makes them NaN instead. Here the values are concrete, so that the check of the loss raises.
+
+    Args:
+        task_loss: (params, task, key) -> (scalar, metrics).
+        params: what the outer loop learned.
+        tasks: tasks along the leading axis of every leaf.
+        key: the key of all tasks, as for `evaluate`.
+        is_bad: bool[tasks]. Where all are False, nothing is run.
+
+    Raises:
+        ValueError: values that the task loss refuses.
+    """
+    if not is_bad.any():
+        return
+    number = int(jnp.argmax(is_bad))
+    task = jax.tree.map(lambda leaf: leaf[number], tasks)
+    task_loss(params, task, jax.random.fold_in(key, number))
 
 
 def summarize(per_task: Array) -> Summary:
-    """Mean and 95 % interval over the leading axis.
+    """Mean and 95 % interval over the leading axis, by Student's t. One task has no interval: NaN.
 
     The difference of two `per_task` gives a paired comparison. Where test classes are few, give it
     one mean for each split of the classes, instead of tasks.

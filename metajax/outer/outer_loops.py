@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checks import check_params, needs_value
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step
@@ -55,10 +56,16 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
         init: (params, tasks, key) -> state. Only `persistent` needs the first tasks and a key. Fill
             in a learned rule first: `adaptation.init(params, key)`.
         step: (state, tasks, key) -> (state, info), with tasks along the leading axis of every leaf.
+        task_loss: what a step descends, where it is the mean of a task loss. `fit` runs it without
+            compilation, to say why tasks were skipped.
+        optimizer: what a step updates all params with, where it is one optax transformation. A
+            checkpoint remembers what it computes.
     """
 
     init: Callable[..., AnyState]
     step: Callable[[AnyState, PyTree, Array], tuple[AnyState, Info]]
+    task_loss: TaskLoss | None = None
+    optimizer: optax.GradientTransformation | None = None
 
 
 def outer_loop(
@@ -80,7 +87,8 @@ def outer_loop(
         task_loss: (params, task, key) -> (scalar, metrics), such as `query_loss(...)`,
             `reptile(...)` or `supervised(...)`. If it has a parameter `step`, it gets the number of
             the outer step.
-        optimizer: an optax transformation that needs only gradients and params.
+        optimizer: an optax transformation that needs gradients, params and the loss (`value=`):
+            `optax.adam`, `optax.contrib.reduce_on_plateau`.
         value_and_grad: how the outer gradient is estimated, with the signature of
             `jax.value_and_grad`: `forward`, `evolution(...)`. It gets a function of
             (params, tasks, keys) with aux.
@@ -95,9 +103,10 @@ def outer_loop(
         ValueError: an optimizer that is not an optax transformation; when traced, no tasks, leaves
             that differ in their number of tasks, or `tasks_at_once` that does not divide it.
     """
-    check_optimizer(optimizer)
+    optimizer, wants_value = checked_optimizer(optimizer)
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
+        check_params(params)
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
@@ -122,24 +131,30 @@ def outer_loop(
         norm = optax.tree.norm(gradient)
 
         gradient = jax.tree.map(lambda leaf, p: leaf.astype(p.dtype), gradient, state.params)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        extra = {"value": loss, "grad": gradient} if wants_value else {}
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer, state.params, **extra
+        )
         moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
         or_nan = lambda leaf: jnp.where(kept > 0, leaf, jnp.nan)
         loss, metrics, norm = jax.tree.map(or_nan, (loss, metrics, norm))
         return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
 
-    return OuterLoop(init, step)
+    return OuterLoop(init, step, task_loss, optimizer)
 
 
-def check_optimizer(optimizer: object) -> None:
-    """Checks that an outer optimizer is one of optax.
+def checked_optimizer(optimizer: Any) -> tuple[optax.GradientTransformationExtraArgs, bool]:
+    """An outer optimizer that takes extra arguments, and whether it needs the loss, `value=`.
 
     Raises:
-        ValueError: something else.
+        ValueError: not an optax transformation, or one that needs something else.
     """
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
+    return optax.with_extra_args_support(optimizer), needs_value(optimizer)
 
 
 def _sum_over_chunks(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax._checks import check_counts, check_loss_value
+from metajax._checks import check_counts, check_loss_value, check_params
 from metajax._tree import along, count_tasks
 from metajax.inner.rules import Rule
-from metajax.outer.outer_loops import Info, OuterLoop
+from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
 from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Task
 
 
@@ -100,6 +100,7 @@ def persistent(
         raise ValueError(
             f"persistent() trains a metajax.Rule, such as learned_optimizer(1e-3), got {rule!r}."
         )
+    optimizer, wants_value = checked_optimizer(optimizer)
     check_counts(horizon=horizon, truncation=truncation, pairs=pairs)
     if horizon % truncation or not std > 0:
         raise ValueError(f"{truncation=} must divide {horizon=}, and {std=} must be positive.")
@@ -122,6 +123,7 @@ def persistent(
                 "persistent() starts on tasks: call init(params, tasks, key) with one task for "
                 "each pair."
             )
+        check_params(params)
         if not jax.tree.leaves(params.rule):
             raise ValueError(
                 "params.rule is empty; fill it with params._replace(rule=rule.init(params, key))."
@@ -194,8 +196,9 @@ def persistent(
         differences = jnp.where(kept, losses[0] - losses[1], 0)
         slope = differences @ drift / (2 * std**2 * number)
         gradient = unravel(slope.astype(flat.dtype))
-        params, optimizer_state = _learn(optimizer, state, gradient, kept.any())
         mean_loss = jnp.where(kept, losses.mean(axis=0), 0).sum() / number
+        extra = {"value": mean_loss, "grad": gradient} if wants_value else {}
+        params, optimizer_state = _learn(optimizer, state, gradient, kept.any(), extra)
         mean_loss = jnp.where(kept.any(), mean_loss, jnp.nan)
         info = Info(mean_loss, {}, optax.tree.norm(gradient), pairs - kept.sum())
         state = state._replace(
@@ -234,14 +237,15 @@ def _renew(
 
 
 def _learn(
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     state: PersistentState,
     gradient: PyTree,
     any_kept: Array,
+    extra: dict[str, Any],
 ) -> tuple[Params, PyTree]:
     """Params and optimizer state after an outer step; unchanged if no pair was kept."""
     rule = state.params.rule
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, rule)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, rule, **extra)
     params = state.params._replace(rule=optax.apply_updates(rule, updates))
     return jax.tree.map(
         lambda new, old: jnp.where(any_kept, new, old),

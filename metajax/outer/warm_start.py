@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checks import check_params
 from metajax._tree import count_tasks
-from metajax.outer.outer_loops import Info, OuterLoop, State, check_optimizer
+from metajax.outer.outer_loops import Info, OuterLoop, State, checked_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task
 
 
@@ -49,13 +50,14 @@ def bilevel(
     Source: Franceschi et al. 2018, arXiv 1806.04910; Lorraine, Vicol and Duvenaud 2020,
     arXiv 1911.02590.
     """
-    check_optimizer(optimizer)
+    optimizer, wants_value = checked_optimizer(optimizer)
     if adaptation.path:
         raise ValueError(
             "bilevel() keeps the last fast weights; use an inner_loop without path=True."
         )
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
+        check_params(params)
         learned = (params.slow, params.rule)
         if not jax.tree.leaves(learned):
             raise ValueError(
@@ -79,7 +81,8 @@ def bilevel(
         )
         norm = optax.tree.norm(gradient)
         keep = jnp.isfinite(result) & jnp.isfinite(norm)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, learned)
+        extra = {"value": result, "grad": gradient} if wants_value else {}
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, learned, **extra)
         params = Params(fast, *optax.apply_updates(learned, updates))
         moved = State(params, optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)

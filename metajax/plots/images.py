@@ -20,7 +20,7 @@ MARGIN = 0.06
 
 
 def draw_image(axes: Axes, image: np.ndarray, left: float, top: float, colour: str) -> None:
-    """Draws an image with a frame into the square of side 1 at this place.
+    """Draws an image with a frame into the square of side 1 at this place, inset by `MARGIN`.
 
     An image of one channel is drawn with its large values dark, as ink.
 

@@ -52,7 +52,7 @@ def accuracies(
     """Draws accuracies as points with 95 % intervals, to compare methods in several settings.
 
     Each method is a row, and each setting a colour. If one of the rows is "learned", a thin line
-    at its accuracy goes through all rows.
+    of the colour of each setting, at its accuracy, goes through all rows.
 
     Args:
         axes: where to draw.

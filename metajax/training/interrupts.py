@@ -1,4 +1,4 @@
-"""Ctrl-C during a run ends it after the current call, with what was learned so far."""
+"""Signals that end a run after the current call, with what was learned so far."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import signal
 import threading
 from collections.abc import Iterator
 
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+]
+"""Ctrl-C, what a scheduler sends before it takes a machine away, and a terminal that is closed."""
+
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets. A second Ctrl-C interrupts at once, as usual.
+    """An event that the first signal of `SIGNALS` sets. The second does what it usually does.
 
     Python lets only the main thread handle signals. In another thread the event is never set.
     """
@@ -19,12 +26,18 @@ def interruptible() -> Iterator[threading.Event]:
         yield interrupted
         return
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def stop(number: int, frame: object) -> None:
         interrupted.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, stop)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

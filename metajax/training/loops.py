@@ -14,17 +14,21 @@ import jax.numpy as jnp
 
 from metajax._checks import check_count, check_counts
 from metajax.data.read.streams import Stream
-from metajax.outer.evaluation import Summary
+from metajax.outer.evaluation import Summary, explain_not_finite
 from metajax.outer.outer_loops import Info, OuterLoop
-from metajax.training.checkpoints import open_checkpoints
+from metajax.outer.task_losses import with_step
+from metajax.training.checkpoints import describe_run, open_checkpoints
 from metajax.training.interrupts import interruptible
 from metajax.training.progress_bars import open_bar
-from metajax.training.records import Record, append_record, evaluation_record, mean_info
+from metajax.training.records import Log, Record, evaluation_record, mean_info
 from metajax.training.sources import Source, sampler_source, stream_source
 from metajax.training.steps import compiled_steps
 from metajax.types import Array, Params, PyTree, Sample
 
 Evaluate = Callable[[Params, Array], Mapping[str, Summary]]
+
+TRIED = 4
+"""Tasks of the first step that are run without compilation where one of them was skipped."""
 
 
 def fit(
@@ -41,14 +45,15 @@ def fit(
     every: int = 1000,
     log: str | pathlib.Path | None = None,
     checkpoint: str | pathlib.Path | None = None,
+    empty_records: int | None = 3,
     progress: bool = True,
 ) -> tuple[Any, list[Record]]:
     """Trains until `state.step` is `steps`, and records how it goes.
 
-    Step n draws its tasks with the first and learns with the second key of
-    split(fold_in(key, n)). So a run that was cut off and goes on from its checkpoint ends with
-    the same weights, bit for bit. Ctrl-C ends the run after the current call, with what was
-    learned so far; a second Ctrl-C stops at once. `scan` takes the same steps as a pure function.
+    Step n uses `sample_key, step_key = split(fold_in(key, n))`. So a run that was cut off and goes
+    on from its checkpoint ends with the same weights, bit for bit. Ctrl-C, SIGTERM and SIGHUP end
+    the run after the current call, with what was learned so far; a second signal stops at once.
+    `scan` takes the same steps as a pure function.
 
     Args:
         outer: what is learned, and how: an `outer_loop`, `persistent` or `bilevel`.
@@ -66,20 +71,30 @@ def fit(
             milliseconds, so that it does not wait for Python. It must divide `every`.
         evaluate: (params, key) -> {name: Summary}, called for every record.
         every: steps between two records. The end of the run has a record, too.
-        log: file that the records are appended to, as JSON lines.
-        checkpoint: folder that the state is written to with every record. If it has a state, the
-            run goes on from there.
+        log: file that the records are appended to, as strict JSON lines: a number that is not
+            finite is null.
+        checkpoint: folder that the state is written to with every record, before the record is
+            logged. If it has a state, the run goes on from there, and a record that was not logged
+            before the process ended is logged then. The two newest states are kept; a damaged one
+            is set aside with a warning. Only one run at a time may use a folder.
+        empty_records: the number of records in a row without a task that was kept, after which the
+            run stops with an error. None never stops.
         progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none.
 
     Returns:
         (the last state, the records). A record has "step"; "seconds" of training in this call;
         and since the record before, "tasks_per_second", the number of "skipped" tasks, and the
-        means of "loss", "grad_norm" and every metric. For each summary of `evaluate` it has
-        "evaluate/<name>" and "evaluate/<name>/interval".
+        means of "loss", "grad_norm" and every metric. If no task was kept, "message" says so. For
+        each summary of `evaluate` it has "evaluate/<name>" and "evaluate/<name>/interval".
 
     Raises:
-        ValueError: steps is below 0, fuse or every below 1, or fuse does not divide every; a
-            stream with fuse or shard.
+        ValueError: steps is below 0, fuse or every below 1, or fuse does not divide every; seconds
+            that are not positive; a stream with fuse or shard; a metric with the name of another
+            entry of a record; tasks of the first call that the task loss refuses, such as for
+            labels that are not classes; checkpoints of another run, or a folder that another run
+            uses.
+        FloatingPointError: too many records in a row in which no task was kept.
+        OSError: a log that cannot be written.
 
     >>> import optax
     >>> from metajax.outer import outer_loop
@@ -92,19 +107,27 @@ def fit(
     >>> round(state.params.slow.item(), 3), records[0]["step"]
     (2.0, 30)
     """
-    _check_sizes(steps, fuse, every)
+    _check_sizes(steps, fuse, every, seconds, empty_records)
     source = _make_source(sample, dataset, key, fuse)
     most_seconds = math.inf if seconds is None else seconds
     state = jax.tree.map(jnp.copy, state)  # the compiled steps overwrite what they are given
     records: list[Record] = []
+    run = describe_run(outer, state, key)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints(checkpoint))
-        state = checkpoints.restore(state)
-        interrupted = stack.enter_context(interruptible())
+        state, record = checkpoints.restore(state, run)
         done = int(state.step)
+        lines = Log(log)
+        evaluated = _evaluation(evaluate, key)
+        if done < steps:
+            _try_evaluation(evaluate, state.params, key)
+        if record is not None and not lines.has_step(done):
+            lines.append({**record, **evaluated(state.params, done)})
+        interrupted = stack.enter_context(interruptible())
         bar = stack.enter_context(open_bar(done, steps, progress))
         take_steps = _timed_steps(outer, source, key, done)
         period = _Period(source.tasks)
+        empty = 0
         ended = lambda: done >= steps or interrupted.is_set() or period.seconds >= most_seconds
         while not ended():
             number = min(fuse, every - done % every, steps - done)
@@ -113,21 +136,27 @@ def fit(
             period.add(info, took)
             bar.advance(number, mean_info([info]), number * source.tasks / took)
             if done % every == 0 or ended():
-                checkpoints.save(done, state)  # before anything that may fail
                 record = {"step": done, **period.record()}
-                if evaluate is not None:
-                    evaluate_key = jax.random.fold_in(jax.random.fold_in(key, done), 2)
-                    record |= evaluation_record(evaluate(state.params, evaluate_key))
+                checkpoints.save(done, state, run, record)  # before anything that may fail
+                record |= evaluated(state.params, done)
                 records.append(record)
-                if log is not None:
-                    append_record(log, record)
+                lines.append(record)
+                empty = empty + 1 if "message" in record else 0
+                if empty_records is not None and empty >= empty_records:
+                    raise FloatingPointError(f"{record['message']} This was so in {empty} records.")
     return state, records
 
 
-def _check_sizes(steps: int, fuse: int, every: int) -> None:
-    """Checks the whole numbers among the arguments of `fit`."""
+def _check_sizes(
+    steps: int, fuse: int, every: int, seconds: float | None, empty_records: int | None
+) -> None:
+    """Checks the numbers among the arguments of `fit`."""
     check_count("steps", steps, least=0)
     check_counts(fuse=fuse, every=every)
+    if empty_records is not None:
+        check_count("empty_records", empty_records)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"{seconds=} must be positive, or None for no limit.")
     if every % fuse:
         raise ValueError(f"{fuse=} must divide {every=}, so that records fall between two calls.")
 
@@ -138,24 +167,83 @@ def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, f
     return sampler_source(sample, dataset, key)
 
 
+def _evaluation(evaluate: Evaluate | None, key: Array) -> Callable[[Params, Any], Record]:
+    """(params, step) -> what `evaluate` adds to the record of this step."""
+
+    def evaluated(params: Params, step: int) -> Record:
+        if evaluate is None:
+            return {}
+        return evaluation_record(evaluate(params, _evaluation_key(key, step)))
+
+    return evaluated
+
+
+def _evaluation_key(key: Array, step: Any) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(key, step), 2)
+
+
+def _try_evaluation(evaluate: Evaluate | None, params: Params, key: Array) -> None:
+    """Finds an `evaluate` that raises before the first step, and not after many of them."""
+    if evaluate is None:
+        return
+    try:
+        jax.eval_shape(evaluate, params, _evaluation_key(key, 0))
+    except Exception:
+        # It may only be that it looks at values, which abstract arrays do not have.
+        evaluate(params, _evaluation_key(key, 0))
+
+
 def _timed_steps(
     outer: OuterLoop, source: Source, key: Array, first: int
 ) -> Callable[[Any, int], tuple[Any, Info, float]]:
     """(state, number of steps) -> (state, info on the host, seconds without compilation)."""
     program = compiled_steps(outer, source.draw)
     reads = source.reads(first)
+    is_first = True
 
     def take_steps(state: Any, number: int) -> tuple[Any, Info, float]:
+        nonlocal is_first
         start = time.perf_counter()
         read = next(reads)
         waited = time.perf_counter() - start
         run = program(number, state, key, read)
+        params = jax.tree.map(jnp.copy, state.params) if is_first else None
         start = time.perf_counter()
         state, info = run(state, key, read)
         info = jax.device_get(info)
-        return state, info, waited + time.perf_counter() - start
+        took = waited + time.perf_counter() - start
+        if is_first and info.skipped[0]:
+            _explain_skipped(outer, source, params, read, key, first)
+        is_first = False
+        return state, info, took
 
     return take_steps
+
+
+def _explain_skipped(
+    outer: OuterLoop, source: Source, params: Any, read: PyTree, key: Array, step: int
+) -> None:
+    """Runs tasks of the first step again, without compilation, so that checks of values raise.
+
+    Args:
+        outer: whose task loss is run, if it is known.
+        source: of the tasks.
+        params: before the step.
+        read: what the step read.
+        key: of the run.
+        step: number of the first step.
+
+    Raises:
+        ValueError: values that the task loss refuses.
+    """
+    if outer.task_loss is None:
+        return
+    sample_key, step_key = jax.random.split(jax.random.fold_in(key, step))
+    tasks = jax.jit(source.draw)(read, sample_key, jnp.int32(step))
+    task_loss = with_step(outer.task_loss, jnp.int32(step))
+    for number in range(min(TRIED, source.tasks)):
+        is_bad = jnp.arange(source.tasks) == number
+        explain_not_finite(task_loss, params, tasks, step_key, is_bad)
 
 
 class _Period:

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import jax
 
-from metajax._checks import check_count
+from metajax._checks import check_count, check_metric_names
 from metajax.data.read.streams import Stream
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
+from metajax.training.records import RESERVED
 from metajax.types import Array, PyTree, Sample
 
 Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
@@ -33,8 +34,7 @@ def scan(
     `fit` takes the same steps with the same keys, ends with the same weights bit for bit, and adds
     records, checkpoints and a bar.
 
-    Step n draws its tasks with the first and learns with the second key of
-    split(fold_in(key, n)), where n is `state.step`.
+    Step n, which is `state.step`, uses `sample_key, step_key = split(fold_in(key, n))`.
 
     Args:
         outer: what is learned, and how: an `outer_loop`, `persistent` or `bilevel`.
@@ -94,7 +94,7 @@ def take_steps(
 def compiled_steps(outer: OuterLoop, draw: Draw) -> Callable[..., Any]:
     """Compiles `take_steps` once for each number of steps, apart from running it.
 
-    Compiling apart from running makes the measured time of a run that of the run alone.
+    Compiling ahead of time keeps compilation out of the measured time of a run.
 
     Returns:
         (number, state, key, read) -> the compiled function (state, key, read) -> (state, info).
@@ -108,7 +108,10 @@ def compiled_steps(outer: OuterLoop, draw: Draw) -> Callable[..., Any]:
         if number not in programs:
             several = functools.partial(take_steps, outer, draw, number=number)
             run = jax.jit(several, donate_argnums=0)
-            programs[number] = run.lower(state, key, read).compile()
+            lowered = run.lower(state, key, read)
+            _, info = lowered.out_info
+            check_metric_names(info.metrics, RESERVED)
+            programs[number] = lowered.compile()
         return programs[number]
 
     return program

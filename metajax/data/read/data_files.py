@@ -8,6 +8,9 @@ import zipfile
 
 import numpy as np
 
+MOST_BYTES = 2**32
+"""Size that a file of arrays may unpack to, unless another one is given: 4 GiB."""
+
 
 def data_file_path(name: str) -> pathlib.Path:
     """The path of a file in the data folder.
@@ -28,19 +31,45 @@ def data_file_path(name: str) -> pathlib.Path:
     return path
 
 
-def read_data_file(name: str, arrays: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_data_file(
+    name: str, arrays: tuple[str, ...], *, most_bytes: int = MOST_BYTES
+) -> dict[str, np.ndarray]:
     """Some arrays of a `.npz` file in the data folder, by name.
+
+    Args:
+        name: of the file.
+        arrays: names of the arrays to read.
+        most_bytes: size that the file may unpack to.
 
     Raises:
         FileNotFoundError: METAJAX_DATA is not set, or its folder does not have the file.
-        ValueError: the file is damaged, or lacks one of the arrays.
+        ValueError: the file is damaged, lacks one of the arrays, or unpacks to too many bytes.
     """
     path = data_file_path(name)
     try:
-        # Given a path, np.load leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {array: stored[array] for array in arrays}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        stored = read_archive(path, most_bytes)
+        return {array: stored[array] for array in arrays}
+    except Exception as error:  # zipfile, zlib, struct or NumPy may be the first to fail
         raise ValueError(
             f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again."
         ) from error
+
+
+def read_archive(path: pathlib.Path, most_bytes: int) -> dict[str, np.ndarray]:
+    """All arrays of a `.npz` file, after a look at the size that it unpacks to.
+
+    Raises:
+        ValueError: not a `.npz` file, or one that unpacks to more bytes.
+        Exception: whatever zipfile, zlib, struct or NumPy raise for a damaged file.
+    """
+    with path.open("rb") as file:  # given a path, np.load leaves a damaged file open
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > most_bytes:
+            raise ValueError(
+                f"it unpacks to {size} bytes, and most_bytes is {most_bytes}; give a larger "
+                "most_bytes if you know where the file is from"
+            )
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}

@@ -1,4 +1,4 @@
-"""Features of TensorFlow Datasets: which there are, and the array that each becomes."""
+"""Features of TensorFlow Datasets, and their conversion to arrays."""
 
 from __future__ import annotations
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 from metajax.data.datasets import Dataset
-from metajax.data.read.pictures import BrokenFile, read_pictures
+from metajax.data.read.pictures import MOST_PIXELS, BrokenFile, read_pictures
 from metajax.data.read.rows import fill_gaps, kept_dataset
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def image_folder(
-    path: str | os.PathLike[str], *, size: int, grey: bool = False, broken: BrokenFile | None = None
+    path: str | os.PathLike[str],
+    *,
+    size: int,
+    grey: bool = False,
+    broken: BrokenFile | None = None,
+    most_pixels: int = MOST_PIXELS,
 ) -> Dataset:
     """Images in folders, one folder for each class, as uint8[size, size, 3].
 
@@ -21,8 +27,9 @@ def image_folder(
     it, and transparent places become white.
 
     The name of a class is its folder, relative to `path`: "Greek/alpha" where alpha is inside
-    Greek. Files without the ending of an image, and names that begin with a dot, are ignored. The
-    data set declares `scale=255`: drawn images are float32 in [0, 1].
+    Greek. Files without the ending of an image, and names that begin with a dot, are ignored.
+    Symbolic links to files and folders are followed, wherever they lead. The data set declares
+    `scale=255`: drawn images are float32 in [0, 1].
 
     Args:
         path: the folder that has the folders of the classes.
@@ -30,11 +37,13 @@ def image_folder(
         grey: one channel instead of three.
         broken: called with each file that cannot be read as an image, which is then left out. To
             collect them in a list `lost`, give `lost.append`. None makes the first one an error.
+        most_pixels: the largest width times height of a file, since a small file may hold a huge
+            image.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: no class, a class without an image, images beside the folders of the classes, a
-            broken image, or a size below 1.
+            link to a folder that it is in, a broken image, or a size below 1.
         ImportError: Pillow is missing.
 
     >>> import tempfile
@@ -56,22 +65,34 @@ def image_folder(
     _check_classes(root, files)
     paths = [image for images in files.values() for image in images]
     class_names = [name for name, images in files.items() for _ in images]
-    images, read = read_pictures(paths, size, grey, broken)
+    images, read = read_pictures(paths, size, grey, broken, most_pixels)
     return kept_dataset(fill_gaps("image", images, read), class_names, read, scale=255)
 
 
 def _find_images(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """{folder: images directly in it}, for all folders; "." is the root itself."""
     files: dict[str, list[pathlib.Path]] = {}
-    for entry in sorted(root.rglob("*")):
+    for entry in sorted(_walk(root, ())):
         place = entry.relative_to(root)
-        if any(part.startswith(".") for part in place.parts):
-            continue
         if entry.is_dir():
             files.setdefault(place.as_posix(), [])
         elif entry.suffix.lower() in _SUFFIXES:
             files.setdefault(place.parent.as_posix(), []).append(entry)
     return files
+
+
+def _walk(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pathlib.Path]:
+    """All entries below a folder, but hidden ones. Links are followed, unless to a folder above."""
+    above = (*above, folder.resolve())
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        is_folder = entry.is_dir()
+        if is_folder and entry.resolve() in above:
+            raise ValueError(f"{entry} is a link to a folder that it is in; remove it.")
+        yield entry
+        if is_folder:
+            yield from _walk(entry, above)
 
 
 def _check_classes(root: pathlib.Path, files: dict[str, list[pathlib.Path]]) -> None:

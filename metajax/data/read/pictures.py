@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -19,6 +20,9 @@ Prepare: TypeAlias = Callable[[Any], ArrayLike]
 
 BrokenFile: TypeAlias = Callable[[pathlib.Path], object]
 """What is called with each file that cannot be read as a picture."""
+
+MOST_PIXELS = 64_000_000
+"""The largest width times height of a picture, unless another one is given."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for each number of channels
 
@@ -49,6 +53,7 @@ def decode_picture(
     *,
     size: int | None = None,
     as_stored: bool = False,
+    most_pixels: int = MOST_PIXELS,
 ) -> np.ndarray:
     """A picture as an array uint8[height, width, channels].
 
@@ -61,16 +66,22 @@ def decode_picture(
         size: if given, the middle square is resized to this height and width.
         as_stored: neither turns the picture nor makes transparent places white. TensorFlow decodes
             pictures in this way.
+        most_pixels: the largest width times height; a small file may hold a huge picture.
 
     Raises:
-        ValueError: a picture that cannot be decoded, or that has more than 8 bits in each value and
-            would have to be converted. The text says why.
+        ValueError: a picture that cannot be decoded, that is too large, or that has more than 8
+            bits in each value and would have to be converted. The text says why.
         ImportError: Pillow is missing.
     """
-    image_module, operations = _pillow()
+    _, operations = _pillow()
     try:
         with _open(source) as opened:
             picture = opened
+            if picture.width * picture.height > most_pixels:
+                raise ValueError(
+                    f"it has {picture.width} x {picture.height} pixels, and most_pixels is "
+                    f"{most_pixels}"
+                )
             if not as_stored:
                 picture = operations.exif_transpose(picture)
             if channels is not None:
@@ -82,12 +93,16 @@ def decode_picture(
             if size is not None:
                 picture = operations.fit(picture, (size, size))
             return np.asarray(picture).reshape(picture.height, picture.width, -1)
-    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    except Exception as error:  # the decoders of damaged files raise many kinds
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def read_pictures(
-    paths: list[pathlib.Path], size: int | None, grey: bool, broken: BrokenFile | None
+    paths: list[pathlib.Path],
+    size: int | None,
+    grey: bool,
+    broken: BrokenFile | None,
+    most_pixels: int = MOST_PIXELS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The middle square of each file, resized.
 
@@ -96,6 +111,7 @@ def read_pictures(
         size: height and width of the images.
         grey: one channel instead of three.
         broken: called with each file that cannot be read. None makes the first of them an error.
+        most_pixels: the largest width times height of a file.
 
     Returns:
         (images uint8[read, size, size, 1 or 3], bool[paths] which were read).
@@ -111,7 +127,7 @@ def read_pictures(
     read = np.ones(len(paths), bool)
     for row, path in enumerate(paths):
         try:
-            images.append(decode_picture(path, channels, size=size))
+            images.append(decode_picture(path, channels, size=size, most_pixels=most_pixels))
         except ValueError as error:
             if broken is None:
                 raise ValueError(
@@ -136,12 +152,21 @@ def _pillow() -> tuple[Any, Any]:
 
 
 def _open(source: Any) -> Any:
-    """A picture of Pillow, which a `with` statement closes."""
+    """A picture of Pillow, which a `with` statement closes.
+
+    Raises:
+        ValueError: a path that is not a regular file. Reading a pipe would wait for ever.
+    """
     image_module, _ = _pillow()
-    if isinstance(source, bytes):
-        return image_module.open(io.BytesIO(source))
-    if isinstance(source, str | os.PathLike):
-        return image_module.open(source)
+    if isinstance(source, str | os.PathLike) and not pathlib.Path(source).is_file():
+        raise ValueError("it is not a regular file")
+    with warnings.catch_warnings():
+        # `most_pixels` is the limit; Pillow warns of another one, without decoding anything.
+        warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+        if isinstance(source, bytes):
+            return image_module.open(io.BytesIO(source))
+        if isinstance(source, str | os.PathLike):
+            return image_module.open(source)
     array = np.asarray(source)
     return image_module.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.datasets import Dataset
-from metajax.data.read.pictures import BrokenFile, read_pictures
+from metajax.data.read.pictures import MOST_PIXELS, BrokenFile, read_pictures
 from metajax.data.read.rows import fill_gaps, kept_dataset
 from metajax.types import Modalities
 
@@ -26,6 +26,8 @@ def table(
     size: int | None = None,
     grey: bool = False,
     broken: BrokenFile | None = None,
+    anywhere: bool = False,
+    most_pixels: int = MOST_PIXELS,
 ) -> Dataset:
     """A table of comma-separated values, with one line for each example.
 
@@ -46,13 +48,16 @@ def table(
         grey: one channel instead of three.
         broken: called with each file that cannot be read as an image, and its line is left out.
             None makes the first one an error.
+        anywhere: whether paths of images may be absolute, or lead out of the folder of the table.
+        most_pixels: as in `image_folder`.
 
     Raises:
         FileNotFoundError: the table, or an image that it names, does not exist.
         ValueError: a table that cannot be read; a column that is missing or occurs twice; a line
             with more or fewer cells than the first; a line without a label; a cell that is not a
             number; an empty column; an empty cell where there is one modality, or beside other
-            numbers; not one row for each text; a broken image; or a size below 1.
+            numbers; not one row for each text; a broken image; a path that leads
+            out of the folder of the table; or a size below 1.
         ImportError: Pillow is missing.
 
     >>> import tempfile
@@ -77,8 +82,8 @@ def table(
     kept = np.ones(len(lines), bool)
     for column in images:
         filled = _filled(column, cells[column])
-        paths = _image_paths(file.parent, column, cells[column])
-        pictures, read = read_pictures(paths, size, grey, broken)
+        paths = _image_paths(file.parent, column, cells[column], anywhere)
+        pictures, read = read_pictures(paths, size, grey, broken, most_pixels)
         present[column] = filled.copy()
         present[column][filled] = read
         value[column] = fill_gaps(column, pictures, present[column])
@@ -142,14 +147,27 @@ def _check_gaps(file: pathlib.Path, name: str, lines: list[int], gaps: np.ndarra
         )
 
 
-def _image_paths(folder: pathlib.Path, column: str, cells: list[str]) -> list[pathlib.Path]:
+def _image_paths(
+    folder: pathlib.Path, column: str, cells: list[str], anywhere: bool
+) -> list[pathlib.Path]:
     """The files that a column names."""
+    outside = [cell for cell in cells if cell and _leads_out(cell)]
+    if outside and not anywhere:
+        raise ValueError(
+            f"{len(outside)} images of column {column!r} are outside the folder of the table: "
+            f"{outside[:10]}. If you trust the table, read it with anywhere=True."
+        )
     paths = [folder / cell for cell in cells if cell]
     if absent := [str(path) for path in paths if not path.is_file()]:
         raise FileNotFoundError(
             f"{len(absent)} images of column {column!r} are not there: {absent[:10]}."
         )
     return paths
+
+
+def _leads_out(cell: str) -> bool:
+    """Whether a path leads out of the folder that it is relative to."""
+    return os.path.isabs(cell) or os.path.normpath(cell).split(os.sep)[0] == os.pardir
 
 
 def _numbers(

@@ -77,7 +77,8 @@ def draw_distinct(bits: Array, total: int | Array) -> Array:
 
     Args:
         bits: random uint32[n], one for each draw.
-        total: how many integers there are. If n is larger, entries repeat.
+        total: how many integers there are. Draws after the first `total` are out of range, and the
+            caller must mask them.
 
     Returns:
         int32[n].
@@ -89,13 +90,15 @@ def draw_distinct(bits: Array, total: int | Array) -> Array:
 
 
 def swap_places(places: Array, targets: Array) -> Array:
-    """What a shuffle takes out when step i swaps the contents of `places[i]` and `targets[i]`.
+    """The elements that successive swaps of a shuffle take out, without building the array.
 
-    At first each place contains its own number. Step i takes out what `targets[i]` contains.
+    At first each place contains its own number. Step i swaps the contents of `places[i]` and
+    `targets[i]`, and takes out what `targets[i]` contained.
 
     Args:
         places: int32[n], ascending.
-        targets: int32[n].
+        targets: int32[n], `targets[i]` ≥ `places[i]`. Steps to be ignored come last, with -1 in
+            both.
 
     Returns:
         int32[n], what each step takes out.

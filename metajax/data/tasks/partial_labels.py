@@ -1,4 +1,4 @@
-"""Tasks of which some labels are missing or wrong."""
+"""Tasks with missing or wrong labels."""
 
 from __future__ import annotations
 

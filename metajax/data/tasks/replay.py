@@ -97,27 +97,64 @@ def save_tasks(
     write_record(path, record, about)
 
 
-def load_tasks(path: str | os.PathLike, dataset: Dataset | PyTree) -> Task:
+def load_tasks(
+    path: str | os.PathLike, dataset: Dataset | PyTree, *, most_bytes: int = 2**28
+) -> Task:
     """Reads the tasks of a file of `save_tasks`, as `evaluate` takes them.
 
     Args:
         path: the file.
         dataset: the data set that they were drawn from, all of it in the same order; () if they
             were generated. Its scale may be another one.
+        most_bytes: size that the file may unpack to.
 
     Returns:
         The tasks, along the leading axis of every leaf.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or not a file of `save_tasks`, the data set is another one,
-            or the numbers need `jax_enable_x64`, which is off.
+        ValueError: the file is damaged, not a file of `save_tasks` or unpacks to too many bytes;
+            it has rows, labels or weights out of range; the data set is another one; or the numbers
+            need `jax_enable_x64`, which is off.
     """
-    record, about = read_record(pathlib.Path(path))
+    record, about = read_record(pathlib.Path(path), most_bytes)
     given = _identity(dataset)
-    if given["data"] != about["data"]:
+    if given["data"] != about.get("data"):
         raise ValueError(f"{path} needs {_describe(about)}, got {_describe(given)}.")
+    _check_record(pathlib.Path(path), record, dataset)
     return _replay(record, dataset if isinstance(dataset, Dataset) else ())
+
+
+def _check_record(path: pathlib.Path, record: Record, dataset: Dataset | PyTree) -> None:
+    """Checks the numbers of a file that anyone may have made."""
+    needed = "row" if isinstance(dataset, Dataset) else "x"
+    for name in ("support", "query"):
+        first, y = record.get(f"{name}.{needed}"), record.get(f"{name}.y")
+        if first is None or y is None or first.shape[:2] != y.shape[:2] or first.ndim < 2:
+            raise ValueError(
+                f"{path} is damaged: {name}.{needed} and {name}.y must have one row for each "
+                "example of each task."
+            )
+        weight = record.get(f"{name}.weight")
+        if weight is not None:
+            _check_range(path, f"{name}.weight", weight, 0, np.inf)
+        if not isinstance(dataset, Dataset):
+            continue
+        _check_range(path, f"{name}.row", first, -1, len(dataset.y) - 1)
+        if np.issubdtype(y.dtype, np.integer):
+            _check_range(path, f"{name}.y", y, 0, dataset.classes - 1)
+        if (info := record.get(f"{name}.info")) is not None:
+            _check_range(path, f"{name}.info", info, 0, dataset.classes)
+
+
+def _check_range(
+    path: pathlib.Path, name: str, values: np.ndarray, least: float, most: float
+) -> None:
+    if values.size and not (least <= values.min() and values.max() <= most):
+        raise ValueError(
+            f"{path} is damaged: {name} must be from {least} to {most}, got {values.min()} to "
+            f"{values.max()}."
+        )
 
 
 def _check_source(dataset: Dataset | PyTree) -> None:
@@ -201,7 +238,7 @@ def _identity(dataset: Dataset | PyTree) -> dict[str, Any]:
 
 def _describe(about: dict[str, Any]) -> str:
     """The data set of a file in words, for errors."""
-    if about["data"] is None:
+    if about.get("data") is None:
         return "no data set, ()"
     return (
         f"the data set of {about['classes']} classes and {about['examples']} examples with "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.data.read.data_files import read_archive
 from metajax.types import Task
 
 FORMAT = 2
@@ -49,28 +49,29 @@ def write_record(path: pathlib.Path, record: Record, about: dict[str, Any]) -> N
         np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **record)
 
 
-def read_record(path: pathlib.Path) -> tuple[Record, dict[str, Any]]:
+def read_record(path: pathlib.Path, most_bytes: int) -> tuple[Record, dict[str, Any]]:
     """Reads the arrays of a file and their description.
+
+    Args:
+        path: the file.
+        most_bytes: size that the file may unpack to.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or not a file of `save_tasks`, or its integers and floats
-            need `jax_enable_x64`, which is off.
+        ValueError: the file is damaged, not a file of `save_tasks` or unpacks to too many bytes, or
+            its integers and floats need `jax_enable_x64`, which is off.
     """
-    with path.open("rb") as file:
-        try:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not an .npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                record = {name: stored[name] for name in stored.files}
-            about = json.loads(str(record.pop("about")))
-            if about["format"] != FORMAT or about["arrays"] != sorted(record):
-                raise ValueError(f"it has format {about['format']} and {sorted(record)}")
-        except Exception as error:  # zipfile, zlib, NumPy or json may be the first to fail
-            raise ValueError(
-                f"{path} is damaged, or not a file of save_tasks: {error}. Save it again."
-            ) from error
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        record = read_archive(path, most_bytes)
+        about = json.loads(str(record.pop("about")))
+        if about["format"] != FORMAT or about["arrays"] != sorted(record):
+            raise ValueError(f"it has format {about['format']} and {sorted(record)}")
+    except Exception as error:  # zipfile, zlib, NumPy or json may be the first to fail
+        raise ValueError(
+            f"{path} is damaged, or not a file of save_tasks: {error}. Save it again."
+        ) from error
     for name, array in record.items():
         if jnp.asarray(array).dtype != array.dtype:
             raise ValueError(

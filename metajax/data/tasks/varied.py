@@ -38,7 +38,7 @@ def varied_episodes(
 
     All tasks have the shapes of the largest one. A smaller task is padded with rows of zeros that
     have label 0 and weight 0: the last rows of the support set, and the last rows of each class in
-    the query set. Classes from n on have no row. Adaptations that write a head (`prototypes`)
+    the query set. Labels from n on have no rows. Adaptations that write a head (`prototypes`)
     leave such classes out; a learned head still gives them a logit, so start an inner loop from
     `prototypes`.
 
@@ -47,8 +47,8 @@ def varied_episodes(
             all of them.
         support: most support examples of a task, all classes together. Every class has one.
         queries: most query examples of a class.
-        shots: most examples that a class adds to the size of the support set; it may be given more
-            of that size.
+        shots: most examples that a class adds to the size of the support set; it may still get
+            more of them.
         imbalance: by which factor the frequency of a class in the support set may differ from its
             frequency in the data set.
         group: name of a class -> its group, such as `group_of`. Then one of the groups that have

@@ -64,7 +64,7 @@ def stack(
         ValueError: other modalities than `names`, or features of different shapes.
     """
     names = sorted(features) if names is None else list(names)
-    check_modalities(features, present, names)
+    check_same_modalities(features, present, names)
     shapes = {name: jnp.shape(features[name]) for name in names}
     if len(set(shapes.values())) != 1:
         raise ValueError(
@@ -75,7 +75,7 @@ def stack(
     return names, keep_rows(present_MxN, features_MxNxD), present_MxN
 
 
-def check_modalities(features: Features, present: Features, names: Iterable[str]) -> None:
+def check_same_modalities(features: Features, present: Features, names: Iterable[str]) -> None:
     """Checks that the modalities are those that the fusion was made for.
 
     Raises:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from metajax._tree import along, keep_rows
 from metajax.nets.attention import Block
-from metajax.nets.fusion.protocol import Features, Fused, check_modalities, per_name
+from metajax.nets.fusion.protocol import Features, Fused, check_same_modalities, per_name
 from metajax.nets.tokens import pool_tokens
 from metajax.types import Array
 
@@ -152,7 +152,7 @@ def _mean_of_present(parts: dict[str, Array], present: Features) -> Array:
 def _clear(features: Features, present: Features, names: Iterable[str]) -> dict[str, Array]:
     """The tokens, checked, in alphabetical order, and zero where they are absent."""
     names = sorted(names)
-    check_modalities(features, present, names)
+    check_same_modalities(features, present, names)
     tokens = {}
     for name in names:
         own = features[name]

@@ -1,0 +1,440 @@
+"""Inputs that once gave finite wrong numbers: now they are right, refused, or said."""
+
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from problems import assert_close, first, make_module, make_net, make_tasks
+
+import metajax as mj
+
+KEY = jax.random.key(0)
+
+
+def logits_loss():
+    """Cross-entropy of inputs that are logits already."""
+    return mj.losses.cross_entropy(mj.nets.identity_encoder)
+
+
+def value_of(loss, batch):
+    return loss(mj.Params({}, {}), batch, KEY)
+
+
+# Old-style keys
+
+
+@pytest.mark.parametrize(
+    "strategy", [mj.unroll(remat=2), mj.unroll(remat=3), mj.mixed_mode(remat=2)]
+)
+def test_old_and_new_keys_take_the_same_steps(strategy):
+    loss = lambda params, batch, key: (jnp.sum((params.fast - batch.x) ** 2), {})
+    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=4, differentiate=strategy)
+    params, support = mj.Params(jnp.ones(2), ()), mj.Batch(jnp.zeros(2), jnp.zeros(2))
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        adapted = adaptation.adapt(params, support, key)
+        np.testing.assert_allclose(adapted.fast, 0.8**4, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_every_entry_takes_either_kind_of_key(make_key):
+    key = make_key(0)
+    learner = mj.algorithms.maml(make_module(), inner_rate=0.2, inner_steps=4)
+    outer = mj.outer_loop(learner.task_loss, optax.sgd(0.1), tasks_at_once=2)
+    tasks = make_tasks(dtype=jnp.float32)
+    state = outer.init(learner.params)
+    sample = lambda dataset, key: dataset
+    fitted, records = mj.training.fit(outer, state, sample, tasks, key, steps=2, progress=False)
+    assert int(fitted.step) == 2
+    assert np.isfinite(records[0]["loss"])
+    summary = mj.evaluate(learner.task_loss, fitted.params, tasks, key)
+    assert np.isfinite(summary["loss"].mean)
+    task = first(tasks)
+    logits = mj.predict(
+        learner.adaptation, learner.apply, fitted.params, task.support, task.query.x, key
+    )
+    assert np.isfinite(logits).all()
+
+
+# Nets of one's own that normalise by batch
+
+
+class Own(nnx.Module):
+    """A net whose call does not take the reference rows."""
+
+    def __init__(self, norm):
+        self.layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+        self.norm = norm
+        self.head = nnx.Linear(4, 2, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.norm(self.layer(x))))
+
+
+def test_task_norm_in_an_own_net_counts_the_reference_rows():
+    apply, params = mj.nets.functional(Own(mj.nets.TaskNorm(4)))
+    x = jax.random.normal(KEY, (6, 3))
+    reference = jnp.arange(6) < 4
+    expected = apply(params, x[:4])
+    np.testing.assert_allclose(apply(params, x, reference=reference)[:4], expected, rtol=1e-6)
+    other = x.at[4:].set(100.0)
+    np.testing.assert_allclose(apply(params, other, reference=reference)[:4], expected, rtol=1e-6)
+    assert not np.allclose(apply(params, other)[:4], expected)
+
+
+def test_batch_norm_in_an_own_net_is_refused_by_name():
+    norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    apply, params = mj.nets.functional(Own(norm))
+    x = jax.random.normal(KEY, (6, 3))
+    with pytest.raises(ValueError, match=r"The layer norm is an nnx.BatchNorm.*TaskNorm"):
+        apply(params, x, reference=jnp.arange(6) < 4)
+    net = Own(norm)
+    net.eval()
+    apply, params = mj.nets.functional(net)
+    one = apply(params, x[:1], reference=jnp.ones(1, bool))
+    np.testing.assert_allclose(apply(params, x, reference=jnp.arange(6) < 4)[:1], one, rtol=1e-6)
+
+
+def test_a_padded_task_of_an_own_net_is_the_task_without_padding():
+    apply, params = mj.nets.functional(Own(mj.nets.TaskNorm(4)))
+    loss = mj.losses.cross_entropy(apply)
+    x, y = jax.random.normal(KEY, (6, 3)), jnp.arange(6) % 2
+    padded = mj.Batch(x.at[4:].set(7.0), y, jnp.array([1.0, 1, 1, 1, 0, 0]))
+    plain = mj.Batch(x[:4], y[:4])
+    assert_close(loss(params, padded, KEY), loss(params, plain, KEY), 1e-6)
+
+
+def test_haiku_batch_norm_is_refused():
+    hk = pytest.importorskip("haiku")
+
+    def forward(x, is_training):
+        return hk.BatchNorm(True, True, 0.9)(x, is_training)
+
+    transformed = hk.transform_with_state(forward)
+    x = jnp.ones((4, 3))
+    weights, state = transformed.init(KEY, x, is_training=True)
+    apply, params = mj.nets.from_haiku(transformed, weights, state)
+    with pytest.raises(ValueError, match=r"hk\.BatchNorm counts all rows"):
+        apply(params, x, reference=jnp.arange(4) < 2, is_training=True)
+    assert apply(params, x, reference=jnp.arange(4) < 2, is_training=False).shape == (4, 3)
+
+
+# Labels and weights
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (2, 4, 5), (4, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_of_pixels_and_tokens(shape, weighted):
+    rng = np.random.default_rng(0)
+    logits, y = rng.normal(size=(*shape, 6)), rng.integers(0, 6, shape)
+    weight = np.arange(1.0, shape[0] + 1) if weighted else np.ones(shape[0])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    losses = -np.take_along_axis(log_p, y[..., None], -1)[..., 0]
+    rows = losses.reshape(shape[0], -1).mean(1)
+    right = (logits.argmax(-1) == y).reshape(shape[0], -1).mean(1)
+    given = jnp.asarray(weight) if weighted else None
+    value, metrics = value_of(logits_loss(), mj.Batch(jnp.asarray(logits), jnp.asarray(y), given))
+    np.testing.assert_allclose(value, (weight * rows).sum() / weight.sum(), rtol=1e-9)
+    np.testing.assert_allclose(metrics["accuracy"], (weight * right).sum() / weight.sum())
+
+
+@pytest.mark.parametrize("make", [logits_loss, lambda: mj.losses.squared_error(
+    mj.nets.identity_encoder)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("weight", "error"),
+    [
+        (jnp.ones((3, 1)), r"Weights must have shape \[3\].*got \[3, 1\]"),
+        (jnp.ones(2), r"Weights must have shape \[3\].*got \[2\]"),
+        (jnp.array([1.0, -1.0, 1.0]), r"Weights must be 0 or more, got -1\.0"),
+    ],
+)
+def test_weights_are_one_for_each_row(make, weight, error):
+    loss = make()
+    y = jnp.zeros(3, int) if make is logits_loss else jnp.zeros((3, 2))
+    with pytest.raises(ValueError, match=error):
+        value_of(loss, mj.Batch(jnp.ones((3, 2)), y, weight))
+
+
+WRONG_LABELS = [[-1, 0, 1], [1, 2, 3], [-100, 0, 1], [0, 1, 5]]
+
+
+@pytest.mark.parametrize("labels", WRONG_LABELS)
+def test_labels_that_are_not_classes_are_refused_and_in_compiled_code_nan(labels):
+    batch = mj.Batch(jnp.eye(3), jnp.array(labels))
+    wrong = sorted({label for label in labels if not 0 <= label < 3})
+    with pytest.raises(ValueError, match=re.escape("from 0 to 2, the classes") + ".*" + re.escape(
+        str(wrong))):  # fmt: skip
+        value_of(logits_loss(), batch)
+    value, metrics = jax.jit(lambda batch: value_of(logits_loss(), batch))(batch)
+    assert np.isnan(value)
+    assert np.isnan(metrics["accuracy"])
+    ignored = batch._replace(weight=jnp.array([float(0 <= label < 3) for label in labels]))
+    assert np.isfinite(value_of(logits_loss(), ignored)[0])
+
+
+@pytest.mark.parametrize("make", [mj.prototypes, mj.ridge])
+def test_heads_are_not_written_from_labels_that_are_not_classes(make):
+    adaptation = make(mj.nets.identity_encoder, ways=3)
+    params = adaptation.init(mj.Params({}, {}), KEY)
+    support = mj.Batch(jnp.eye(4), jnp.array([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        adaptation.adapt(params, support, KEY)
+    adapted = jax.jit(adaptation.adapt)(params, support, KEY)
+    assert np.isnan(adapted.fast["head"]["kernel"]).all()
+
+
+def test_targets_that_are_not_characters_are_nan():
+    loss = mj.losses.sequence_cross_entropy(lambda params, x, key: x)
+    batch = mj.Batch(jnp.zeros((1, 2, 3)), jnp.array([[1, 3]]))
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        value_of(loss, batch)
+    assert np.isnan(jax.jit(lambda batch: value_of(loss, batch)[0])(batch))
+
+
+def test_one_logit_for_two_classes_is_refused():
+    with pytest.raises(ValueError, match="there must be two or more"):
+        value_of(logits_loss(), mj.Batch(jnp.ones((3, 1)), jnp.zeros(3, int)))
+
+
+@pytest.mark.parametrize("strategy", [mj.unroll(), mj.mixed_mode()])
+def test_fit_evaluate_and_predict_say_what_is_wrong_with_labels(strategy):
+    """A net of three outputs, on tasks whose labels begin with 1."""
+    apply, params = make_net(dtype=jnp.float32)
+    loss = mj.losses.cross_entropy(apply)
+    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=1, differentiate=strategy)
+    task_loss = mj.query_loss(adaptation, loss)
+    outer = mj.outer_loop(task_loss, optax.sgd(0.1))
+    tasks = make_tasks(dtype=jnp.float32)
+    shifted = jax.tree.map(lambda leaf: leaf + 1 if leaf.dtype == jnp.int32 else leaf, tasks)
+    with pytest.raises(ValueError, match=r"from 0 to 2.*got \[3\]"):
+        mj.evaluate(task_loss, params, shifted, KEY)
+    sample = lambda dataset, key: dataset
+    with pytest.raises(ValueError, match=r"from 0 to 2.*got \[3\]"):
+        mj.training.fit(outer, outer.init(params), sample, shifted, KEY, steps=3, progress=False)
+    support = first(shifted).support
+    if strategy.solve.__qualname__.startswith("unroll"):
+        with pytest.raises(ValueError, match=r"from 0 to 2.*got \[3\]"):
+            mj.predict(adaptation, apply, params, support, support.x, KEY)
+    else:  # its derivative rule hides the values
+        assert np.isnan(mj.predict(adaptation, apply, params, support, support.x, KEY)).all()
+
+
+# Layers
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "channels"), [(1, 8, 3), (64, 128, 32), (3, 6, 1)])
+def test_a_convolution_checks_its_channels(inputs, outputs, channels):
+    layer = mj.nets.Conv(inputs, outputs, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=rf"Conv was made for inputs .*, {inputs}\]"):
+        layer(jnp.ones((2, 6, 6, channels)))
+
+
+@pytest.mark.parametrize("norm", [mj.nets.TaskNorm, mj.nets.FrozenNorm, mj.nets.NoNorm,
+                                  mj.nets.GroupNorm])  # fmt: skip
+def test_a_normalisation_checks_its_channels(norm):
+    with pytest.raises(ValueError, match="was made for inputs"):
+        norm(8)(jnp.ones((4, 1)))
+    with pytest.raises(ValueError, match="was made for inputs"):
+        norm(8)(jnp.ones((4, 16)))
+
+
+@pytest.mark.parametrize("reference", [None, jnp.arange(64) < 48])
+@pytest.mark.parametrize("mean", [0.0, 1e3, 3e3, -1e5])
+def test_task_norm_keeps_a_variance_that_is_small_beside_the_mean(mean, reference):
+    x = np.random.default_rng(0).normal(size=(64, 5, 2)) + mean
+    counted = x if reference is None else x[:48]
+    expected = (x - counted.mean((0, 1))) / np.sqrt(counted.var((0, 1)) + 1e-5)
+    found = mj.nets.TaskNorm(2)(jnp.asarray(x, jnp.float32), reference)
+    rounding = 1e-6 * (1 + abs(mean))  # of x itself in float32
+    np.testing.assert_allclose(found, expected, atol=rounding)
+
+
+def test_group_norm_of_single_values_is_refused():
+    layer = mj.nets.GroupNorm(8, groups=8)
+    with pytest.raises(ValueError, match="one value in each group"):
+        layer(jnp.ones((4, 8)))
+    assert layer(jnp.ones((4, 2, 2, 8))).shape == (4, 2, 2, 8)
+
+
+# What can be learned
+
+
+@pytest.mark.parametrize(
+    ("leaf", "error"),
+    [
+        (jnp.ones(2, jnp.complex64), r"complex64\[2\]"),
+        (jnp.ones(2, int), r"int\d+\[2\]"),
+        (jnp.ones(2, bool), r"bool\[2\]"),
+        (3, "int"),
+        ("name", "str"),
+        (jax.random.key(0), r"key<fry>\[\]"),
+        (jnp.tanh, ""),
+    ],
+)
+def test_leaves_that_gradient_descent_cannot_learn_are_refused(leaf, error):
+    loss = lambda params, batch, key: (jnp.zeros(()), {})
+    params = mj.Params({"w": leaf}, {})
+    outer = mj.outer_loop(mj.supervised(loss), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=rf"\['w'\] is .*{error}"):
+        outer.init(params)
+    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=1)
+    with pytest.raises(ValueError, match=rf"params\.fast\['w'\] is .*{error}"):
+        adaptation.adapt(params, mj.Batch(jnp.ones(1), jnp.ones(1)), KEY)
+
+
+def test_a_state_in_place_of_params_is_refused():
+    outer = mj.outer_loop(lambda params, task, key: (params.slow, {}), optax.sgd(0.1))
+    state = outer.init(mj.Params({}, jnp.ones(())))
+    with pytest.raises(
+        ValueError, match=r"must be a metajax\.Params, got State; give its \.params"
+    ):
+        outer.init(state)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.radam(1e-2),
+        optax.lamb(1e-2),
+        optax.lars(1e-2),
+        optax.chain(optax.scale_by_trust_ratio(), optax.sgd(0.1)),
+        optax.contrib.muon(1e-2),
+    ],
+)
+def test_an_optimizer_whose_derivative_is_nan_is_refused(optimizer):
+    fast = {"w": jnp.ones((3, 2)), "dead": jnp.ones(2)}
+    loss = lambda params, batch, key: ((params.fast["w"] ** 2).sum(), {})
+    adaptation = mj.inner_loop(loss, optimizer, steps=2)
+    with pytest.raises(ValueError, match="no finite derivative"):
+        adaptation.adapt(mj.Params(fast, {}), mj.Batch(jnp.ones(1), jnp.ones(1)), KEY)
+
+
+# Records
+
+
+@pytest.mark.parametrize("name", ["loss"])
+def test_a_metric_does_not_replace_the_loss_in_a_summary(name):
+    task_loss = lambda params, task, key: (params.slow * task, {name: task})
+    with pytest.raises(ValueError, match=rf"\['{name}'\], which a record already has"):
+        mj.evaluate(task_loss, mj.Params({}, jnp.ones(())), jnp.ones(3), KEY)
+
+
+@pytest.mark.parametrize("name", ["loss", "step", "seconds", "skipped", "grad_norm", "message"])
+def test_a_metric_does_not_replace_an_entry_of_a_record(name):
+    task_loss = lambda params, task, key: (params.slow * task, {name: task})
+    outer = mj.outer_loop(task_loss, optax.sgd(0.1))
+    state = outer.init(mj.Params({}, jnp.ones(())))
+    with pytest.raises(ValueError, match=rf"\['{name}'\], which a record already has"):
+        mj.training.fit(outer, state, lambda d, key: d, jnp.ones(3), KEY, steps=1, progress=False)
+
+
+def diverging(steps=10, **options):
+    """A run in which every task is lost from the first step on."""
+    task_loss = lambda params, task, key: (params.slow * jnp.nan, {})
+    outer = mj.outer_loop(task_loss, optax.sgd(0.1))
+    state = outer.init(mj.Params({}, jnp.ones(())))
+    sample = lambda dataset, key: dataset
+    return mj.training.fit(
+        outer, state, sample, jnp.ones(3), KEY, steps=steps, every=1, progress=False, **options
+    )
+
+
+def test_a_run_that_keeps_no_task_says_so_and_stops(tmp_path):
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(FloatingPointError, match=r"No task was kept.*This was so in 3 records"):
+        diverging(log=log)
+    lines = log.read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert all(record["loss"] is None and "labels" in record["message"] for record in records)
+    _, records = diverging(steps=4, empty_records=None)
+    assert len(records) == 4
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    "fast", [nnx.Not(nnx.PathContains("0")), nnx.PathContains("haed"),
+             nnx.All(nnx.Param, nnx.PathContains("bodi"))]
+)  # fmt: skip
+def test_a_filter_that_names_no_part_is_refused(fast):
+    with pytest.raises(ValueError, match=r"names no part of the module; the parts are .*'head'"):
+        mj.nets.functional(make_module(), fast=fast)
+
+
+def test_a_learned_proximity_of_a_functional_net():
+    """The recipe that the docstring of inner_loop prints."""
+    apply, params = make_net()
+    loss = mj.losses.cross_entropy(apply)
+    params = params._replace(slow={**params.slow, "decay": jnp.zeros(())})
+    adaptation = mj.inner_loop(
+        loss, optax.sgd(0.1), steps=2, proximity=lambda p: jnp.exp(p.slow["decay"])
+    )
+    task_loss = mj.query_loss(adaptation, loss)
+    slope = jax.grad(lambda p: task_loss(p, first(make_tasks()), KEY)[0])(params)
+    assert slope.slow["decay"] != 0
+    assert math.isfinite(slope.slow["decay"])
+
+
+# Several devices
+
+
+def test_evaluate_and_predict_inside_shard_map_are_those_of_one_device():
+    apply, params = make_net()
+    loss = mj.losses.cross_entropy(apply)
+    adaptation = mj.inner_loop(loss, optax.sgd(0.3), steps=2)
+    task_loss = mj.query_loss(adaptation, loss)
+    tasks = make_tasks(number=4)
+    mesh = jax.make_mesh((1,), ("tasks",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def losses(params, tasks):
+        return mj.evaluate(task_loss, params, tasks, KEY)["loss"].per_task
+
+    mapped = jax.jit(
+        jax.shard_map(losses, mesh=mesh, in_specs=(spec(), spec("tasks")), out_specs=spec("tasks"))
+    )
+    np.testing.assert_allclose(mapped(params, tasks), losses(params, tasks), rtol=1e-12)
+
+
+# jaxlib 0.10.2 computes some products of width 3 wrongly (jax#39103)
+
+
+def by_product(x):
+    """|M x|² by a product of matrices."""
+    matrix = jnp.arange(9.0, dtype=jnp.float32).reshape(3, 3)
+    return ((matrix @ x) ** 2).sum()
+
+
+def by_sums(x):
+    """The same number without a product of matrices."""
+    matrix = jnp.arange(9.0, dtype=jnp.float32).reshape(3, 3)
+    return ((matrix * x[None]).sum(axis=1) ** 2).sum()
+
+
+def test_many_tasks_of_width_3_are_right():
+    tasks = jax.random.normal(KEY, (40_000, 3), jnp.float32)
+
+    def losses(function):
+        task_loss = lambda params, task, key: (function(params.slow * task), {})
+        params = mj.Params({}, jnp.ones(3, jnp.float32))
+        return mj.evaluate(task_loss, params, tasks, KEY, tasks_at_once=40_000)["loss"].per_task
+
+    np.testing.assert_allclose(losses(by_product), losses(by_sums), rtol=1e-4, atol=1e-4)
+
+
+def test_many_perturbations_of_width_3_are_right():
+    estimator = mj.evolution(pairs=40_000, std=0.1)
+
+    def slope(function):
+        value = lambda x, key: (function(x), {})
+        x = jnp.array([1.0, -2.0, 0.5], jnp.float32)
+        return jax.jit(estimator(value, has_aux=True))(x, KEY)[1]
+
+    np.testing.assert_allclose(slope(by_product), slope(by_sums), rtol=1e-3)
