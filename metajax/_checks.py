@@ -46,6 +46,19 @@ def check_labels(y: Any, name: str = "Labels") -> None:
         raise ValueError(f"{name} must be int[examples], got {shapes(y)}.")
 
 
+def check_no_list(x: Any, what: str) -> None:
+    """Checks that inputs are not a list: JAX would take its parts for several inputs.
+
+    Raises:
+        ValueError: a list.
+    """
+    if isinstance(x, list):
+        raise ValueError(
+            f"{what} is a list of {len(x)}; stack examples, jnp.stack({what}), or give several "
+            "inputs of each example as a tuple or dict."
+        )
+
+
 def check_integers(name: str, y: Any, shape: tuple[int, ...]) -> None:
     """Checks that labels or targets are integers of a shape.
 
@@ -182,6 +195,21 @@ def check_loss_value(result: object) -> Array:
         got = jax.tree.map(jnp.shape, result)
         raise ValueError(f"A loss must return (scalar, metrics), got {got} as shapes.")
     return result[0]
+
+
+def check_key(key: Any) -> None:
+    """Checks that something is one random key, of either kind.
+
+    Raises:
+        ValueError: something else.
+    """
+    dtype = getattr(key, "dtype", None)
+    shape = getattr(key, "shape", None)
+    is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    is_old = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] >= 2
+    if not is_new and not is_old:
+        got = type(key).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
+        raise ValueError(f"key must be one random key, such as jax.random.key(0), got {got}.")
 
 
 def check_params(params: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_rows
+from metajax._checks import check_no_list, check_rows
 from metajax.types import Array, Batch, Modalities, PyTree
 
 
 def count_rows(batch: Batch) -> int:
     """Number of rows, padded ones included."""
+    check_no_list(batch.x, "x")
     return jax.tree.leaves(batch.x)[0].shape[0]
 
 

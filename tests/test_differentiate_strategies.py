@@ -142,7 +142,7 @@ STRATEGIES = {
 }
 DOCS = (pathlib.Path(__file__).parents[1] / "docs" / "differentiate.md").read_text()
 TABLE = [
-    [cell.strip(" `") for cell in line.strip("|").split("|")]
+    [cell.replace("`", "").strip() for cell in line.strip("|").split("|")]
     for line in re.search(r"<!-- compatibility -->\n(.*?)\n<!-- end -->", DOCS, re.DOTALL)[
         1
     ].splitlines()
@@ -180,9 +180,13 @@ def column(name, strategy):
     value = lambda params, x: task_loss(
         params, task._replace(support=task.support._replace(x=x)), KEY
     )[0]
+    moving = lambda slow: value(params._replace(slow=slow), task.support.x)
     if name == "forward mode":
-        moving = lambda slow: value(params._replace(slow=slow), task.support.x)
         return jax.jvp(moving, (params.slow,), (1.0,))[1]
+    if name == "jax.hessian":
+        return jax.hessian(moving)(params.slow)
+    if name == "jacrev twice":
+        return jax.jacrev(jax.jacrev(moving))(params.slow)
     return pick(*jax.grad(value, (0, 1))(params, task.support.x))
 
 

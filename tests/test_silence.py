@@ -6,6 +6,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import modal_problems
 import numpy as np
 import optax
 import pytest
@@ -438,3 +439,100 @@ def test_many_perturbations_of_width_3_are_right():
         return jax.jit(estimator(value, has_aux=True))(x, KEY)[1]
 
     np.testing.assert_allclose(slope(by_product), slope(by_sums), rtol=1e-3)
+
+
+# Kinds of arguments
+
+
+@pytest.mark.parametrize("key", [None, 0, "key", jnp.ones(2), jax.random.split(KEY, 2)])
+def test_what_is_no_key_is_refused(key):
+    learner = mj.algorithms.maml(make_module(), inner_rate=0.1, inner_steps=1)
+    task, tasks = first(make_tasks()), make_tasks()
+    source = mj.data.dataset(np.arange(12.0)[:, None], np.repeat(np.arange(3), 4))
+    outer = mj.outer_loop(learner.task_loss, optax.sgd(0.1))
+    state = outer.init(learner.params)
+    calls = [
+        lambda: learner.adaptation.adapt(learner.params, task.support, key),
+        lambda: learner.task_loss(learner.params, task, key),
+        lambda: mj.evaluate(learner.task_loss, learner.params, tasks, key),
+        lambda: outer.step(state, tasks, key),
+        lambda: mj.data.episodes(2, 1, 1)(source, key),
+        lambda: mj.data.meta_batch(mj.data.episodes(2, 1, 1), tasks=2)(source, key),
+        lambda: mj.training.fit(outer, state, lambda d, key: d, tasks, key, steps=1),
+        lambda: mj.minibatch(2)(task.support, key),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="key must be one random key"):
+            call()
+
+
+def test_a_list_of_images_is_refused():
+    images = [np.ones((8, 8))] * 8
+    learner = mj.algorithms.maml(make_module(), inner_rate=0.1, inner_steps=1)
+    task = first(make_tasks())
+    listed = task._replace(query=task.query._replace(x=images))
+    calls = [
+        lambda: mj.data.dataset(images, np.arange(8)),
+        lambda: mj.data.check_task(listed, ways=3),
+        lambda: learner.task_loss(learner.params, listed, KEY),
+        lambda: mj.predict(
+            learner.adaptation, learner.apply, learner.params, task.support, images, KEY
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"is a list of 8; stack examples"):
+            call()
+
+
+# The ruler
+
+
+def modal_tasks(seed, scale=1.0, dtype=jnp.float32):
+    """Tasks whose modalities have noise of their own."""
+    tasks = modal_problems.make_tasks(100, seed, width=8)
+    times = lambda x: x._replace(
+        value={name: (scale * part).astype(dtype) for name, part in x.value.items()}
+    )
+    return jax.tree.map(
+        lambda part: times(part) if isinstance(part, mj.Modalities) else part,
+        tasks,
+        is_leaf=lambda part: isinstance(part, mj.Modalities),
+    )
+
+
+def measure_ruler(scale):
+    measured = mj.modalities.ruler(
+        mj.nets.identity_encoder, mj.Params({}, ()), modal_tasks(4, scale), modal_tasks(5, scale),
+        KEY, ways=modal_problems.WAYS, shots=[2], grid=4, steps=100,
+    )  # fmt: skip
+    return {row: float(one.mean) for row, one in measured[2].accuracy.items()}
+
+
+def test_the_scale_of_features_does_not_change_the_ruler():
+    expected = measure_ruler(1.0)
+    for scale in (0.1, 10.0):
+        found = measure_ruler(scale)
+        assert found == pytest.approx(expected, abs=2e-3), scale
+    assert expected["chosen"] >= max(expected["image"], expected["audio"]) - 0.02
+
+
+def test_a_modality_that_is_nan_is_named_by_the_ruler():
+    tasks = modal_tasks(4)
+    x = tasks.support.x
+    spoiled = x._replace(value={**x.value, "audio": x.value["audio"].at[3].set(jnp.nan)})
+    bad = tasks._replace(support=tasks.support._replace(x=spoiled))
+    with pytest.raises(ValueError, match=r"features of 'audio' are not finite in 1 test tasks.*3"):
+        mj.modalities.ruler(
+            mj.nets.identity_encoder, mj.Params({}, ()), tasks, bad, KEY,
+            ways=modal_problems.WAYS, shots=[2],
+            grid=2, steps=2,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["info_nce", "sigmoid_loss", "triplet"])
+def test_alignment_of_nan_is_nan(name):
+    x = jnp.eye(3).at[1, 0].set(jnp.nan)
+    measure = getattr(mj.modalities, name)
+    assert np.isnan(measure(x, jnp.eye(3)))
+    assert np.isfinite(measure(x, jnp.eye(3), weight=jnp.array([1.0, 0.0, 1.0])))
+    assert np.isnan(mj.modalities.recall(x, jnp.eye(3), 1))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from metajax._checks import shapes
+from metajax._checks import check_no_list, shapes
 from metajax._tree import clear_absent
 from metajax.data.values import Scale, as_modalities, as_scale, check_values, scaled
 from metajax.types import Array, Modalities, PyTree
@@ -99,6 +99,7 @@ def dataset(
     """
     if isinstance(x, Modalities):
         x = clear_absent(as_modalities(x.value, x.present))
+    check_no_list(x, "x")
     x = jax.tree.map(np.asarray, x)
     labels = np.asarray(y)
     _check_rows(x, labels)

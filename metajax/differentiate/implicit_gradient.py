@@ -31,7 +31,8 @@ def implicit(
 
     The derivative is right only as far as the steps converged, and the result does not show that.
     `check_meta_gradient` reports the norm of the inner gradient, and `stop` makes it a condition. A
-    learned `Rule`, `path` and forward mode are errors.
+    learned `Rule`, `path` and forward mode are errors; for a second derivative, take `jax.jacrev`
+    twice instead of `jax.hessian`.
 
     Args:
         solver: `conjugate_gradient()` where None; `neumann(...)`, `dense()`, or any function

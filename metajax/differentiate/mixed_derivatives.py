@@ -33,7 +33,8 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     Reverse mode through g = ∇_θ L(θ, η) needs only uᵀ∂g/∂θ and uᵀ∂g/∂η. The Hessian ∂g/∂θ is
     symmetric, so both are the derivative of (∇_θ L, ∇_η L) along (u, 0): one forward-mode product.
     Nothing of an inner backward pass is stored. Gradients reach the start, slow weights, data and a
-    learned rule. There is no forward mode.
+    learned rule. There is no forward mode, but `jax.hessian`, which is forward over reverse, is
+    exact.
 
     The Hessian is not symmetric where a `custom_jvp` or `custom_vjp` in the inner loss returns
     something that is not a derivative, such as a tangent that is scaled by a norm. The gradient

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._checks import check_count, check_loss_value, check_weights, is_concrete, needs_value
+from metajax._checks import (
+    check_count,
+    check_key,
+    check_loss_value,
+    check_weights,
+    is_concrete,
+    needs_value,
+)
 from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll
@@ -97,6 +104,7 @@ def inner_loop(
         return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value)
 
     def adapt(params: Params, support: Batch, key: Array) -> Params:
+        check_key(key)
         problem = inner(params, support)
         return params._replace(fast=strategy.solve(problem, jax.random.split(key, steps)))
 

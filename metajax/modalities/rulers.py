@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_counts
+from metajax._checks import check_counts, check_key
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
 from metajax.modalities.measurement import (
@@ -155,6 +155,7 @@ def ruler(
             for; ways, grid or steps below 1.
     """
     check_counts(ways=ways, grid=grid, steps=steps)
+    check_key(key)
     names = _check_names(validation, test)
     most_shots = _check_shots(validation, test, ways, shots)
     points_GxM = simplex_grid(len(names), grid)

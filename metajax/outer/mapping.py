@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count
+from metajax._checks import check_count, check_key
 from metajax._tree import count_tasks
 from metajax.types import Array, Params, PyTree
 
@@ -42,6 +42,7 @@ def chunk_tasks(
         ValueError: no tasks, leaves that differ in their number of tasks, or `tasks_at_once` that
             does not divide it.
     """
+    check_key(key)
     number = count_tasks(tasks)
     size = _fitting_size(number, params, tasks) if tasks_at_once is None else tasks_at_once
     check_count("tasks_at_once", size)

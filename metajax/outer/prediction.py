@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from metajax._checks import check_no_list
 from metajax._tree import count_rows
 from metajax.outer.task_losses import after_support
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
@@ -41,6 +42,8 @@ def predict(
     """
     if adaptation.path:
         raise ValueError("predict() needs the last fast weights; use an inner_loop without path.")
+    check_no_list(support.x, "x of the support set")
+    check_no_list(x, "x")
     adapted = adaptation.adapt(params, support, key)
     if not inductive:
         return apply(adapted, x)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import shapes, takes
+from metajax._checks import check_key, check_no_list, shapes, takes
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
     Adaptation,
@@ -68,6 +68,7 @@ def query_loss(
     def task_loss(
         params: Params, task: Task, key: Array, step: Array | None = None
     ) -> tuple[Array, Metrics]:
+        check_key(key)
         _check_alike(task)
         adapt_key, query_key = jax.random.split(key)
         adapted = adaptation.adapt(params, task.support, adapt_key)
@@ -215,6 +216,8 @@ def _check_alike(task: Task) -> None:
                 f"The support set has the modalities {in_support}, the query set {in_query}; name "
                 "all of them in both, with present set to False where one is missing."
             )
+    check_no_list(task.support.x, "x of the support set")
+    check_no_list(task.query.x, "x of the query set")
     support = _example_shapes(task.support)
     query = _example_shapes(task.query)
     if support != query:

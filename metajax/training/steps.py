@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from metajax._checks import check_count, check_metric_names
+from metajax._checks import check_count, check_key, check_metric_names
 from metajax.data.read.streams import Stream
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
@@ -65,6 +65,7 @@ def scan(
     [2.0, 2.0, 2.0]
     """
     check_count("steps", steps, least=0)
+    check_key(key)
     if isinstance(sample, Stream):
         raise ValueError(
             "scan() needs a sampler (dataset, key) -> tasks, because a stream is read on the "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_count, check_counts, check_labels
+from metajax._checks import check_count, check_counts, check_key, check_labels, check_no_list
 from metajax._tree import clear_absent
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import (
@@ -53,6 +53,7 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
         if ways > dataset.classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
         check_sizes(dataset, shots=shots, queries=queries)
+        check_key(key)
         bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
         classes = draw_distinct(bits[0], dataset.classes)
         return draw_task(dataset, classes, bits[1:], shots)
@@ -80,6 +81,7 @@ def batches(size: int) -> Sample[Batch]:
     check_counts(size=size)
 
     def sample(dataset: Dataset, key: Array) -> Batch:
+        check_key(key)
         row_key = jax.random.split(key)[0]
         rows = jax.random.randint(row_key, (size,), 0, len(dataset.y), jnp.int32)
         return Batch(x=take_examples(dataset, rows), y=dataset.y[rows])
@@ -109,6 +111,7 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     check_counts(tasks=tasks)
 
     def sample_many(dataset: PyTree, key: Array, *, step: Array | None = None) -> Drawn:
+        check_key(key)
         keys = jax.random.split(key, tasks)
         return jax.vmap(at_step(sample, step), (None, 0))(dataset, keys)
 
@@ -157,6 +160,7 @@ def _check_label_range(name: str, y: Array, ways: int) -> None:
 def _check_inputs(name: str, batch: Batch) -> None:
     """Checks the values of x of a set, where they are present."""
     x = batch.x
+    check_no_list(x, f"x of the {name} set")
     if isinstance(x, Modalities):
         x = clear_absent(as_modalities(x.value, x.present))
     for path, leaf in jax.tree_util.tree_leaves_with_path(x):
