@@ -65,7 +65,7 @@ if options.tiny:
     TASKS = 4
     AT_ONCE = 4
     WIDTH = 2
-    CHANNELS = 8
+    CHANNELS = 16
     EYE_WIDTH = 8
     NAME_STEPS = 2
     TUNING_STEPS = 2
