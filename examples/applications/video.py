@@ -55,8 +55,8 @@ if options.tiny:
     SIZE = 16
     TASKS = 4
     WIDTH = 8
-    IMAGE_CHANNELS = 8
-    FRAME_CHANNELS = 8
+    IMAGE_CHANNELS = 16
+    FRAME_CHANNELS = 16
 
 key = jax.random.key(0)
 started = time.perf_counter()
