@@ -149,6 +149,8 @@ def test_a_folder_without_a_whole_checkpoint_is_an_error_and_not_a_new_start(tmp
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="No checkpoint in"), pytest.warns(match="is damaged"):
         run(tmp_path / "run", 4)
+    with pytest.raises(ValueError, match="Remove them to start anew"):
+        run(tmp_path / "run", 4)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

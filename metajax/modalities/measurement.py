@@ -156,7 +156,7 @@ def calibrated(names: Sequence[str], ways: int, validation: Task) -> Array:
         validation: tasks of features, along the leading axis.
 
     Returns:
-        A scalar. Times c², the scores have c² times the temperature.
+        A scalar c. The scores of features times c are those of the features times c².
     """
 
     def one(task: Task) -> tuple[Array, Array]:

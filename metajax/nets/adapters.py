@@ -36,8 +36,8 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
 
     Raises:
         ValueError: a filter that makes nothing fast, or names a part that the module does not have;
-            when called, weights that are not the net's,
-            or a reference for a net that normalises all rows of a batch together.
+            when called, weights that are not the net's, or a reference for a net that normalises
+            all rows of a batch together.
 
     >>> import jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, rngs=nnx.Rngs(0))

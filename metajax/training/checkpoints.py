@@ -68,7 +68,7 @@ class Checkpoints:
         Raises:
             ValueError: checkpoints of another run, or none that can be read.
         """
-        if self.manager is None:
+        if self.manager is None or self.folder is None:
             return state, None
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
@@ -80,7 +80,7 @@ class Checkpoints:
                 self._set_aside(step, error)
                 continue
             return _like(state, leaves), about["record"]
-        if steps:
+        if list(self.folder.glob("*.damaged")):
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read; they were set aside with the ending "
                 "'.damaged'. Remove them to start anew."

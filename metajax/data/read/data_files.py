@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,16 +48,22 @@ def read_data_file(
     """
     path = data_file_path(name)
     try:
-        stored = read_archive(path, most_bytes)
-        return {array: stored[array] for array in arrays}
+        return read_archive(path, most_bytes, arrays)
     except Exception as error:  # zipfile, zlib, struct or NumPy may be the first to fail
         raise ValueError(
             f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again."
         ) from error
 
 
-def read_archive(path: pathlib.Path, most_bytes: int) -> dict[str, np.ndarray]:
-    """All arrays of a `.npz` file, after a look at the size that it unpacks to.
+def read_archive(
+    path: pathlib.Path, most_bytes: int, arrays: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays of a `.npz` file, after a look at the size that it unpacks to.
+
+    Args:
+        path: the file.
+        most_bytes: size that the whole file may unpack to.
+        arrays: names of the arrays to read; None reads all.
 
     Raises:
         ValueError: not a `.npz` file, or one that unpacks to more bytes.
@@ -72,4 +79,4 @@ def read_archive(path: pathlib.Path, most_bytes: int) -> dict[str, np.ndarray]:
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in (stored.files if arrays is None else arrays)}
