@@ -31,8 +31,8 @@ def scan(
     """Takes outer steps as one pure function, for `jax.jit` and `jax.vmap`.
 
     Use it to train several seeds or hyperparameters at once, or inside a larger computation.
-    `fit` takes the same steps with the same keys, ends with the same weights bit for bit, and adds
-    records, checkpoints and a bar.
+    `fit` takes the same steps with the same keys, ends with the same weights up to rounding, and
+    adds records, checkpoints and a bar.
 
     Step n, which is `state.step`, uses `sample_key, step_key = split(fold_in(key, n))`.
 
