@@ -3,8 +3,10 @@
 An example is the doctest of a public name, or a line of SEEDS below. One argument of one call in it
 is replaced by one of VALUES, and the outcome is counted:
 
-    right      it runs, or its result is NaN
-    refused    an error of metajax, or Python's own for an argument that is missing or unknown
+    right      it runs
+    later      it runs, and another library refuses what came of it in a later line
+    nan        it runs, and the last line is NaN somewhere, though no argument was
+    refused    an error whose innermost frame is in metajax
     inside     an error whose innermost frame is in another library: the user gets no remedy
     hang       it takes longer than SECONDS
 
@@ -16,6 +18,7 @@ import ast
 import collections
 import contextlib
 import doctest
+import functools
 import importlib
 import inspect
 import io
@@ -25,6 +28,7 @@ import pathlib
 import pkgutil
 import random
 import signal
+import tempfile
 import time
 import traceback
 import warnings
@@ -38,6 +42,11 @@ import optax
 from flax import nnx
 
 import metajax as mj
+
+# Before the backend starts: most of the time is compilation, and LLVM need not optimise.
+FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+jax.config.update("jax_traceback_filtering", "off")  # JAX hides its own frames otherwise
 
 ROOT = pathlib.Path(inspect.getfile(mj)).parent
 SECONDS = 60
@@ -212,14 +221,29 @@ SEEDS = [
 OURS = ("mj", "metajax")
 
 
+def exported():
+    """The ids of everything that a package of metajax exports."""
+    packages = [mj]
+    for info in pkgutil.walk_packages([str(ROOT)], "metajax."):
+        if info.ispkg:
+            packages.append(importlib.import_module(info.name))
+    return {
+        id(value)
+        for package in packages
+        for name, value in vars(package).items()
+        if not name.startswith("_")
+    }
+
+
 def examples():
-    """{name: source} of the doctests of all modules, and of SEEDS."""
+    """{name: source} of the doctests of all public names, and of SEEDS."""
     found = {}
+    public = exported()
     parser = doctest.DocTestParser()
     for info in pkgutil.walk_packages([str(ROOT)], "metajax."):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
-            if name.startswith("_") or getattr(value, "__module__", None) != info.name:
+            if id(value) not in public or getattr(value, "__module__", None) != info.name:
                 continue
             lines = [example.source for example in parser.get_examples(inspect.getdoc(value) or "")]
             if lines:
@@ -236,8 +260,26 @@ def examples():
     return found
 
 
+class NotOursError(Exception):
+    """The call whose argument was to be replaced is one of another library."""
+
+
+def ours(function):
+    """The function, if it is one of metajax."""
+    one = function
+    while isinstance(one, functools.partial):
+        one = one.func
+    code = getattr(one, "__code__", None)
+    module = one.__module__ if inspect.isclass(one) else type(one).__module__
+    if code is None and module.startswith("metajax"):
+        return function
+    if code is None or not code.co_filename.startswith(str(ROOT)):
+        raise NotOursError
+    return function
+
+
 class Replace(ast.NodeTransformer):
-    """Replaces one argument of one call by the name VALUE."""
+    """Replaces one argument of one call by the name VALUE, and the function f by OURS(f)."""
 
     def __init__(self, wanted):
         self.wanted = wanted
@@ -251,9 +293,12 @@ class Replace(ast.NodeTransformer):
         self.generic_visit(node)
         if is_of_another(node.func):
             return node
+        before = self.number
         node.args = [self._replaced(argument) for argument in node.args]
         for keyword in node.keywords:
             keyword.value = self._replaced(keyword.value)
+        if before < self.wanted <= self.number:
+            node.func = ast.Call(ast.Name("OURS", ast.Load()), [node.func], [])
         return node
 
 
@@ -275,12 +320,18 @@ def count_arguments(source):
     return counter.number + 1
 
 
-def run(setup, source, wanted, value):
-    """The outcome of one example, and the place of the error."""
-    tree = ast.fix_missing_locations(Replace(wanted).visit(ast.parse(source)))
+@functools.cache
+def namespace_of(setup):
+    """What the lines of a setup define."""
     namespace = {}
     exec(compile(setup, "<setup>", "exec"), namespace)
-    namespace["VALUE"] = value
+    return namespace
+
+
+def run(setup, source, wanted, value):
+    """The outcome of one example, and the text of the error."""
+    tree = ast.fix_missing_locations(Replace(wanted).visit(ast.parse(source)))
+    namespace = {**namespace_of(setup), "VALUE": value, "OURS": ours}
 
     def stop(number, frame):
         raise TimeoutError
@@ -289,24 +340,45 @@ def run(setup, source, wanted, value):
     signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            last = tree.body.pop()
             exec(compile(tree, "<example>", "exec"), namespace)
+            if not isinstance(last, ast.Expr):
+                exec(compile(ast.Module([last], []), "<example>", "exec"), namespace)
+                return "right", ""
+            result = eval(compile(ast.Expression(last.value), "<example>", "eval"), namespace)
+            is_nan = has_nan(result) and not has_nan(value)
+            return ("nan" if is_nan else "right"), ""
     except TimeoutError:
         return "hang", ""
+    except NotOursError:
+        return "another library", ""
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
-        last = frames[-1].filename
-        is_ours = last.startswith(str(ROOT)) or last.startswith("<")
-        # A function that was given in place of another one is called in metajax; its frames are
-        # those of the value.
+        if not any(frame.filename.startswith(str(ROOT)) for frame in frames):
+            return "later", ""
+        is_ours = frames[-1].filename.startswith((str(ROOT), "<"))
         text = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
         return ("refused" if is_ours else "inside"), text
     finally:
         signal.alarm(0)
-    return "right", ""
+
+
+def has_nan(tree):
+    """Whether a floating-point leaf of a tree is NaN."""
+    for leaf in jax.tree.leaves(tree):
+        is_float = isinstance(leaf, float) or jnp.issubdtype(
+            getattr(leaf, "dtype", np.int32), np.floating
+        )
+        if is_float and bool(np.isnan(np.asarray(leaf, np.float64)).any()):
+            return True
+    return False
 
 
 def main(options):
     warnings.simplefilter("ignore")
+    programs = tempfile.TemporaryDirectory()
+    jax.config.update("jax_compilation_cache_dir", programs.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     rng = random.Random(options.seed)
     found = examples()
     places = [
@@ -319,13 +391,17 @@ def main(options):
     counts = collections.Counter()
     inside = []
     started = time.time()
-    for number, (name, place, value) in enumerate(every[: options.calls]):
+    for number, (name, place, value) in enumerate(every):
+        if sum(counts.values()) == options.calls:
+            break
         setup, source = found[name]
         outcome, text = run(setup, source, place, VALUES[value])
+        if outcome == "another library":
+            continue
         counts[outcome] += 1
-        if outcome in ("inside", "hang"):
+        if outcome in ("inside", "hang", "nan"):
             inside.append([name, place, value, outcome, text])
-        if number % 20 == 19:
+        if number % 200 == 199:
             jax.clear_caches()
     report = {
         "calls": sum(counts.values()),

@@ -16,7 +16,13 @@ from metajax.types import Array, Params, PyTree
 
 def shapes(tree: PyTree) -> PyTree:
     """The tree with "dtype[shape]" in place of each array, for error messages."""
-    return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+
+    def shape(leaf: Any) -> str:
+        if not hasattr(leaf, "dtype"):
+            return type(leaf).__name__
+        return f"{leaf.dtype}{list(jnp.shape(leaf))}"
+
+    return jax.tree.map(shape, tree)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -36,13 +42,18 @@ def check_counts(least: int = 1, **numbers: Any) -> None:
         check_count(name, value, least)
 
 
+def has_integers(y: Any) -> bool:
+    """Whether something is an array of integers."""
+    return hasattr(y, "dtype") and jnp.issubdtype(y.dtype, jnp.integer)
+
+
 def check_labels(y: Any, name: str = "Labels") -> None:
     """Checks that labels are one integer for each example.
 
     Raises:
         ValueError: not int[examples].
     """
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.ndim(y) != 1:
+    if not has_integers(y) or jnp.ndim(y) != 1:
         raise ValueError(f"{name} must be int[examples], got {shapes(y)}.")
 
 
@@ -65,7 +76,7 @@ def check_integers(name: str, y: Any, shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: another type or shape.
     """
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != shape:
+    if not has_integers(y) or jnp.shape(y) != shape:
         raise ValueError(f"{name} must be integers of shape {list(shape)}, got {shapes(y)}.")
 
 
@@ -110,9 +121,12 @@ def check_row_weights(weight: Any, rows: int) -> None:
     """
     if weight is None:
         return
-    if jnp.shape(weight) != (rows,):
+    dtype = getattr(weight, "dtype", None)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    is_number = dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    if not is_number or jnp.shape(weight) != (rows,):
         raise ValueError(
-            f"Weights must have shape [{rows}], one for each row, got {list(jnp.shape(weight))}."
+            f"Weights must have shape [{rows}], one number for each row, got {shapes(weight)}."
         )
     if is_concrete(weight) and (np.asarray(weight) < 0).any():
         least = np.asarray(weight).min()

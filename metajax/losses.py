@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_integers, check_row_weights, not_classes
+from metajax._kinds import checked
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
 
+@checked
 def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
     """The same network, computed inside in another floating-point type, such as bfloat16.
 
@@ -43,6 +45,7 @@ def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
     return narrow
 
 
+@checked
 def cross_entropy(apply: Apply) -> Loss:
     """Classification: -Σᵢ wᵢ log softmax(logitsᵢ)[yᵢ] / Σᵢ wᵢ, with the metric "accuracy".
 
@@ -71,7 +74,8 @@ def cross_entropy(apply: Apply) -> Loss:
     0.5
     """
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         logits = apply(params, batch.x, key, reference=reference_rows(batch))
         check_integers("Labels", batch.y, logits.shape[:-1])
         ways = logits.shape[-1]
@@ -94,6 +98,7 @@ def cross_entropy(apply: Apply) -> Loss:
     return loss
 
 
+@checked
 def squared_error(apply: Apply) -> Loss:
     """Regression: Σᵢ wᵢ |f(xᵢ) - yᵢ|² / (k Σᵢ wᵢ), where k is the number of entries of one target.
 
@@ -117,7 +122,8 @@ def squared_error(apply: Apply) -> Loss:
     2.5
     """
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         predictions = apply(params, batch.x, key, reference=reference_rows(batch))
         if predictions.shape != batch.y.shape:
             raise ValueError(
@@ -130,6 +136,7 @@ def squared_error(apply: Apply) -> Loss:
     return loss
 
 
+@checked
 def sequence_cross_entropy(apply: Apply) -> Loss:
     """Sequences: -Σᵢₜ wᵢ log p(yᵢₜ) / Σᵢₜ wᵢ over the characters of all targets, without padding.
 
@@ -156,7 +163,8 @@ def sequence_cross_entropy(apply: Apply) -> Loss:
     (0.5, 0.0)
     """
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         log_p_NxTxC = apply(params, batch.x, key)
         y_NxT = batch.y
         check_integers("Targets", y_NxT, log_p_NxTxC.shape[:-1])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 
 Array: TypeAlias = jax.Array
-PyTree: TypeAlias = Any
+PyTree: TypeAlias = Annotated[Any, "arrays"]
+Size: TypeAlias = Annotated[int, "1 or more"]
 Metrics: TypeAlias = dict[str, Array]
 
 

@@ -205,7 +205,7 @@ def test_tokens_are_left_out_and_the_rest_moves_up():
     ("make", "message"),
     [
         (lambda: spec_augment(-1, 0), "time must be a whole number, 0 or more, got -1"),
-        (lambda: spec_augment(0, 1.5), "frequency must be a whole number, 0 or more, got 1.5"),
+        (lambda: spec_augment(0, 1.5), "frequency must be a whole number,.* got 1.5"),
         (lambda: spec_augment(1, 1, masks=0), "masks must be a whole number, 1 or more, got 0"),
         (lambda: wave(shift=-1), "shift must be a whole number"),
         (lambda: wave(gain=-3), "gain=-3 must be from 0 to 120"),

@@ -233,7 +233,9 @@ def test_mixup_has_the_expected_loss_of_mixed_labels():
     new = mixed(batch, 20_000, alpha)[1]
     apply, _ = mj.nets.from_function(lambda params, x: x @ jnp.asarray(kernel))
     loss = mj.losses.cross_entropy(apply)
-    values = np.asarray(jax.jit(jax.vmap(lambda batch: loss(None, batch, KEY)[0]))(new))
+    values = np.asarray(
+        jax.jit(jax.vmap(lambda batch: loss(mj.Params((), ()), batch, KEY)[0]))(new)
+    )
     error = values.std() / np.sqrt(len(values))
     assert abs(values.mean() - soft) < 3 * error
     assert abs(own - soft) > 10 * error  # which λ ~ Beta(α, α) under the row's own label would give

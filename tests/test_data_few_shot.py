@@ -117,7 +117,7 @@ def test_episodes_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("wrong", [0, True, 1.5])
 def test_sizes_are_whole_numbers(wrong):
-    message = f"must be a whole number, 1 or more, got {wrong}"
+    message = f"must be a whole number.* got {wrong}"
     for sizes in ((wrong, 1, 1), (2, wrong, 1), (2, 1, wrong)):
         with pytest.raises(ValueError, match=message):
             data.episodes(*sizes)

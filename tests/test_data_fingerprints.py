@@ -17,7 +17,7 @@ def test_data_sets_have_different_fingerprints():
         dataset(IMAGE.reshape(8, 1, 2), np.arange(8)),
         dataset(IMAGE, np.arange(8) // 2),
         dataset(IMAGE, np.arange(8), info=IMAGE),
-        dataset(IMAGE, np.arange(8), names="abcdefgh"),
+        dataset(IMAGE, np.arange(8), names=list("abcdefgh")),
         dataset(IMAGE + 1, np.arange(8)),
     ]
     assert len({fingerprint(one) for one in variants}) == len(variants)

@@ -131,7 +131,7 @@ def test_noise_has_its_size_and_leaves_the_functions_alone(name):
 def test_bad_options_are_refused(family):
     with pytest.raises(ValueError, match="shots must be a whole number, 1 or more, got 0"):
         family(0, 1)
-    with pytest.raises(ValueError, match="queries must be a whole number, 1 or more, got True"):
+    with pytest.raises(ValueError, match=r"queries must be a whole number,.* got True"):
         family(1, True)
     if family is not sinusoids:
         for noise in (-1, float("nan")):

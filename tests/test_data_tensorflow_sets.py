@@ -274,8 +274,9 @@ from metajax import data
         ("tensorflow", "data.tfds('speech_commands', data_dir={!r})", "pip install tensorflow-cpu"),
         (
             "grain",
-            "import numpy as n; rows = data.dataset(n.arange(1), n.zeros(1, int));"
-            "data.tasks_of(data.stream(data.meta_batch(data.batches(1), 1), rows, print), 0)",
+            "import jax, numpy as n; rows = data.dataset(n.arange(1), n.zeros(1, int));"
+            "feed = data.stream(data.meta_batch(data.batches(1), 1), rows, print);"
+            "data.tasks_of(feed, jax.random.key(0))",
             r"pip install 'metajax\[data\]'",
         ),
     ],
@@ -325,7 +326,7 @@ WRONG = {
     "one name": (
         "letters",
         {"keep": "Greek_1"},
-        r"keep='Greek_1' must be several names .* \['Greek_1'\]",
+        "keep must be a function or a sequence, each part a text or None, got 'Greek_1'",
     ),
     "no class": ("letters", {"keep": lambda name: False}, "keep leaves no class of letters"),
     "one prepare for two": (

@@ -46,7 +46,7 @@ def test_bad_texts_are_refused(learned):
         tokenize(learned, ["a", "  "], length=4)
     with pytest.raises(ValueError, match=r"Texts \[1\], such as '\\u200b', have no token"):
         tokenize(learned, ["a", "\u200b"], length=4)
-    with pytest.raises(ValueError, match="sequence of texts, one or more"):
+    with pytest.raises(ValueError, match="texts must be a sequence, each part a text, got"):
         tokenize(learned, "one text", length=4)
     with pytest.raises(ValueError, match=r"Texts \[0\] are empty"):
         train_tokenizer([""], size=9)
@@ -76,5 +76,7 @@ def test_a_vocabulary_holds_all_characters():
     message = "size=4 must be 12 or more: the texts have 10 different characters"
     with pytest.raises(ValueError, match=message):
         train_tokenizer(["abcdefghij"], size=4)
-    with pytest.raises(ValueError, match="are empty"):
+    with pytest.raises(
+        ValueError, match=r"must be a sequence, each part a text, got \['a', None\]"
+    ):
         train_tokenizer(["a", None], size=9)

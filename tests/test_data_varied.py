@@ -160,7 +160,7 @@ def test_the_defaults_are_those_of_the_paper():
     [
         ({"ways": (0, 5)}, r"ways\[0\] must be a whole number, 1 or more, got 0"),
         ({"queries": 0}, "queries must be a whole number"),
-        ({"shots": 1.5}, "shots must be a whole number, 1 or more, got 1.5"),
+        ({"shots": 1.5}, "shots must be a whole number,.* got 1.5"),
         ({"support": 0}, "support must be a whole number"),
         ({"ways": (5, 4)}, r"ways\[1\] must be a whole number, 5 or more, got 4"),
         ({"ways": (2, 6), "support": 5}, r"ways=\(2, 6\) .* support=5 one example or more"),

@@ -94,5 +94,5 @@ def test_the_table_has_a_row_for_each_strategy():
 @pytest.mark.parametrize("repeats", [-1, 1.5, True])
 def test_repeats_that_are_no_number_are_refused(repeats):
     params, _ = ridge_problem()
-    with pytest.raises(ValueError, match="repeats must be a whole number, 0 or more"):
+    with pytest.raises(ValueError, match=r"repeats must be a whole number.* got"):
         mj.estimate_cost(make, {"all": mj.unroll()}, params, tasks(), repeats=repeats)

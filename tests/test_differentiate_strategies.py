@@ -440,7 +440,7 @@ def test_errors_say_what_to_do():
     params, task = ridge_problem()
     make = functools.partial(mj.inner_loop, ridge_loss, optax.sgd(0.1), steps=3)
     for bad in (0, -1, 1.5):
-        with pytest.raises(ValueError, match=f"last must be a whole number, 1 or more, got {bad}"):
+        with pytest.raises(ValueError, match=f"last must be a whole number.* got {bad}"):
             mj.truncated(bad)
     with pytest.raises(ValueError, match=r"last 4 of 3 steps"):
         make(differentiate=mj.truncated(4)).adapt(params, task.support, KEY)

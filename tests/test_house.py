@@ -11,12 +11,14 @@ import typing
 import pytest
 
 import metajax as mj
+from metajax import _kinds
 
 ROOT = pathlib.Path(mj.__file__).parent
 REPOSITORY = ROOT.parent
 ORDER = [
-    "_versions", "types", "_checks", "_tree", "_class_means", "differentiate", "inner", "outer",
-    "losses", "data", "nets", "modalities", "diagnostics", "algorithms", "training", "plots",
+    "_versions", "types", "_checks", "_kinds", "_tree", "_class_means", "differentiate", "inner",
+    "outer", "losses", "data", "nets", "modalities", "diagnostics", "algorithms", "training",
+    "plots",
 ]  # fmt: skip
 """The rooms, lowest first. A room imports only from rooms before it."""
 
@@ -183,6 +185,28 @@ def test_what_is_public_is_documented(name, value):
         ]
         if "key" in positional:
             assert positional[-1] == "key", "a key is the last positional argument"
+
+
+def is_checked(function):
+    """Whether `@checked` made this function, or what a `jax.jit` of it wraps."""
+    while function is not None:
+        if getattr(function, "__code__", None) and function.__code__.co_filename == _kinds.__file__:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+@pytest.mark.parametrize(("name", "value"), CALLABLES, ids=[name for name, _ in CALLABLES])
+def test_what_is_public_checks_its_arguments(name, value):
+    """A tuple, a dataclass, a protocol and an error are made of what they are given."""
+    if inspect.isfunction(value):
+        assert is_checked(value)
+        return
+    plain = hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__")
+    if plain or issubclass(value, Exception) or getattr(value, "_is_protocol", False):
+        return
+    own = [vars(value)[method] for method in ("__init__", "__call__") if method in vars(value)]
+    assert all(is_checked(method) for method in own)
 
 
 def words_of(*folders):

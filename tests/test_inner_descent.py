@@ -171,7 +171,10 @@ def test_errors_of_the_inner_loop_say_what_to_do():
     support = first(make_tasks()).support
     with pytest.raises(ValueError, match=r"optax\.GradientTransformation or a metajax\.Rule"):
         mj.inner_loop(loss, 0.1, steps=1)
-    with pytest.raises(ValueError, match=r"unroll\(\) or first_order\(\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"differentiate must be a metajax.Strategy or None, got unroll; [^`]*`unroll\(\)`",
+    ):
         mj.inner_loop(loss, optax.sgd(0.1), steps=1, differentiate=mj.unroll)
     learned = mj.inner_loop(loss, mj.learned_rates(0.1), steps=1)
     with pytest.raises(ValueError, match=r"adaptation\.init\(params, key\)"):

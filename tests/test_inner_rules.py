@@ -49,5 +49,5 @@ def test_every_hyperparameter_has_the_gradient_of_a_finite_difference():
 @pytest.mark.parametrize("make", [mj.learned_rates, mj.leaf_rates, mj.shared_rate])
 @pytest.mark.parametrize("steps", [0, True, 1.5])
 def test_steps_are_a_count(make, steps):
-    with pytest.raises(ValueError, match="steps must be a whole number, 1 or more, got"):
+    with pytest.raises(ValueError, match=r"steps must be a whole number.* got"):
         make(0.1, steps=steps)

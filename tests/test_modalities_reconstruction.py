@@ -250,7 +250,7 @@ def test_an_encoder_need_not_know_of_absence():
     batch = mj.Batch(x, jnp.array([0, 1, 0]))
     slope = jax.jit(jax.grad(lambda fast: loss(mj.Params(fast, slow), batch, None)[0]))(fast)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
-    with pytest.raises(ValueError, match="x must be a Modalities"):
+    with pytest.raises(ValueError, match=r"x must be a metajax.Modalities, got"):
         net(mj.Params(fast, slow), value["a"])
 
 

@@ -92,9 +92,9 @@ def test_a_function_takes_only_what_it_uses():
             assert float(apply(params, 1.0)) == expected[0]
             assert float(apply(params, 1.0, KEYS[0], reference=X)) == expected[1]
     both, _ = nets.from_function(ways[2][0])
-    assert both(start, X, KEYS[0], reference="rows") == (False, "rows")
+    assert both(start, X, KEYS[0], reference=X) == (False, X)
     only_reference, _ = nets.from_function(ways[3][0])
-    assert only_reference(start, X, KEYS[0], reference="rows") == "rows"
+    assert only_reference(start, X, KEYS[0], reference=X) is X
     assert nets.from_function(ways[0][0])[1] == mj.Params({}, {})
 
 

@@ -100,7 +100,7 @@ def test_supervised_is_ordinary_training():
     (value, metrics), gradient = value_and_grad(params, batch, KEY)
     assert_close(state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient))
     assert_close((info.loss, info.metrics), (value, metrics))
-    with pytest.raises(ValueError, match="trains on a Batch, got Task"):
+    with pytest.raises(ValueError, match=r"batch must be a metajax.Batch .* got Task"):
         outer.step(state, make_tasks(), KEY)
 
 

@@ -159,7 +159,7 @@ def test_errors_say_what_to_do():
     outer = mj.persistent(RATE, vector, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1)
     with pytest.raises(ValueError, match=r"must return \(scalar, metrics\)"):
         outer.step(outer.init(params, tasks, KEY), tasks, KEY)
-    with pytest.raises(ValueError, match=r"trains a metajax\.Rule"):
+    with pytest.raises(ValueError, match=r"rule must be a metajax\.Rule, got"):
         mj.persistent(
             optax.sgd(0.1), ridge_loss, optax.sgd(0.1), horizon=2, truncation=2, pairs=3, std=0.1
         )

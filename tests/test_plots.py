@@ -148,5 +148,5 @@ def test_a_contact_sheet_writes_what_it_cannot_draw(axes):
 @pytest.mark.parametrize("sizes", [{"classes": 0}, {"examples": 0}, {"examples": 1.5}])
 def test_a_contact_sheet_of_nothing_is_refused(axes, sizes):
     source = mj.data.dataset(jnp.zeros((2, 3)), jnp.arange(2))
-    with pytest.raises(ValueError, match=rf"{next(iter(sizes))} must be a whole number, 1 or more"):
+    with pytest.raises(ValueError, match=rf"{next(iter(sizes))} must be a whole number"):
         mj.plots.contact_sheet(axes, source, **sizes)

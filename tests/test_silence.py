@@ -149,8 +149,8 @@ def test_labels_of_pixels_and_tokens(shape, weighted):
 @pytest.mark.parametrize(
     ("weight", "error"),
     [
-        (jnp.ones((3, 1)), r"Weights must have shape \[3\].*got \[3, 1\]"),
-        (jnp.ones(2), r"Weights must have shape \[3\].*got \[2\]"),
+        (jnp.ones((3, 1)), r"Weights must have shape \[3\].*got float64\[3, 1\]"),
+        (jnp.ones(2), r"as many rows each, got .*weight='float64\[2\]'"),
         (jnp.array([1.0, -1.0, 1.0]), r"Weights must be 0 or more, got -1\.0"),
     ],
 )

@@ -289,7 +289,7 @@ def test_steps_that_kept_no_task_have_no_loss(capsys):
         ({"steps": 4, "fuse": 0}, "fuse must be a whole number, 1 or more, got 0"),
         ({"steps": 4, "every": 0}, "every must be a whole number, 1 or more, got 0"),
         ({"steps": 4, "fuse": 2, "every": 3}, "fuse=2 must divide every=3"),
-        ({"steps": math.inf}, "steps must be a whole number, 0 or more, got inf"),
+        ({"steps": math.inf}, "steps must be a whole number,.* got inf"),
         ({"steps": 4, "seconds": math.nan}, "seconds=nan must be positive"),
         ({"steps": 4, "empty_records": 0}, "empty_records must be a whole number, 1 or more"),
     ],
@@ -300,12 +300,12 @@ def test_sizes_that_do_not_fit_are_refused(options, error):
 
 
 def test_scan_refuses_a_stream_and_steps_that_are_no_number():
-    with pytest.raises(ValueError, match=r"steps must be a whole number, 0 or more, got 2\.5"):
+    with pytest.raises(ValueError, match=r"steps must be a whole number,.* got 2\.5"):
         mj.training.scan(OUTER, START, sample, TARGETS, KEY, steps=2.5)
     rows = mj.data.dataset(np.arange(12, dtype=np.int32), np.repeat(np.arange(3), 4))
     draw = mj.data.meta_batch(mj.data.episodes(ways=2, shots=1, queries=1), tasks=2)
     stream = mj.data.stream(draw, rows, lambda numbers: numbers)
-    with pytest.raises(ValueError, match=r"train on a stream with fit\(\)"):
+    with pytest.raises(ValueError, match=r"sample must be a function, got a Stream[^`]*`fit`"):
         mj.training.scan(OUTER, START, stream, (), KEY, steps=2)
 
 

@@ -6,6 +6,7 @@ import jax
 import optax
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of
 from metajax.differentiate import Strategy
 from metajax.inner import chain, inner_loop, prototypes, ridge
@@ -14,6 +15,7 @@ from metajax.outer import query_loss
 from metajax.types import Learner
 
 
+@checked
 def r2d2(
     net: Net,
     ways: int | None,
@@ -40,6 +42,7 @@ def r2d2(
     return Learner(apply, params, adaptation, task_loss)
 
 
+@checked
 def proto_maml(
     net: nnx.Module,
     ways: int,

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
 from metajax.inner import chain, film, inner_loop, modulate, modulated
 from metajax.losses import squared_error
@@ -18,6 +19,7 @@ from metajax.outer import query_loss
 from metajax.types import Apply, Array, Batch, Learner, Params, PyTree
 
 
+@checked
 def cavia(
     net: Net,
     *,
@@ -52,6 +54,7 @@ def cavia(
     return Learner(with_context, params, adaptation, task_loss)
 
 
+@checked
 def mmaml(
     net: Net,
     reader: Callable[[int], nnx.Module],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
 from metajax.differentiate import (
     Strategy,
@@ -21,12 +22,13 @@ from metajax.losses import cross_entropy
 from metajax.outer import query_loss, switch_at
 from metajax.outer import reptile as reptile_loss
 from metajax.outer.task_losses import StepWeights
-from metajax.types import Array, Learner
+from metajax.types import Array, Learner, Size
 
 KEY_OF_RULES = 0
 """Seed of rules whose initial value is not random."""
 
 
+@checked
 def maml(
     net: Net,
     *,
@@ -60,6 +62,7 @@ def maml(
     return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
 
 
+@checked
 def fomaml(
     net: Net,
     *,
@@ -85,6 +88,7 @@ def fomaml(
     )
 
 
+@checked
 def anil(
     net: Net,
     *,
@@ -118,6 +122,7 @@ def anil(
     )
 
 
+@checked
 def boil(
     net: Net,
     *,
@@ -143,6 +148,7 @@ def boil(
     )
 
 
+@checked
 def meta_sgd(
     net: Net,
     *,
@@ -176,6 +182,7 @@ def meta_sgd(
     return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
 
 
+@checked
 def maml_plus_plus(
     net: Net,
     *,
@@ -227,7 +234,8 @@ def maml_plus_plus(
     return Learner(apply, params, adaptation, task_loss)
 
 
-def multi_step_weights(inner_steps: int, until: int) -> StepWeights:
+@checked
+def multi_step_weights(inner_steps: Size, until: Size) -> StepWeights:
     """The annealed weights of MAML++'s multi-step loss.
 
     All K weights start at 1/K. Those before the last fall linearly to 0.03/K, which they reach at
@@ -258,6 +266,7 @@ def multi_step_weights(inner_steps: int, until: int) -> StepWeights:
     return weights
 
 
+@checked
 def reptile(
     net: Net,
     *,
@@ -296,6 +305,7 @@ def reptile(
     return Learner(apply, params, adaptation, reptile_loss(adaptation, of_net))
 
 
+@checked
 def imaml(
     net: Net,
     *,

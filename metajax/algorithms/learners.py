@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.inner import linear_head
 from metajax.nets import functional, join_params, split_params
 from metajax.types import Apply, Loss, Params
@@ -19,6 +20,7 @@ MakeLoss: TypeAlias = Callable[[Apply], Loss]
 """What makes a loss of a network, such as `metajax.losses.cross_entropy`."""
 
 
+@checked
 def as_function(net: Net, fast: Callable[[str], bool] | None = None) -> tuple[Apply, Params]:
     """A net as (apply, params).
 
@@ -36,6 +38,7 @@ def as_function(net: Net, fast: Callable[[str], bool] | None = None) -> tuple[Ap
     return apply, params
 
 
+@checked
 def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     """A net as an encoder whose weights are slow, under a head that an adaptation writes.
 
@@ -59,6 +62,7 @@ def embed_of(apply: Apply) -> Apply:
     return functools.partial(apply, method="embed")  # type: ignore[call-arg]
 
 
+@checked
 def in_part(name: str) -> Callable[[str], bool]:
     """Whether a weight belongs to a part of the net: a name anywhere in its path.
 

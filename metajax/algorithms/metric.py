@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder
 from metajax.inner import prototypes
 from metajax.losses import cross_entropy
@@ -9,6 +10,7 @@ from metajax.outer import query_loss
 from metajax.types import Learner
 
 
+@checked
 def protonets(
     net: Net,
     ways: int,

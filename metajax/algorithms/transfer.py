@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in_part
 from metajax.differentiate import first_order
 from metajax.inner import chain, identity, inner_loop, learned, prototypes
@@ -19,6 +20,7 @@ from metajax.outer import query_loss, supervised
 from metajax.types import Learner, Params
 
 
+@checked
 def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
     """Ordinary supervised training on the union of all classes, one head for all of them.
 
@@ -34,6 +36,7 @@ def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
     return Learner(apply, params, identity(), supervised(loss(apply)))
 
 
+@checked
 def fine_tuning(
     net: nnx.Module,
     ways: int,
@@ -73,6 +76,7 @@ def fine_tuning(
     return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
 
 
+@checked
 def with_pretrained_body(learner: Learner, pretrained: Params, *, head: str = "head") -> Learner:
     """The learner with pretrained weights in all parts of the net but the head.
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from metajax._checks import check_no_list, shapes
+from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.data.values import Scale, as_modalities, as_scale, check_values, scaled
 from metajax.types import Array, Modalities, PyTree
@@ -61,6 +62,7 @@ class Dataset:
         return min(self.sizes)
 
 
+@checked
 def dataset(
     x: PyTree,
     y: ArrayLike,
@@ -76,7 +78,8 @@ def dataset(
     Args:
         x: pytree of arrays [examples, ...], or a `Modalities` of them. Values of absent modalities
             become zero.
-        y: integers [examples], from 0 to classes - 1. Every class has an example.
+        y: integers [examples], from 0 to classes - 1. Every class has an example. Of labels that
+            are texts, `np.unique(labels, return_inverse=True)` makes names and integers.
         names: one for each class; by default the labels themselves.
         info: pytree of arrays [classes, ...]. `episodes` passes the rows of a task's classes on as
             `support.info`.
@@ -124,6 +127,7 @@ def dataset(
     )
 
 
+@checked
 def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
     """The classes that `keep` chooses, relabelled from 0 in the same order.
 

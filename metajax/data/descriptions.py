@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.splits import group_of
 from metajax.types import Modalities, PyTree
@@ -67,6 +68,7 @@ class Description(NamedTuple):
         return "\n".join(lines)
 
 
+@checked
 def describe(dataset: Dataset) -> Description:
     """Describes a data set: its classes and groups, and shape, dtype and range of its arrays.
 

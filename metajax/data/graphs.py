@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from metajax._kinds import checked
+
 _UNKNOWN = "？"
 _FIRST_OPERATOR, _LAST_OPERATOR = "\u2ff0", "\u2fff"
 
 
+@checked
 def composition_graph(
     characters: Sequence[str], decompositions: Sequence[str], *, without: Iterable[str] = ()
 ) -> tuple[list[str], np.ndarray]:
@@ -57,6 +60,7 @@ def composition_graph(
     return list(number), np.array(list(edges), np.int32).reshape(-1, 2)
 
 
+@checked
 def check_graph(names: Sequence[str], edges: ArrayLike) -> np.ndarray:
     """Checks a graph of your own while it is concrete, and returns its edges as int32[edges, 2].
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.values import is_row_numbers
 from metajax.types import PyTree
@@ -22,6 +23,7 @@ _BLOCK = 256
 """Examples of a data set on disk that are in memory at once."""
 
 
+@checked
 def check_leaks(**parts: Dataset | OnDisk) -> None:
     """Checks that no example of one part is also in another, equal in every byte, in any class.
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.values import is_row_numbers
 from metajax.types import PyTree
@@ -28,6 +29,7 @@ def rotated(source: Dataset, fetch: None = None) -> Dataset: ...
 def rotated(source: Dataset, fetch: Fetch) -> tuple[Dataset, Fetch]: ...
 
 
+@checked
 def rotated(source: Dataset, fetch: Fetch | None = None) -> Dataset | tuple[Dataset, Fetch]:
     """Makes four times as many classes: each class as it is, and turned by 90, 180 and 270 degrees.
 

@@ -7,9 +7,11 @@ import os
 import pathlib
 from typing import Any
 
+from metajax._kinds import checked
 from metajax.data.splits import Split, class_split
 
 
+@checked
 def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     """Writes a split as JSON: its name, digest, parts and dropped classes.
 
@@ -24,6 +26,7 @@ def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     pathlib.Path(path).write_text(text, encoding="utf-8")
 
 
+@checked
 def load_split(path: str | os.PathLike[str]) -> Split:
     """Reads what `save_split` wrote.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, select
 
 
@@ -38,6 +39,7 @@ class Split(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@checked
 def class_split(
     name: str,
     parts: Mapping[str, Iterable[str] | Dataset | Callable[[str], bool]],
@@ -75,6 +77,7 @@ def class_split(
     return _checked(Split(name, chosen))
 
 
+@checked
 def draw_split(
     names: Sequence[str],
     sizes: Mapping[str, int],
@@ -120,6 +123,7 @@ def draw_split(
     return _checked(Split(f"{shown} {kind}, seed {seed}", parts))
 
 
+@checked
 def select_part(source: Dataset, split: Split, part: str) -> Dataset:
     """The classes of one part of a split, in the order in which the data set has them.
 
@@ -153,6 +157,7 @@ def select_part(source: Dataset, split: Split, part: str) -> Dataset:
     return select(source, lambda name: name in wanted)
 
 
+@checked
 def group_of(name: str) -> str:
     """The group of a class: what stands before the last "/" of its name, or "".
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metajax._checks import check_counts
+from metajax._kinds import checked
 from metajax._tree import largest
 from metajax.types import Array
 
@@ -35,6 +36,7 @@ class _Trajectories(NamedTuple):
     drawing: np.ndarray
 
 
+@checked
 def resample(
     points: ArrayLike, starts: ArrayLike, offsets: ArrayLike, *, number: int
 ) -> np.ndarray:
@@ -90,6 +92,7 @@ def resample(
     return result.astype(np.float32).reshape(len(given.first), number, 4)
 
 
+@checked
 def draw(strokes: Array, *, frames: int, size: int) -> Array:
     """The video of each drawing, [n, frames, size, size, 1] from 0 to 1, ink bright.
 

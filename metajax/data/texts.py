@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 
 _SPECIAL = ["[PAD]", "[UNK]"]  # ids 0 and 1
 
@@ -18,6 +19,7 @@ _END = 102
 _TRAINED = 256
 
 
+@checked
 def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
     """A `tokenizers.Tokenizer` of byte-pair pieces learned from these texts.
 
@@ -57,6 +59,7 @@ def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
     return tokenizer
 
 
+@checked
 def tokenize(tokenizer: Any, texts: Sequence[str], *, length: int, cut: bool = False) -> np.ndarray:
     """Token ids int32[texts, length], with zeros as padding at the end.
 
@@ -94,6 +97,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], *, length: int, cut: bool = F
     return result
 
 
+@checked
 def sentence_tokens(
     texts: Sequence[str], *, length: int = _TRAINED - 2, cut: bool = False
 ) -> np.ndarray:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_names, shapes
+from metajax._kinds import checked
 from metajax.types import Array, Modalities, PyTree, Series
 
 Scale: TypeAlias = float | tuple[tuple[str, float], ...] | None
 """What values are divided by after a draw: one number, (modality, number) pairs, or nothing."""
 
 
+@checked
 def as_modalities(
     value: Mapping[str, PyTree], present: Mapping[str, Array] | None = None
 ) -> Modalities:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.types import Array, PyTree, TaskLoss
 
@@ -37,6 +38,7 @@ class Cost(NamedTuple):
     bias: float | None = None
 
 
+@checked
 def estimate_cost(
     make: Callable[[Any], TaskLoss],
     strategies: Mapping[str, Any],
@@ -89,6 +91,7 @@ def estimate_cost(
     }
 
 
+@checked
 def cost_table(costs: Mapping[str, Cost]) -> str:
     """The costs as a Markdown table, one row for each strategy.
 

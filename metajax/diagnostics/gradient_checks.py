@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_loss_value
+from metajax._kinds import checked
 from metajax.diagnostics.differences import random_direction, step_width
 from metajax.diagnostics.inner_loop_checks import check_inner_loop
 from metajax.differentiate.solvers import Solver, conjugate_gradient
@@ -71,6 +72,7 @@ class Check(NamedTuple):
         return "\n".join(lines)
 
 
+@checked
 def check_meta_gradient(
     adaptation: Adaptation,
     loss: Loss,

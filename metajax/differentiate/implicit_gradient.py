@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._kinds import checked
 from metajax.differentiate.closures import hoist_constants
 from metajax.differentiate.mixed_derivatives import mixed_products
 from metajax.differentiate.solvers import Solver, conjugate_gradient
@@ -15,6 +16,7 @@ from metajax.differentiate.strategies import Inner, Strategy, descend, result
 from metajax.types import Array, PyTree
 
 
+@checked
 def implicit(
     solver: Solver | None = None, *, tolerance: float = 1e-3, stop: float | None = None
 ) -> Strategy:

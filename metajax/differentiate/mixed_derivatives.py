@@ -11,6 +11,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.differentiate.closures import cotangents_of, hoist_constants, split_floats
 from metajax.differentiate.strategies import (
     Gradient,
@@ -27,6 +28,7 @@ Products: TypeAlias = Callable[[InnerLoss, PyTree, PyTree, PyTree, Array], tuple
 """(loss, fast, inputs, u, key) -> (cotangent of fast, cotangent of inputs)."""
 
 
+@checked
 def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     """Exact derivatives by forward-over-reverse products (MixFlow-MG): little memory.
 
@@ -69,6 +71,7 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
     return Strategy(solve)
 
 
+@checked
 def one_step(*, difference: float | None = None) -> Strategy:
     """Differentiates the last step only, with the identity in place of its Hessian: biased.
 
@@ -107,6 +110,7 @@ def one_step(*, difference: float | None = None) -> Strategy:
     return Strategy(solve)
 
 
+@checked
 def mixed_products(
     loss: InnerLoss, fast: PyTree, inputs: PyTree, u: PyTree, key: Array
 ) -> tuple[PyTree, PyTree]:

@@ -11,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax._tree import unit_vectors
 from metajax.types import PyTree
 
@@ -18,6 +19,7 @@ Solver: TypeAlias = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
 """(v -> Hv, right-hand side b) -> approximately H⁻¹b, for a symmetric H."""
 
 
+@checked
 def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
     """JAX's conjugate gradient method, for a positive definite H.
 
@@ -39,6 +41,7 @@ def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
     return solver
 
 
+@checked
 def neumann(*, terms: int, rate: float) -> Solver:
     """The Neumann series H⁻¹b ≈ α Σₖ (I - αH)ᵏ b, k = 0 … terms.
 
@@ -72,6 +75,7 @@ def neumann(*, terms: int, rate: float) -> Solver:
     return solver
 
 
+@checked
 def dense() -> Solver:
     """Builds the matrix H and solves: n products and n² memory for n fast weights.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._kinds import checked
 from metajax.types import Array, PyTree
 
 InnerLoss: TypeAlias = Callable[[PyTree, PyTree, Array], Array]
@@ -73,6 +74,7 @@ class Descent(NamedTuple):
     path: PyTree
 
 
+@checked
 def descend(
     gradient: Gradient,
     inner: Inner,
@@ -113,11 +115,13 @@ def descend(
     return Descent(fast, state, path)
 
 
+@checked
 def result(inner: Inner, descent: Descent) -> PyTree:
     """What `Strategy.solve` returns: the last fast weights, or those of every step."""
     return descent.path if inner.path else descent.fast
 
 
+@checked
 def solve_late(gradient: Gradient, inner: Inner, keys: Array, last: int) -> PyTree:
     """Solves the inner problem with derivatives through the last steps only.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.differentiate.strategies import Inner, Strategy, descend, result, solve_late
 from metajax.types import Array, PyTree
 
 
+@checked
 def unroll(*, remat: int = 0) -> Strategy:
     """Exact derivatives through every step. Memory grows with the number of steps.
 
@@ -31,6 +33,7 @@ def unroll(*, remat: int = 0) -> Strategy:
     return Strategy(solve)
 
 
+@checked
 def first_order() -> Strategy:
     """Treats the inner gradients as constants: no second derivatives, little memory, biased.
 
@@ -50,6 +53,7 @@ def first_order() -> Strategy:
     return Strategy(solve, through_optimizer=False)
 
 
+@checked
 def truncated(last: int) -> Strategy:
     """Differentiates the last steps only. It takes the memory of `last` steps, and is biased.
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import jax
 
 from metajax._checks import check_fast_entry
+from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.types import Adaptation, Array, Batch, Params, PyTree
 
@@ -15,6 +16,7 @@ EncodeSupport: TypeAlias = Callable[[Params, Batch, Array], PyTree]
 """(params, support, key) -> what is written into the fast weights."""
 
 
+@checked
 def amortize(
     init: Callable[[Params, Array], PyTree], encode: EncodeSupport, *, entry: str
 ) -> Adaptation:
@@ -49,6 +51,7 @@ def amortize(
     arXiv 1609.09106.
     """
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_fast_entry(params, entry)
         has_weights = jax.tree.leaves(jax.eval_shape(init, params, key))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 
 from metajax._checks import check_key
+from metajax._kinds import checked
 from metajax.types import Adaptation, Array, Batch, Params
 
 
+@checked
 def identity() -> Adaptation:
     """The adaptation that changes nothing: the baseline without adaptation, and a neutral link."""
     return Adaptation(
@@ -16,6 +18,7 @@ def identity() -> Adaptation:
     )
 
 
+@checked
 def chain(*links: Adaptation, **named_links: Adaptation) -> Adaptation:
     """One adaptation after the other; each starts from the fast weights that the last one left.
 
@@ -46,6 +49,7 @@ def chain(*links: Adaptation, **named_links: Adaptation) -> Adaptation:
             "a chain's last link."
         )
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         keys = jax.random.split(key, max(len(every_link), 1))
         rules = tuple(
@@ -55,6 +59,7 @@ def chain(*links: Adaptation, **named_links: Adaptation) -> Adaptation:
         rule = dict(zip(named_links, rules, strict=True)) if named_links else rules
         return params._replace(rule=rule)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         rules = _rules_of(params, len(every_link), list(named_links))
         for number, (link, rule) in enumerate(zip(every_link, rules, strict=True)):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from metajax._checks import check_count, check_fast_entry
 from metajax._class_means import class_means, weighted_one_hot
+from metajax._kinds import checked
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
@@ -14,6 +15,7 @@ ABSENT = -1e9
 """Head bias of a class without support. It is finite, and no softmax gives the class any weight."""
 
 
+@checked
 def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
     """Writes the head of nearest class means (prototypical networks).
 
@@ -47,6 +49,7 @@ def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
     """
     check_count("ways", ways)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         features_NxD = embed_support(embed, params, support, key)
         mean_WxD, weight_W = class_means(features_NxD, weighted_one_hot(support, ways))
@@ -56,6 +59,7 @@ def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
+@checked
 def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adaptation:
     """Writes the head of ridge regression (R2-D2).
 
@@ -81,10 +85,12 @@ def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adap
     if ways is not None:
         check_count("ways", ways)
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         rule = {"log_lambda": jnp.zeros(()), "scale": jnp.ones(()), "offset": jnp.zeros(())}
         return params._replace(rule=rule)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         if not isinstance(params.rule, dict) or "log_lambda" not in params.rule:
             raise ValueError(
@@ -108,6 +114,7 @@ def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adap
     return Adaptation(init, adapt)
 
 
+@checked
 def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
     """The network that applies a written linear head to features: f(x) @ kernel + bias.
 
@@ -126,6 +133,7 @@ def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
         ValueError: when called, fast weights without that entry.
     """
 
+    @checked
     def apply(
         params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
@@ -155,6 +163,7 @@ def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> A
     return features
 
 
+@checked
 def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
     """The linear head of nearest class means: kernel 2cᵀ and bias -|c|².
 
@@ -169,6 +178,7 @@ def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
     return 2 * mean_WxD.T, bias_W
 
 
+@checked
 def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Params:
     """The params with a linear head written into an entry of `params.fast`.
 

@@ -17,6 +17,7 @@ from metajax._checks import (
     is_concrete,
     needs_value,
 )
+from metajax._kinds import checked
 from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll
@@ -29,6 +30,7 @@ UPDATES = 3
 Proximity: TypeAlias = float | Callable[[Params], Array]
 
 
+@checked
 def inner_loop(
     loss: Loss,
     optimizer: optax.GradientTransformation | Rule,
@@ -85,6 +87,7 @@ def inner_loop(
     whole_loss = _inner_loss(loss, proximity, None)
     step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample)
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         rule = optimizer.init(params, key) if isinstance(optimizer, Rule) else ()
         return params._replace(rule=rule)
@@ -103,6 +106,7 @@ def inner_loop(
         fast = varying_like(params.fast, inputs)
         return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_key(key)
         problem = inner(params, support)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.inner.amortised import amortize
 from metajax.inner.rows import take
@@ -34,6 +35,7 @@ class FiLM(NamedTuple):
     shift: Array
 
 
+@checked
 def film(layers: PyTree) -> PyTree:
     """A modulation of these layers that changes nothing yet: a `FiLM` of scale 1 and shift 0 each.
 
@@ -62,6 +64,7 @@ def film(layers: PyTree) -> PyTree:
     return found
 
 
+@checked
 def modulated(
     function: Callable[Concatenate[Params, Rest], Result], *, entry: str = "modulation"
 ) -> Callable[Concatenate[Params, Rest], Result]:
@@ -110,6 +113,7 @@ def modulated(
     return call
 
 
+@checked
 def modulate(
     read: Callable[..., Array],
     start: PyTree,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_count, shapes
+from metajax._kinds import checked
 from metajax.inner.rules import Rule
 from metajax.types import Array, Params, PyTree
 
@@ -16,6 +17,7 @@ _DECAYS = (0.5, 0.9, 0.99)
 """Decays of the averages of the gradient: over about 2, 10 and 100 steps."""
 
 
+@checked
 def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
     """A network for every parameter, which corrects Adam: Δθ = -rate e^a (m/√v + b).
 
@@ -37,6 +39,7 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
     check_count("hidden", hidden)
     inputs = 2 + 2 * len(_DECAYS) + 3
 
+    @checked
     def init(params: Params | None, key: Array) -> PyTree:
         kernel = jax.random.normal(key, (inputs, hidden)) / inputs**0.5
         return {

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count, check_key
+from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.types import Array, Batch, Sample
 
 
+@checked
 def take(batch: Batch, rows: Array) -> Batch:
     """The given rows of a batch, in the given order. `info`, which belongs to classes, stays whole.
 
@@ -26,6 +28,7 @@ def take(batch: Batch, rows: Array) -> Batch:
     return taken._replace(info=batch.info)
 
 
+@checked
 def minibatch(size: int) -> Sample[Batch]:
     """Draws rows without replacement, for `inner_loop(sample=minibatch(size))`.
 
@@ -48,6 +51,7 @@ def minibatch(size: int) -> Sample[Batch]:
     """
     check_count("size", size)
 
+    @checked
     def sample(batch: Batch, key: Array) -> Batch:
         number = count_rows(batch)
         if size > number:

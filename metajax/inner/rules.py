@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_count, shapes
+from metajax._kinds import checked
 from metajax.types import Array, Params, PyTree
 
 
@@ -28,6 +29,7 @@ class Rule(NamedTuple):
     optimizer: Callable[[PyTree], optax.GradientTransformation]
 
 
+@checked
 def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyTree) -> Rule:
     """Any optax optimizer with hyperparameters that the outer loop learns.
 
@@ -43,12 +45,14 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
     >>> rule = learned(decayed, {"rate": 1e-3, "decay": 0.1})
     """
 
+    @checked
     def init(params: Params, key: Array) -> PyTree:
         return jax.tree.map(lambda number: jnp.asarray(number, dtype=float), initial)
 
     return Rule(init, make)
 
 
+@checked
 def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
     """Meta-SGD: gradient descent with a learned step size for every fast weight.
 
@@ -68,6 +72,7 @@ def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
     return _descent_with_rates(initial, steps, lambda fast: fast)
 
 
+@checked
 def leaf_rates(initial: float, *, steps: int | None = None) -> Rule:
     """Gradient descent with a learned step size for every leaf of the fast weights.
 
@@ -78,6 +83,7 @@ def leaf_rates(initial: float, *, steps: int | None = None) -> Rule:
     return _descent_with_rates(initial, steps, lambda fast: jax.tree.map(_scalar_like, fast))
 
 
+@checked
 def shared_rate(initial: float, *, steps: int | None = None) -> Rule:
     """Gradient descent with one learned step size for all fast weights.
 
@@ -97,6 +103,7 @@ def _descent_with_rates(
         check_count("steps", steps)
     axis = () if steps is None else (steps,)
 
+    @checked
     def init(params: Params, key: Array) -> PyTree:
         if not jax.tree.leaves(params.fast):
             raise ValueError(

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
 from metajax.types import Array
 
 
+@checked
 def info_nce(
     first: Array, second: Array, *, temperature: float | Array = 0.07, weight: Array | None = None
 ) -> Array:
@@ -45,6 +47,7 @@ def info_nce(
     return weighted_mean((forth_N + back_N) / 2 - jnp.diagonal(logits_NxN), weight_N)
 
 
+@checked
 def sigmoid_loss(
     first: Array,
     second: Array,
@@ -77,6 +80,7 @@ def sigmoid_loss(
     return weighted_mean((loss_NxN @ valid_N + loss_NxN.T @ valid_N) / 2, weight_N)
 
 
+@checked
 def triplet(
     first: Array, second: Array, *, margin: float | Array = 0.2, weight: Array | None = None
 ) -> Array:
@@ -105,6 +109,7 @@ def triplet(
     return weighted_mean(jax.nn.relu(gap_N + forth_N) + jax.nn.relu(gap_N + back_N), weight_N)
 
 
+@checked
 def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) -> Array:
     """Recall at k: how often the partner of a row is among the k closest rows of `second`.
 

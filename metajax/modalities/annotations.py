@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import optax
 
+from metajax._kinds import checked
 from metajax._tree import keep_rows, reference_rows, row_weights
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.missing import remove_modalities
@@ -14,6 +15,7 @@ from metajax.modalities.rows import weighted_mean
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params
 
 
+@checked
 def annotated(
     loss: Loss, heads: Mapping[str, Apply], *, weight: float | Mapping[str, float | Array] = 1.0
 ) -> Loss:
@@ -67,6 +69,7 @@ def annotated(
             f"Each annotation needs a head and a weight, got {sorted(heads)} and {sorted(weights)}."
         )
 
+    @checked
     def total(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         check_modalities(batch.x)
         seen = batch._replace(x=remove_modalities(batch.x, heads))

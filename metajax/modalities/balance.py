@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._kinds import checked
 from metajax.types import Array, PyTree
 
 
@@ -52,6 +53,7 @@ class Blending(NamedTuple):
     losses: Losses
 
 
+@checked
 def ogm_ge(
     modality_of: Callable[[str], str | None], key: Array | None = None, *, alpha: float
 ) -> optax.GradientTransformationExtraArgs:
@@ -119,6 +121,7 @@ def ogm_ge(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@checked
 def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExtraArgs:
     """Weighs the losses of several modalities by how well each generalises: g = Σₘ wₘ gₘ.
 
@@ -174,6 +177,7 @@ def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExt
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@checked
 def blending_weights(before: Losses, after: Losses) -> dict[str, Array]:
     """The weight of each loss, from two measurements: wₘ ∝ Gₘ / Oₘ², which sum to 1.
 

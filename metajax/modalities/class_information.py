@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from metajax._checks import check_count, check_counts
 from metajax._class_means import class_means, weighted_one_hot
+from metajax._kinds import checked
 from metajax.inner.closed_form import embed_support, nearest_mean_head, write_head
 from metajax.modalities.checks import check_rule
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
@@ -24,6 +25,7 @@ class Describe(Protocol):
         """Class features [ways, d] from `support.info`, leading axis = ways."""
 
 
+@checked
 def adaptive_prototypes(
     embed: Apply, describe: Describe, ways: int, width: int, *, entry: str = "head"
 ) -> Adaptation:
@@ -51,9 +53,11 @@ def adaptive_prototypes(
     """
     check_counts(ways=ways, width=width)
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule={"kernel": jnp.zeros(width), "bias": jnp.zeros(())})
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_rule(params, "kernel", "adaptive_prototypes")
         mean_WxD, weight_W = _support_means(embed, params, support, ways, key)
@@ -66,6 +70,7 @@ def adaptive_prototypes(
     return Adaptation(init, adapt)
 
 
+@checked
 def cross_modal_prototypes(
     embed: Apply, describe: Describe, ways: int, *, entry: str = "head"
 ) -> Adaptation:
@@ -88,6 +93,7 @@ def cross_modal_prototypes(
     """
     check_count("ways", ways)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         mean_WxD, weight_W = _support_means(embed, params, support, ways, key)
         described_WxD = _class_features(describe, params, support, mean_WxD.shape, key)
@@ -98,6 +104,7 @@ def cross_modal_prototypes(
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
+@checked
 def described_head(
     describe: Describe, ways: int, width: int, *, hidden: int = 64, entry: str = "head"
 ) -> Adaptation:
@@ -123,6 +130,7 @@ def described_head(
     """
     check_counts(ways=ways, width=width, hidden=hidden)
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         in_key, out_key = jax.random.split(key)
         rule = {
@@ -133,6 +141,7 @@ def described_head(
         }
         return params._replace(rule=rule)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_rule(params, "in", "described_head")
         rule = params.rule

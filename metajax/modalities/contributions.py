@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.modalities.missing import presence, with_presence
 from metajax.types import Array, Modalities, PyTree
 
 
+@checked
 def subsets(names: Iterable[str]) -> Array:
     """All subsets of M names, bool[2^M, M], with a column for each name.
 
@@ -24,6 +26,7 @@ def subsets(names: Iterable[str]) -> Array:
     return jnp.asarray(_subset_masks(len(list(names))))
 
 
+@checked
 def all_subsets(score: Callable[[Modalities], PyTree], x: Modalities) -> PyTree:
     """Scores x with each of the 2^M subsets of its modalities, in one `vmap` over masks.
 
@@ -49,6 +52,7 @@ def all_subsets(score: Callable[[Modalities], PyTree], x: Modalities) -> PyTree:
     return jax.vmap(score_subset)(subsets(x.present))
 
 
+@checked
 def shapley(values: Array) -> Array:
     """The Shapley value of each modality, exactly, from the values of all subsets.
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from metajax._kinds import checked
 from metajax.modalities.rows import paired_rows
 from metajax.types import Array
 
 
+@checked
 def cca(
     first: Array,
     second: Array,

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metajax._kinds import checked
 from metajax._tree import largest
 from metajax.types import Array, PyTree, Series
 
@@ -21,6 +22,7 @@ Corruption: TypeAlias = Callable[[PyTree, float | Array, Array], PyTree]
 """(x, severity, key) -> x corrupted."""
 
 
+@checked
 def image(x: Array, severity: float | Array, key: Array) -> Array:
     """Adds Gaussian noise, and hides a square at a random place.
 
@@ -49,6 +51,7 @@ def image(x: Array, severity: float | Array, key: Array) -> Array:
     return _each_example(one, x, severity, key)
 
 
+@checked
 def audio(x: Array, severity: float | Array, key: Array) -> Array:
     """Adds white noise at a signal-to-noise ratio of -20 log₁₀(severity) dB.
 
@@ -69,6 +72,7 @@ def audio(x: Array, severity: float | Array, key: Array) -> Array:
     return _each_example(one, x, severity, key)
 
 
+@checked
 def text(x: Array, severity: float | Array, key: Array) -> Array:
     """Drops or replaces each token with the probability severity.
 
@@ -98,6 +102,7 @@ def text(x: Array, severity: float | Array, key: Array) -> Array:
     return corrupted
 
 
+@checked
 def stroke(x: Array | Series, severity: float | Array, key: Array) -> Array | Series:
     """Shakes the pen, and loses a stretch of points.
 
@@ -129,6 +134,7 @@ def stroke(x: Array | Series, severity: float | Array, key: Array) -> Array | Se
     return _each_example(one, x, severity, key)
 
 
+@checked
 def series(x: Array | Series, severity: float | Array, key: Array) -> Array | Series:
     """Adds noise to each channel, and loses each step with the probability severity/2.
 
@@ -156,6 +162,7 @@ def series(x: Array | Series, severity: float | Array, key: Array) -> Array | Se
     return _each_example(one, x, severity, key)
 
 
+@checked
 def tabular(x: Array, severity: float | Array, key: Array) -> Array:
     """Replaces each feature, with the probability severity, by that of another example.
 

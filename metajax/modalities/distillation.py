@@ -27,12 +27,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_names, check_no_modality_missing
+from metajax._kinds import checked
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.pairs import Measure, pair_weights
 from metajax.modalities.rows import paired_rows, weighted_mean
 from metajax.types import Array, Batch, Loss, Metrics, Params
 
 
+@checked
 def distill_logits(
     student: Array, teacher: Array, *, temperature: float | Array = 2.0, weight: Array | None = None
 ) -> Array:
@@ -64,6 +66,7 @@ def distill_logits(
     return _soft_divergence(student, teacher, weight_N, jnp.asarray(temperature, student.dtype))
 
 
+@checked
 def distill_features(student: Array, teacher: Array, *, weight: Array | None = None) -> Array:
     """Distils features: Σᵢ wᵢ |sᵢ - tᵢ|² / (d Σᵢ wᵢ), for d features of each example.
 
@@ -86,6 +89,7 @@ def distill_features(student: Array, teacher: Array, *, weight: Array | None = N
     return _squared_distance(*_rows(student, teacher, weight))
 
 
+@checked
 def meta_distillation(
     encode: Encode, *, measure: Measure = distill_features, entry: str = "importance"
 ) -> Loss:
@@ -128,7 +132,8 @@ def meta_distillation(
     Source: Wang et al. 2024, arXiv 2405.07155.
     """
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         features = encode_batch(encode, params, batch, key)
         if len(features) < 2:
             raise ValueError(f"Distillation needs two modalities or more, got {sorted(features)}.")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from metajax._checks import check_count, check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
+from metajax._kinds import checked
 from metajax._tree import clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
 from metajax.modalities.checks import check_modalities
@@ -13,6 +14,7 @@ from metajax.modalities.encoding import Encode, encode_batch
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 
+@checked
 def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adaptation:
     """Writes the head of nearest class means of each modality; `late_head` applies the heads.
 
@@ -42,6 +44,7 @@ def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adapt
     """
     check_count("ways", ways)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_fast_entry(params, entry)
         features = encode_batch(encode, params, support, key)
@@ -57,6 +60,7 @@ def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adapt
     return Adaptation(lambda params, key: params._replace(rule=()), adapt)
 
 
+@checked
 def late_head(
     encode: Encode, *, entry: str = "head", weights_entry: str = "modality_weights"
 ) -> Apply:
@@ -84,6 +88,7 @@ def late_head(
     Source: log-linear pooling, Genest and Zidek 1986, doi 10.1214/ss/1177013825.
     """
 
+    @checked
     def apply(
         params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
@@ -109,6 +114,7 @@ def late_head(
     return apply
 
 
+@checked
 def modal_scores(
     features: dict[str, Array], present: dict[str, Array], head: PyTree
 ) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax._kinds import checked
 from metajax._tree import count_tasks, row_weights
 from metajax.inner.chains import chain
 from metajax.losses import cross_entropy
@@ -20,7 +21,7 @@ from metajax.modalities.weighting import support_weights
 from metajax.nets.adapters import identity_encoder
 from metajax.outer.outer_loops import State, outer_loop
 from metajax.outer.task_losses import query_loss
-from metajax.types import Array, Batch, Modalities, Params, PyTree, Task
+from metajax.types import Array, Batch, Modalities, Params, PyTree, Size, Task
 
 
 def count_shots(tasks: Task, ways: int) -> int:
@@ -37,7 +38,8 @@ def count_shots(tasks: Task, ways: int) -> int:
     return int((valid_TxN[..., None] * classes_TxNxW).sum(axis=1).min())
 
 
-def first_shots(task: Task, shots: int | Array, ways: int) -> Task:
+@checked
+def first_shots(task: Task, shots: int | Array, ways: Size) -> Task:
     """The same task with fewer shots: weight 0 for all support examples after the first of a class.
 
     Use it to compare numbers of shots on the same tasks. Shapes stay.
@@ -58,6 +60,7 @@ def first_shots(task: Task, shots: int | Array, ways: int) -> Task:
     return task._replace(support=task.support._replace(weight=weight_N * (rank_N <= shots)))
 
 
+@checked
 def encode_tasks(encode: Encode, params: Params, tasks: Task, *, tasks_at_once: int = 16) -> Task:
     """The same tasks with features in place of inputs, for a frozen encoder.
 

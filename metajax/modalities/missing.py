@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_key, check_names
+from metajax._kinds import checked
 from metajax.types import Array, Modalities
 
 Rate: TypeAlias = float | Array | Mapping[str, float | Array]
 """One probability for every modality, or {name: probability}; it is 0 for those not named."""
 
 
+@checked
 def presence(x: Modalities) -> Array:
     """Which modalities each example has, bool[n, M], in the order of the sorted names."""
     return jnp.stack([x.present[name] for name in sorted(x.present)], axis=-1)
@@ -26,6 +28,7 @@ def with_presence(x: Modalities, present_NxM: Array) -> Modalities:
     return x._replace(present=columns)
 
 
+@checked
 def restrict(x: Modalities, names: Iterable[str]) -> Modalities:
     """Marks all other modalities as absent, and leaves their values and shapes as they are.
 
@@ -45,6 +48,7 @@ def restrict(x: Modalities, names: Iterable[str]) -> Modalities:
     return x._replace(present=present)
 
 
+@checked
 def remove_modalities(x: Modalities, names: Iterable[str]) -> Modalities:
     """Only the other modalities: unlike `restrict`, it removes values and presence.
 
@@ -63,6 +67,7 @@ def remove_modalities(x: Modalities, names: Iterable[str]) -> Modalities:
     return Modalities(value, present)
 
 
+@checked
 def drop_modalities(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = True) -> Modalities:
     """Modality dropout: marks each modality of each example as absent with a probability.
 
@@ -84,6 +89,7 @@ def drop_modalities(x: Modalities, rate: Rate, key: Array, *, keep_one: bool = T
     return with_presence(x, _draw(presence(x), _rates(x, rate), key, keep_one))
 
 
+@checked
 def learned_dropout(
     x: Modalities, rate: Rate, key: Array, *, keep_one: bool = True
 ) -> tuple[Modalities, Array]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from metajax._checks import check_names
+from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.modalities.alignment import info_nce
 from metajax.modalities.encoding import Encode, encode_batch
@@ -15,6 +16,7 @@ Measure: TypeAlias = Callable[..., Array]
 """(first, second, weight=[n]) -> scalar, of features [n, ...]: `info_nce`, `distill_logits`, ..."""
 
 
+@checked
 def pair_loss(encode: Encode, first: str, second: str, measure: Measure = info_nce) -> Loss:
     """The loss D(f_first, f_second) between two modalities, over the examples that have both.
 
@@ -64,7 +66,8 @@ def pair_loss(encode: Encode, first: str, second: str, measure: Measure = info_n
     if first == second:
         raise ValueError(f"A pair needs two modalities, got {first!r} twice.")
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         features = encode_batch(encode, params, batch, key)
         check_names([first, second], features)
         weight_N = pair_weights(batch, first, second)

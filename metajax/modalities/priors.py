@@ -7,9 +7,11 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.types import Array, Modalities
 
 
+@checked
 def modality_priors(features: Modalities, number: int, *, seed: int = 0) -> dict[str, Array]:
     """Typical features of each modality: the centres of k-means, {name: [number, d]}.
 

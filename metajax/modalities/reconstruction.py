@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax._tree import clear_absent, keep_rows
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode
@@ -18,6 +19,7 @@ _SOFTPLUS_IS_ONE = math.log(math.e - 1)
 """softplus of it is 1."""
 
 
+@checked
 def init_completion(
     priors: Mapping[str, Array], key: Array, *, hidden: int = 32
 ) -> dict[str, PyTree]:
@@ -69,6 +71,7 @@ def init_completion(
     }
 
 
+@checked
 def complete(
     weights: Mapping[str, PyTree], features: Modalities, key: Array | None = None
 ) -> Modalities:
@@ -117,6 +120,7 @@ def complete(
     return Modalities(filled, {name: jnp.ones_like(features.present[name]) for name in names})
 
 
+@checked
 def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[str, Array]:
     """The weights ω of the priors in `complete`, {name: [n, K]}. They sum to 1 over K.
 
@@ -137,6 +141,7 @@ def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[s
     return omega
 
 
+@checked
 def completed(encode: Encode, decide: Apply, *, entry: str = "completion") -> Apply:
     """The network that encodes, completes and decides: decide(complete(encode(x))).
 
@@ -159,6 +164,7 @@ def completed(encode: Encode, decide: Apply, *, entry: str = "completion") -> Ap
         ValueError: when called, slow weights without that entry, or x that is not a `Modalities`.
     """
 
+    @checked
     def apply(
         params: Params, x: Modalities, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_counts, check_key
+from metajax._checks import check_counts, check_key, not_classes
+from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
 from metajax.modalities.measurement import (
@@ -79,6 +80,7 @@ class Ruler(NamedTuple):
         return first_crossing(curve, float(self.accuracy["learned"].mean))
 
 
+@checked
 def first_crossing(curve: Mapping[float, float], target: float) -> float:
     """Where a curve {x: y} first reaches a target, linear between its points.
 
@@ -99,6 +101,7 @@ def first_crossing(curve: Mapping[float, float], target: float) -> float:
     return float("inf")
 
 
+@checked
 def ruler(
     encode: Encode,
     params: Params,
@@ -151,8 +154,8 @@ def ruler(
 
     Raises:
         ValueError: tasks that have fewer than two modalities, different modalities, a modality with
-            the name of a row, features that are not finite, or fewer shots of a class than asked
-            for; ways, grid or steps below 1.
+            the name of a row, features that are not finite, labels that are no class, or fewer
+            shots of a class than asked for; ways, grid or steps below 1.
     """
     check_counts(ways=ways, grid=grid, steps=steps)
     check_key(key)
@@ -259,6 +262,10 @@ def _check_names(validation: Task, test: Task) -> list[str]:
 
 def _check_shots(validation: Task, test: Task, ways: int, shots: Sequence[int]) -> int:
     """The number of shots of the test tasks, after a check that all tasks have enough."""
+    for tasks in (validation, test):
+        for batch in (tasks.support, tasks.query):
+            weight = jnp.ones(batch.y.shape) if batch.weight is None else batch.weight
+            not_classes(batch.y.reshape(-1), ways, weight.reshape(-1))
     number, other = count_shots(test, ways), count_shots(validation, ways)
     if not shots or not 1 <= min(shots) <= max(shots) <= min(number, other):
         raise ValueError(
@@ -299,6 +306,7 @@ def _ruler(
     )
 
 
+@checked
 def ruler_table(measured: Ruler) -> str:
     """The rows of a ruler as text, with intervals and the difference from the best single modality.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_names
+from metajax._kinds import checked
 from metajax._tree import along
 from metajax.modalities.corruptions import Corruption
 from metajax.types import Array, Modalities, PyTree
@@ -26,6 +27,7 @@ class Robustness(NamedTuple):
     effective: Array
 
 
+@checked
 def corrupt(
     x: Modalities, corruptions: Mapping[str, Corruption], severity: float | Array, key: Array
 ) -> Modalities:
@@ -59,6 +61,7 @@ def corrupt(
     return x._replace(value=value)
 
 
+@checked
 def severity_curve(
     score: Callable[[Modalities], PyTree],
     x: Modalities,
@@ -93,6 +96,7 @@ def severity_curve(
     return jax.lax.map(score_at, severities)
 
 
+@checked
 def robustness(severities: Array, accuracy: Array, baseline: Array) -> Robustness:
     """The area between two curves of accuracy over severity, as it is and from a common start.
 

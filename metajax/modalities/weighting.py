@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from metajax._checks import check_counts, check_fast_entry, check_no_modality_missing
 from metajax._class_means import weighted_one_hot
+from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.checks import check_rule
 from metajax.modalities.encoding import Encode, encode_batch
@@ -19,6 +20,7 @@ from metajax.modalities.support_statistics import (
 from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree
 
 
+@checked
 def support_weights(
     encode: Encode, ways: int, *, hidden: int = 16, entry: str = "modality_weights"
 ) -> Adaptation:
@@ -59,6 +61,7 @@ def support_weights(
     check_counts(ways=ways, hidden=hidden)
     inputs = 2 * len(STATISTICS)
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         check_fast_entry(params, entry)
         start = params.fast.get(entry)
@@ -75,6 +78,7 @@ def support_weights(
         }
         return params._replace(rule=rule)
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_fast_entry(params, entry)
         check_rule(params, "bias", "support_weights")
@@ -95,6 +99,7 @@ def support_weights(
     return Adaptation(init, adapt)
 
 
+@checked
 def leave_one_out_loss(encode: Encode, ways: int, *, entry: str = "modality_weights") -> Loss:
     """Cross-entropy of each support example under the class means of the other examples.
 
@@ -119,7 +124,8 @@ def leave_one_out_loss(encode: Encode, ways: int, *, entry: str = "modality_weig
     """
     check_counts(ways=ways)
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         features = encode_batch(encode, params, batch, key)
         log_weights = params.fast.get(entry, {}) if isinstance(params.fast, dict) else {}
         check_no_modality_missing(log_weights, features, f"params.fast[{entry!r}]")

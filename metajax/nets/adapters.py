@@ -9,11 +9,13 @@ import jax
 from flax import nnx
 
 from metajax._checks import takes
+from metajax._kinds import checked
 from metajax.nets.division import join_params, weights_reader
 from metajax.nets.norms import TaskNorm
 from metajax.types import Apply, Array, Modalities, Params, PyTree
 
 
+@checked
 def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tuple[Apply, Params]:
     """A Flax NNX module as a pure function and its parameters, some of them fast.
 
@@ -60,6 +62,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     read_weights = weights_reader(join_params(start))
     random_streams = _random_streams(module)
 
+    @checked
     def apply(
         params: Params,
         x: Any,
@@ -89,8 +92,12 @@ def _check_filter(fast: Any, module: nnx.Module) -> None:
     """Checks that every name in a filter is that of a part of the module.
 
     Raises:
-        ValueError: a name that no path has, such as "0" for the number 0.
+        ValueError: what is no filter, or a name that no path has, such as "0" for the number 0.
     """
+    try:
+        nnx.filterlib.to_predicate(fast)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"fast must be a Flax filter, such as nnx.Param, got {fast!r}.") from error
     if isinstance(fast, nnx.Not):
         _check_filter(fast.predicate, module)
     elif isinstance(fast, nnx.All | nnx.Any):
@@ -127,6 +134,7 @@ def _random_streams(module: nnx.Module) -> set[str]:
     return {node.key.tag for node in nodes if isinstance(node, nnx.RngStream)}
 
 
+@checked
 def from_function(
     function: Callable[..., Any], params: Params | None = None
 ) -> tuple[Apply, Params]:
@@ -151,6 +159,7 @@ def from_function(
     takes_key = takes(function, "key")
     takes_reference = takes(function, "reference")
 
+    @checked
     def apply(
         params: Params,
         x: Any,
@@ -168,6 +177,7 @@ def from_function(
     return apply, Params({}, {}) if params is None else params
 
 
+@checked
 def identity_encoder(
     params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
 ) -> Any:

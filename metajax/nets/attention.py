@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.tokens import keep_valid
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class Attention(nnx.Module):
     """Multi-head attention: each query reads a weighted mean of the valid tokens.
 
@@ -30,7 +32,7 @@ class Attention(nnx.Module):
     Source: Vaswani et al. 2017, arXiv 1706.03762.
     """
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
         if heads < 1 or width % heads:
             raise ValueError(f"{heads=} must divide {width=}.")
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -81,7 +83,7 @@ class Block(nnx.Module):
     Source: Xiong et al. 2020, arXiv 2002.04745.
     """
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
         self.before_attention = nnx.LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, heads, rngs=rngs)
         self.before_hidden = nnx.LayerNorm(width, rngs=rngs)
@@ -113,6 +115,7 @@ class Block(nnx.Module):
         return tokens + self.output(hidden)
 
 
+@checked
 class Transformer(nnx.Module):
     """Blocks in which tokens read each other, and a normalisation at the end.
 
@@ -125,7 +128,7 @@ class Transformer(nnx.Module):
         rngs: for the weights.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, layers: Size, heads: Size, *, rngs: nnx.Rngs):
         self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
 
@@ -144,6 +147,7 @@ class Transformer(nnx.Module):
         return keep_valid(self.norm(keep_valid(tokens, valid)), valid)
 
 
+@checked
 def positions(length: int, width: int) -> Array:
     """Sines and cosines that distinguish positions, for any length.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.nets.layers import check_scaled
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd, keep_valid, pool_tokens, read_series
 from metajax.types import Array, Series
 
 
+@checked
 class Audio(FrontEnd):
     """The log-mel spectrogram of a recording, at mean 0 and variance 1, then an encoder of series.
 
@@ -69,6 +71,7 @@ class Audio(FrontEnd):
         return Series(keep_valid(centred / jnp.sqrt(variance + 1e-5), valid), length)
 
 
+@checked
 def log_mel(
     wave: Array, *, rate: float, mels: int = 40, frame: float = 0.025, hop: float = 0.010
 ) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 
+from metajax._kinds import checked
 from metajax.types import Params, PyTree
 
 IsFast: TypeAlias = Callable[[str], bool]
@@ -16,6 +17,7 @@ Weights: TypeAlias = dict[Any, Any]
 """A nested dict. Whatever is not a dict is a weight."""
 
 
+@checked
 def join_params(params: Params) -> Weights:
     """All weights of a net in one nested dict, however they are divided into fast and slow.
 
@@ -36,6 +38,7 @@ def join_params(params: Params) -> Weights:
     return _join(_as_dict(params.fast, "fast"), _as_dict(params.slow, "slow"), "")
 
 
+@checked
 def split_params(params: Params, is_fast: IsFast) -> Params:
     """Divides the weights of a net anew into fast and slow ones.
 

@@ -13,10 +13,12 @@ from typing import Any
 import jax
 
 from metajax._checks import takes
+from metajax._kinds import checked
 from metajax.nets.division import IsFast, divide, weights_reader
 from metajax.types import Apply, Array, Params
 
 
+@checked
 def from_linen(
     module: Any, variables: Mapping[str, Any], fast: IsFast | None = None
 ) -> tuple[Apply, Params]:
@@ -63,6 +65,7 @@ def from_linen(
     weights = unfreeze(variables["params"])
     read_weights = weights_reader(weights)
 
+    @checked
     def apply(
         params: Params,
         x: Any,
@@ -87,6 +90,7 @@ def _linen_method(module: Any, method: Any) -> Callable[..., Any]:
     return getattr(type(module), method) if isinstance(method, str) else method
 
 
+@checked
 def from_haiku(
     transformed: Any,
     weights: Mapping[str, Any],
@@ -141,6 +145,7 @@ def from_haiku(
     start = {name: dict(part) for name, part in weights.items()}
     read_weights = weights_reader(start)
 
+    @checked
     def apply(
         params: Params,
         x: Any,
@@ -166,6 +171,7 @@ def from_haiku(
     return apply, divide(start, fast)
 
 
+@checked
 def from_equinox(model: Any, fast: IsFast | None = None) -> tuple[Apply, Params]:
     """An Equinox model of one example as an apply of many.
 
@@ -205,6 +211,7 @@ def from_equinox(model: Any, fast: IsFast | None = None) -> tuple[Apply, Params]
     read_weights = weights_reader(weights)
     takes_key = takes(model, "key")
 
+    @checked
     def apply(
         params: Params,
         x: Any,

@@ -9,9 +9,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from metajax.types import Array
+from metajax._kinds import checked
+from metajax.types import Array, Size
 
 
+@checked
 class GCN(nnx.Module):
     """A graph convolutional network: features of nodes, such as classes in a knowledge graph.
 
@@ -41,11 +43,11 @@ class GCN(nnx.Module):
     def __init__(
         self,
         edges: ArrayLike,
-        inputs: int,
-        hidden: Sequence[int],
-        outputs: int,
+        inputs: Size,
+        hidden: Sequence[Size],
+        outputs: Size,
         *,
-        nodes: int,
+        nodes: Size,
         rngs: nnx.Rngs,
     ):
         pairs, weight = _normalised_adjacency(np.asarray(edges), nodes)

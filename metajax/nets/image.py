@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.layers import Conv, max_pool
 from metajax.nets.norms import Norm, TaskNorm
 from metajax.nets.tokens import TokenEncoder
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class Conv4(nnx.Module):
     """Four blocks of 3x3 convolution, normalisation and ReLU, then a linear head.
 
@@ -42,12 +44,12 @@ class Conv4(nnx.Module):
 
     def __init__(
         self,
-        outputs: int,
+        outputs: Size,
         *,
-        channels: int = 1,
-        width: int = 64,
+        channels: Size = 1,
+        width: Size = 64,
         pool: bool = False,
-        size: int = 28,
+        size: Size = 28,
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,
     ):
@@ -106,6 +108,7 @@ class Conv4(nnx.Module):
         return x
 
 
+@checked
 class ResNet12(TokenEncoder):
     """Residual blocks of three 3x3 convolutions, each followed by 2x2 max-pool; the spatial mean.
 
@@ -128,9 +131,9 @@ class ResNet12(TokenEncoder):
 
     def __init__(
         self,
-        outputs: int,
+        outputs: Size,
         *,
-        channels: int = 3,
+        channels: Size = 3,
         widths: Sequence[int] = (64, 160, 320, 640),
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,
@@ -179,7 +182,7 @@ class ResidualBlock(nnx.Module):
         rngs: for the weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: Size, outputs: Size, norm: Norm, *, rngs: nnx.Rngs):
         channels = [inputs, outputs, outputs]
         self.convolutions = nnx.List([Conv(c, outputs, rngs=rngs) for c in channels])
         self.norms = nnx.List([norm(outputs, rngs=rngs) for _ in channels])

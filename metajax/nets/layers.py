@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.types import Array
+from metajax._kinds import checked
+from metajax.types import Array, Size
 
 
+@checked
 class Conv(nnx.Module):
     """A 3x3 convolution without a bias, zero-padded ("SAME"), as shifts and a matrix product.
 
@@ -29,7 +31,7 @@ class Conv(nnx.Module):
     (2, 14, 14, 4)
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, rngs: nnx.Rngs):
+    def __init__(self, inputs: Size, outputs: Size, *, stride: Size = 1, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs)))
         self.stride = stride
@@ -93,6 +95,7 @@ def check_channels(layer: str, x: Array, channels: int, axes: int | None = None)
         )
 
 
+@checked
 def in_one_pass(x: Array, kernel: Array, stride: int = 1) -> Array:
     """A 3x3 convolution as one product of all nine neighbours and the kernel.
 
@@ -110,6 +113,7 @@ def in_one_pass(x: Array, kernel: Array, stride: int = 1) -> Array:
     return product.reshape(*neighbours.shape[:3], -1)
 
 
+@checked
 def in_two_passes(x: Array, kernel: Array) -> Array:
     """A 3x3 convolution of stride 1 as shifts along the width, a product, shifts along the height.
 
@@ -136,6 +140,7 @@ def in_two_passes(x: Array, kernel: Array) -> Array:
     return (above + rows[:, :, :, 1] + below).astype(narrow)
 
 
+@checked
 def patches(x: Array, stride: int = 1) -> Array:
     """The 3x3 neighbourhood of each pixel, zero-padded as "SAME" of `jax.lax.conv` is.
 
@@ -175,6 +180,7 @@ def _padding(size: int, stride: int) -> tuple[int, int, int]:
     return windows, before, after
 
 
+@checked
 def max_pool(x: Array) -> Array:
     """The maximum of 2x2 windows. The first of equal maxima receives the gradient.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from metajax._checks import check_fast_entry
+from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params
 
@@ -30,6 +31,7 @@ class Memory(NamedTuple):
     valid: Array
 
 
+@checked
 def remember_pairs(apply: Callable[..., Any], *, entry: str = "memory") -> Adaptation:
     """Writes the support pairs into the fast weights, for `with_memory` to look things up in.
 
@@ -41,9 +43,11 @@ def remember_pairs(apply: Callable[..., Any], *, entry: str = "memory") -> Adapt
         ValueError: on adaptation, fast weights that are not a dict.
     """
 
+    @checked
     def init(params: Params, key: Array) -> Params:
         return params._replace(rule=())
 
+    @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         check_fast_entry(params, entry)
         memory = apply(params, support.x, method="remember", weight=row_weights(support))
@@ -52,6 +56,7 @@ def remember_pairs(apply: Callable[..., Any], *, entry: str = "memory") -> Adapt
     return Adaptation(init, adapt)
 
 
+@checked
 def with_memory(apply: Callable[..., Any], *, entry: str = "memory") -> Apply:
     """The `Translator` that looks things up in what `remember_pairs` has written.
 
@@ -62,6 +67,7 @@ def with_memory(apply: Callable[..., Any], *, entry: str = "memory") -> Apply:
         entry: the entry of `params.fast` that is read.
     """
 
+    @checked
     def recalled(
         params: Params, x: Any, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:

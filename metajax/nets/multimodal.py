@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checks import takes
+from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.nets.fusion.protocol import Fused, Fusion
-from metajax.types import Array, Modalities
+from metajax.types import Array, Modalities, Size
 
 
+@checked
 class Multimodal(nnx.Module):
     """Encoders, a fusion, and a linear head over several modalities.
 
@@ -49,8 +51,8 @@ class Multimodal(nnx.Module):
         self,
         encoders: Mapping[str, nnx.Module],
         fusion: Fusion,
-        width: int,
-        outputs: int | None = None,
+        width: Size,
+        outputs: Size | None = None,
         *,
         rngs: nnx.Rngs | None = None,
     ):

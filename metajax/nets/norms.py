@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax._tree import along
 from metajax.nets.layers import check_channels
-from metajax.types import Array
+from metajax.types import Array, Size
 
 Pool: TypeAlias = Callable[[Array], Array]
 
@@ -29,6 +30,7 @@ def all_rows() -> Array | None:
     return None
 
 
+@checked
 class TaskNorm(nnx.Module):
     """Batch normalisation by the statistics of the current batch; none are stored.
 
@@ -48,7 +50,7 @@ class TaskNorm(nnx.Module):
     [[-1.0], [1.0]]
     """
 
-    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None):
+    def __init__(self, features: Size, *, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None):
         self.scale = nnx.Param(jnp.ones(features))
         self.shift = nnx.Param(jnp.zeros(features))
         self.epsilon = epsilon
@@ -95,6 +97,7 @@ class TaskNorm(nnx.Module):
         return _normalise(x, centre + offset, variance, self, pool)
 
 
+@checked
 class FrozenNorm(nnx.Module):
     """Normalisation by the statistics of a pretrained net, which are constants and never learned.
 
@@ -108,7 +111,7 @@ class FrozenNorm(nnx.Module):
 
     def __init__(
         self,
-        features: int,
+        features: Size,
         *,
         mean: Array | None = None,
         variance: Array | None = None,
@@ -126,6 +129,7 @@ class FrozenNorm(nnx.Module):
         return _normalise(x, self.mean[...], self.variance[...], self, pool)
 
 
+@checked
 class GroupNorm(nnx.Module):
     """Normalisation of each example by itself, over places and groups of channels.
 
@@ -142,7 +146,12 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(
-        self, features: int, *, groups: int = 8, epsilon: float = 1e-5, rngs: nnx.Rngs | None = None
+        self,
+        features: Size,
+        *,
+        groups: Size = 8,
+        epsilon: float = 1e-5,
+        rngs: nnx.Rngs | None = None,
     ):
         if groups < 1 or features % groups:
             raise ValueError(f"{groups=} must divide {features=}.")
@@ -168,6 +177,7 @@ class GroupNorm(nnx.Module):
         return _scale_and_shift(scaled, self.scale[...], self.shift[...], pool)
 
 
+@checked
 class NoNorm(nnx.Module):
     """No normalisation: only a bias.
 
@@ -176,7 +186,7 @@ class NoNorm(nnx.Module):
         rngs: not used; every policy accepts it.
     """
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
+    def __init__(self, features: Size, *, rngs: nnx.Rngs | None = None):
         self.shift = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:

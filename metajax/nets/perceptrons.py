@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from metajax.types import Array
+from metajax._kinds import checked
+from metajax.types import Array, Size
 
 
+@checked
 class MLP(nnx.Module):
     """Linear layers with ReLU between them; the last layer is `head`.
 
@@ -24,7 +26,7 @@ class MLP(nnx.Module):
     (7, 2)
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: Size, hidden: Sequence[Size], outputs: Size, *, rngs: nnx.Rngs):
         layers = []
         width = inputs
         for next_width in hidden:

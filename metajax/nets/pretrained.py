@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.texts import sentence_tokens, sentences_folder
 from metajax.nets.adapters import functional
 from metajax.nets.sentences import PostNormBlock, SentenceEncoder
@@ -19,6 +20,7 @@ from metajax.nets.sentences import PostNormBlock, SentenceEncoder
 Saved = dict[str, np.ndarray]
 
 
+@checked
 def pretrained_sentences(outputs: int = 1, *, rngs: nnx.Rngs) -> SentenceEncoder:
     """The sentence encoder with the weights of all-MiniLM-L6-v2, read from an installed package.
 
@@ -50,6 +52,7 @@ def pretrained_sentences(outputs: int = 1, *, rngs: nnx.Rngs) -> SentenceEncoder
     return net
 
 
+@checked
 def sentence_features(
     texts: Sequence[str], *, length: int = 254, cut: bool = False, at_once: int = 64
 ) -> np.ndarray:

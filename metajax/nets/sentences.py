@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.attention import Attention
 from metajax.nets.text import check_token_ids
 from metajax.nets.tokens import TokenEncoder, keep_valid, pool_tokens
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
 class PostNormBlock(nnx.Module):
@@ -29,7 +30,7 @@ class PostNormBlock(nnx.Module):
     Source: Vaswani et al. 2017, arXiv 1706.03762.
     """
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
         self.attention = Attention(width, heads, rngs=rngs)
         self.attention.query = nnx.Linear(width, width, rngs=rngs)
         self.attention.output = nnx.Linear(width, width, rngs=rngs)
@@ -53,6 +54,7 @@ class PostNormBlock(nnx.Module):
         return self.after_hidden(tokens + self.output(hidden))
 
 
+@checked
 class SentenceEncoder(TokenEncoder):
     """BERT with mean pooling: texts of similar meaning become vectors of similar direction.
 
@@ -84,13 +86,13 @@ class SentenceEncoder(TokenEncoder):
 
     def __init__(
         self,
-        vocabulary: int,
-        outputs: int,
+        vocabulary: Size,
+        outputs: Size,
         *,
-        width: int = 384,
-        layers: int = 6,
-        heads: int = 12,
-        longest: int = 512,
+        width: Size = 384,
+        layers: Size = 6,
+        heads: Size = 12,
+        longest: Size = 512,
         rngs: nnx.Rngs,
     ):
         small = nnx.initializers.normal(0.02)

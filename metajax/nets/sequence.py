@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.norms import Norm, TaskNorm
 from metajax.nets.tokens import TokenEncoder, keep_valid, read_series
-from metajax.types import Array, Series
+from metajax.types import Array, Series, Size
 
 
+@checked
 class GRU(TokenEncoder):
     """A gated recurrent net that reads forward; the embedding is its last state.
 
@@ -37,7 +39,7 @@ class GRU(TokenEncoder):
     Source: Cho et al. 2014, arXiv 1406.1078, with r outside the product, as cuDNN has it.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, width: int = 64, rngs: nnx.Rngs):
+    def __init__(self, inputs: Size, outputs: Size, *, width: Size = 64, rngs: nnx.Rngs):
         self.input = nnx.Linear(inputs, 3 * width, rngs=rngs)
         self.state = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
         self.head = nnx.Linear(width, outputs, rngs=rngs)
@@ -78,6 +80,7 @@ class GRU(TokenEncoder):
         return states[:, -1]
 
 
+@checked
 class TemporalConv(TokenEncoder):
     """Blocks of convolution over three steps, normalisation and ReLU; the mean over time.
 
@@ -100,12 +103,12 @@ class TemporalConv(TokenEncoder):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        inputs: Size,
+        outputs: Size,
         *,
-        width: int = 64,
-        blocks: int = 3,
-        stride: int = 2,
+        width: Size = 64,
+        blocks: Size = 3,
+        stride: Size = 2,
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,
     ):
@@ -141,6 +144,7 @@ class TemporalConv(TokenEncoder):
         return value, valid
 
 
+@checked
 class SequenceTransformer(TokenEncoder):
     """A transformer over time steps, for series of any length.
 
@@ -160,12 +164,12 @@ class SequenceTransformer(TokenEncoder):
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        inputs: Size,
+        outputs: Size,
         *,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 4,
+        width: Size = 64,
+        layers: Size = 2,
+        heads: Size = 4,
         rngs: nnx.Rngs,
     ):
         self.input = nnx.Linear(inputs, width, rngs=rngs)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.tokens import TokenEncoder, pool_tokens, read_series
-from metajax.types import Array, Series
+from metajax.types import Array, Series, Size
 
 
+@checked
 class DeepSets(TokenEncoder):
     """An encoder of sets: the order of the items changes nothing.
 
@@ -32,7 +34,7 @@ class DeepSets(TokenEncoder):
     Source: Zaheer et al. 2017, arXiv 1703.06114.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, width: int = 64, rngs: nnx.Rngs):
+    def __init__(self, inputs: Size, outputs: Size, *, width: Size = 64, rngs: nnx.Rngs):
         self.items = nnx.List([nnx.Linear(size, width, rngs=rngs) for size in (inputs, width)])
         self.sets = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(2)])
         self.head = nnx.Linear(width, outputs, rngs=rngs)

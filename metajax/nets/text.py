@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd
-from metajax.types import Array, Series
+from metajax.types import Array, Series, Size
 
 
+@checked
 class Text(FrontEnd):
     """A learned vector for each token id, then an encoder of series. Texts may have any length.
 
@@ -31,7 +33,11 @@ class Text(FrontEnd):
     """
 
     def __init__(
-        self, vocabulary: int, sequence: GRU | TemporalConv | SequenceTransformer, *, rngs: nnx.Rngs
+        self,
+        vocabulary: Size,
+        sequence: GRU | TemporalConv | SequenceTransformer,
+        *,
+        rngs: nnx.Rngs,
     ):
         super().__init__(sequence)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocabulary, sequence.inputs)))

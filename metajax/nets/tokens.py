@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.types import Array, PyTree, Series
 
@@ -67,6 +68,7 @@ def read_series(x: Array | Series, channels: int | None = None) -> tuple[Array, 
     return keep_valid(value, valid), valid
 
 
+@checked
 class TokenEncoder(nnx.Module):
     """Base class of encoders that have features for each place or time step.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.memory import Memory
 from metajax.nets.translation_layers import (
     END,
@@ -17,12 +18,13 @@ from metajax.nets.translation_layers import (
     match_lengths,
     previous_characters,
 )
-from metajax.types import Apply, Array, Params
+from metajax.types import Apply, Array, Params, Size
 
 RECENT = 3
 """Number of characters that a place sees at once, before any attention."""
 
 
+@checked
 class Translator(nnx.Module):
     """A small encoder and decoder with attention, which generates, copies or looks up characters.
 
@@ -50,13 +52,13 @@ class Translator(nnx.Module):
 
     def __init__(
         self,
-        characters: int,
-        source: int,
-        target: int,
+        characters: Size,
+        source: Size,
+        target: Size,
         *,
-        width: int = 64,
-        heads: int = 4,
-        languages: int = 1,
+        width: Size = 64,
+        heads: Size = 4,
+        languages: Size = 1,
         rngs: nnx.Rngs,
     ):
         if heads < 1 or width % heads:
@@ -189,6 +191,7 @@ class Translator(nnx.Module):
         return _log_mixture(scores, characters)
 
 
+@checked
 def translate(apply: Apply, params: Params, source: Array, *, length: int) -> Array:
     """Greedy translation: the likeliest character, one after the other, up to the end.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax.types import Array
+from metajax.types import Array, Size
 
 END = 1
 """The id that ends a target. It also stands before the first character."""
@@ -27,7 +27,7 @@ class OptionalAttention(nnx.Module):
         rngs: for the weights.
     """
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.key = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -74,7 +74,7 @@ class ReadingLayer(nnx.Module):
         rngs: for the weights.
     """
 
-    def __init__(self, width: int, heads: int, *, reads: int = 1, rngs: nnx.Rngs):
+    def __init__(self, width: Size, heads: Size, *, reads: Size = 1, rngs: nnx.Rngs):
         attentions = [OptionalAttention(width, heads, rngs=rngs) for _ in range(reads)]
         self.readings = nnx.List(attentions)
         self.norm = nnx.LayerNorm(width, rngs=rngs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from metajax._kinds import checked
 from metajax.nets.image import Conv4
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd, TokenEncoder, read_series
 from metajax.types import Array, Series
 
 
+@checked
 class Video(FrontEnd):
     """Each frame becomes a vector, and the vectors of a video are read as a series.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.layers import check_scaled
 from metajax.nets.tokens import TokenEncoder
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class ViT(TokenEncoder):
     """A small vision transformer: patches of the image are tokens that read each other.
 
@@ -39,13 +41,13 @@ class ViT(TokenEncoder):
 
     def __init__(
         self,
-        outputs: int,
+        outputs: Size,
         *,
-        channels: int = 3,
-        patch: int = 7,
-        width: int = 64,
-        layers: int = 4,
-        heads: int = 4,
+        channels: Size = 3,
+        patch: Size = 7,
+        width: Size = 64,
+        layers: Size = 4,
+        heads: Size = 4,
         rngs: nnx.Rngs,
     ):
         self.input = nnx.Linear(patch * patch * channels, width, rngs=rngs)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax._tree import unit_vectors
 from metajax.types import Array, PyTree
 
 
+@checked
 def forward(
     function: Callable[..., Any], *, has_aux: bool = False, most: int = 1000
 ) -> Callable[..., Any]:
@@ -66,6 +68,7 @@ def forward(
     return value_and_grad
 
 
+@checked
 def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
     """Antithetic evolution strategies: an estimate of the gradient from values only.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import scipy.special
 
 from metajax._checks import check_metric_names, is_concrete
+from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
@@ -29,6 +30,7 @@ class Summary(NamedTuple):
     per_task: Array
 
 
+@checked
 def evaluate(
     task_loss: TaskLoss,
     params: Params,
@@ -93,6 +95,7 @@ def explain_not_finite(
     task_loss(params, task, jax.random.fold_in(key, number))
 
 
+@checked
 def summarize(per_task: Array) -> Summary:
     """Mean and 95 % interval over the leading axis, by Student's t. One task has no interval: NaN.
 

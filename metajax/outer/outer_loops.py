@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_params, needs_value
+from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step
@@ -68,6 +69,7 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
     optimizer: optax.GradientTransformation | None = None
 
 
+@checked
 def outer_loop(
     task_loss: TaskLoss,
     optimizer: optax.GradientTransformation,
@@ -109,6 +111,7 @@ def outer_loop(
         check_params(params)
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
+    @checked
     def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
         number: Any = count_tasks(tasks)
         first: Any = 0

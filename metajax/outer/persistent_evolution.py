@@ -11,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._checks import check_counts, check_loss_value, check_params
+from metajax._kinds import checked
 from metajax._tree import along, count_tasks
 from metajax.inner.rules import Rule
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
@@ -43,6 +44,7 @@ class PersistentState(NamedTuple):
     age: Array
 
 
+@checked
 def persistent(
     rule: Rule,
     loss: Loss,
@@ -172,6 +174,7 @@ def persistent(
         (fast, inner), losses = jax.lax.scan(step, (fast, inner), keys)
         return fast, inner, losses.mean()
 
+    @checked
     def step(state: PersistentState, tasks: Task, key: Array) -> tuple[PersistentState, Info]:
         _check_pairs(tasks, pairs)
         begin_key, noise_key, unroll_key = jax.random.split(key, 3)

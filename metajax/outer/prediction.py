@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from metajax._checks import check_no_list
+from metajax._checks import check_no_list, shapes
+from metajax._kinds import checked
 from metajax._tree import count_rows
 from metajax.outer.task_losses import after_support
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 
+@checked
 def predict(
     adaptation: Adaptation,
     apply: Apply,
@@ -38,15 +41,31 @@ def predict(
             normalises by batch.
 
     Raises:
-        ValueError: an adaptation with `path`.
+        ValueError: an adaptation with `path`; or, if inductive, inputs whose shape is not that of
+            the support set's.
     """
     if adaptation.path:
         raise ValueError("predict() needs the last fast weights; use an inner_loop without path.")
     check_no_list(support.x, "x of the support set")
     check_no_list(x, "x")
+    if inductive:
+        _check_same_shapes(support.x, x)
     adapted = adaptation.adapt(params, support, key)
     if not inductive:
         return apply(adapted, x)
     rows = after_support(support._replace(y=()), Batch(x=x, y=()))
     outputs = apply(adapted, rows.x, reference=rows.reference)
     return jax.tree.map(lambda leaf: leaf[count_rows(support) :], outputs)
+
+
+def _check_same_shapes(support_x: PyTree, x: PyTree) -> None:
+    """Checks that inputs have the structure and shape, rows aside, of those of a support set."""
+
+    def of_rows(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], tree)
+
+    if of_rows(support_x) != of_rows(x):
+        raise ValueError(
+            f"x must have the shapes of the support set's, rows aside: it has {shapes(x)}, and the "
+            f"support set {shapes(support_x)}."
+        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_key, check_no_list, shapes, takes
+from metajax._kinds import checked
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
     Adaptation,
@@ -27,6 +28,7 @@ StepWeights: TypeAlias = Callable[[Array | None], Array]
 """Outer step, or None at the end of training -> weights [inner steps]."""
 
 
+@checked
 def query_loss(
     adaptation: Adaptation,
     loss: Loss,
@@ -65,6 +67,7 @@ def query_loss(
             "neither."
         )
 
+    @checked
     def task_loss(
         params: Params, task: Task, key: Array, step: Array | None = None
     ) -> tuple[Array, Metrics]:
@@ -80,6 +83,7 @@ def query_loss(
     return task_loss
 
 
+@checked
 def reptile(adaptation: Adaptation, loss: Loss | None = None) -> TaskLoss:
     """A task loss whose gradient is Reptile's direction.
 
@@ -100,6 +104,7 @@ def reptile(adaptation: Adaptation, loss: Loss | None = None) -> TaskLoss:
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
     """
 
+    @checked
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         if jax.tree.leaves((params.slow, params.rule)):
             raise ValueError(
@@ -122,6 +127,7 @@ def reptile(adaptation: Adaptation, loss: Loss | None = None) -> TaskLoss:
     return task_loss
 
 
+@checked
 def supervised(loss: Loss) -> TaskLoss:
     """Ordinary training on batches in place of tasks: the pretraining of transfer learning.
 
@@ -134,6 +140,7 @@ def supervised(loss: Loss) -> TaskLoss:
         ValueError: when traced, a `Task` instead of a `Batch`.
     """
 
+    @checked
     def task_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         if not isinstance(batch, Batch):
             got = type(batch).__name__
@@ -145,6 +152,7 @@ def supervised(loss: Loss) -> TaskLoss:
     return task_loss
 
 
+@checked
 def switch_at(at: int, before: TaskLoss, after: TaskLoss) -> TaskLoss:
     """One task loss until an outer step, and another one from then on.
 
@@ -159,8 +167,9 @@ def switch_at(at: int, before: TaskLoss, after: TaskLoss) -> TaskLoss:
     Source: derivative-order annealing, Antoniou et al. 2019, arXiv 1810.09502.
     """
 
+    @checked
     def task_loss(
-        params: Params, task: Task, key: Array, step: Array | None = None
+        params: Params, task: Any, key: Array, step: Array | None = None
     ) -> tuple[Array, Metrics]:
         if step is None:
             return after(params, task, key)

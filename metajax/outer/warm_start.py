@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_params
+from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.outer_loops import Info, OuterLoop, State, checked_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task
 
 
+@checked
 def bilevel(
     adaptation: Adaptation,
     loss: Loss,
@@ -65,6 +67,7 @@ def bilevel(
             )
         return State(params, optimizer.init(learned), jnp.zeros((), jnp.int32))
 
+    @checked
     def step(state: State, tasks: Task, key: Array) -> tuple[State, Info]:
         task = _only_task(tasks)
 

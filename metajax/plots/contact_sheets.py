@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_counts, shapes
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.strokes import draw
 from metajax.data.values import scaled
@@ -23,6 +24,7 @@ MOST_CHANNELS = 8
 """A sequence with more channels than this is not drawn as curves."""
 
 
+@checked
 def contact_sheet(
     axes: Axes, dataset: Dataset, *, classes: int = 6, examples: int = 8, title: str = ""
 ) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metajax._kinds import checked
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -14,6 +16,7 @@ MARKED = 15
 """Lines of fewer points than this have a marker at each point."""
 
 
+@checked
 def curves(
     axes: Axes,
     lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
@@ -46,6 +49,7 @@ def curves(
     axes.legend(frameon=False)
 
 
+@checked
 def accuracies(
     axes: Axes, measured: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str = ""
 ) -> None:

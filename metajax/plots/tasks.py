@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.plots.images import RIGHT, WRONG, draw_image
 from metajax.types import Array, Task
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 def task(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None:
     """Draws a classification task of images, with the support set left and the query set right.
 

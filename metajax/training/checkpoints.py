@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from metajax._checks import needs_value
+from metajax._kinds import checked
 from metajax.outer.outer_loops import OuterLoop
 from metajax.training.records import Record
 from metajax.types import Array, PyTree
@@ -153,6 +154,7 @@ def open_checkpoints(folder: str | pathlib.Path | None) -> Iterator[Checkpoints]
         yield Checkpoints(manager, path)
 
 
+@checked
 def restore_by_name(
     folder: str | pathlib.Path, state: PyTree, rename: Mapping[str, str] | None = None
 ) -> tuple[PyTree, list[str]]:

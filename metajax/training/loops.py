@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count, check_counts, check_key
+from metajax._kinds import checked
 from metajax.data.read.streams import Stream
 from metajax.outer.evaluation import Summary, explain_not_finite
 from metajax.outer.outer_loops import Info, OuterLoop
@@ -31,6 +32,7 @@ TRIED = 4
 """Tasks of the first step that are run without compilation where one of them was skipped."""
 
 
+@checked
 def fit(
     outer: OuterLoop,
     state: Any,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 
 from metajax._checks import check_count, check_key, check_metric_names
-from metajax.data.read.streams import Stream
+from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.training.records import RESERVED
@@ -19,6 +19,7 @@ Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
 """(what a step reads, key, number of the outer step) -> tasks."""
 
 
+@checked
 def scan(
     outer: OuterLoop,
     state: Any,
@@ -40,7 +41,8 @@ def scan(
         outer: what is learned, and how: an `outer_loop`, `persistent` or `bilevel`.
         state: `outer.init(...)`, or the state where earlier steps ended.
         sample: (dataset, key) -> tasks, such as `data.meta_batch(data.episodes(...), tasks=32)`.
-            If it takes a keyword `step`, it is given the number of the outer step, int32.
+            A stream is for `fit`. If it takes a keyword `step`, it is given the number of the outer
+            step, int32.
         dataset: what `sample` draws from; () if it needs nothing.
         key: key of the whole run.
         steps: number of steps to take from here. `fit` counts from the first step of the run.
@@ -49,7 +51,7 @@ def scan(
         (the last state, the `Info` of every step, leaves [steps, ...]).
 
     Raises:
-        ValueError: steps is not a whole number, 0 or more; or sample is a stream.
+        ValueError: steps is not a whole number, 0 or more.
 
     >>> import jax.numpy as jnp, optax
     >>> from metajax.outer import outer_loop
@@ -66,11 +68,6 @@ def scan(
     """
     check_count("steps", steps, least=0)
     check_key(key)
-    if isinstance(sample, Stream):
-        raise ValueError(
-            "scan() needs a sampler (dataset, key) -> tasks, because a stream is read on the "
-            "host; train on a stream with fit()."
-        )
     return take_steps(outer, sampler_draw(sample), state, key, dataset, steps)
 
 

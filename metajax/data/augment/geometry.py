@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from metajax._kinds import checked
 from metajax.data.augment.checks import check_image, check_range
 from metajax.data.augment.images import Augmentation
 from metajax.types import Array
 
 
+@checked
 def affine(
     *,
     degrees: float = 0.0,
@@ -53,6 +55,7 @@ def affine(
     least = (-degrees, -translate, -translate, smallest, -shear)
     greatest = (degrees, translate, translate, largest, shear)
 
+    @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x, floats=True)
         least_5 = jnp.array(least, jnp.float32)

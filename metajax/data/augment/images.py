@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.augment.checks import check_image, check_range
 from metajax.types import Array, PyTree
 
@@ -21,6 +22,7 @@ Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
 """(x, key) -> x: one example, without a leading axis, changed at random."""
 
 
+@checked
 def compose(*augmentations: Augmentation) -> Augmentation:
     """Applies several augmentations, the first one first, each with a key of its own.
 
@@ -34,6 +36,7 @@ def compose(*augmentations: Augmentation) -> Augmentation:
     (8, 8, 1)
     """
 
+    @checked
     def augment(x: PyTree, key: Array) -> PyTree:
         for index, augmentation in enumerate(augmentations):
             x = augmentation(x, jax.random.fold_in(key, index))
@@ -42,6 +45,7 @@ def compose(*augmentations: Augmentation) -> Augmentation:
     return augment
 
 
+@checked
 def sometimes(augmentation: Augmentation, probability: float) -> Augmentation:
     """Applies an augmentation with this probability, and otherwise returns x as it is.
 
@@ -64,6 +68,7 @@ def sometimes(augmentation: Augmentation, probability: float) -> Augmentation:
     """
     check_range("probability", probability, 1.0)
 
+    @checked
     def augment(x: PyTree, key: Array) -> PyTree:
         chance_key, key = jax.random.split(key)
         chosen = jax.random.uniform(chance_key, (), jnp.float32) < probability
@@ -73,6 +78,7 @@ def sometimes(augmentation: Augmentation, probability: float) -> Augmentation:
     return augment
 
 
+@checked
 def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
     """Takes a window of the image's own size at a random place of the image with a border.
 
@@ -92,6 +98,7 @@ def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
     """
     check_count("padding", padding, 0)
 
+    @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x)
         height, width, _ = x.shape
@@ -106,6 +113,7 @@ def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
     return augment
 
 
+@checked
 def flip() -> Augmentation:
     """Exchanges left and right in half of the images. Not for letters.
 
@@ -119,6 +127,7 @@ def flip() -> Augmentation:
     [[3, 2, 1]]
     """
 
+    @checked
     def mirror(x: Array, key: Array) -> Array:
         check_image(x)
         return x[:, ::-1]
@@ -126,6 +135,7 @@ def flip() -> Augmentation:
     return sometimes(mirror, 0.5)
 
 
+@checked
 def colour(
     *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0
 ) -> Augmentation:
@@ -159,6 +169,7 @@ def colour(
     for name, strength in zip(("brightness", "contrast", "saturation"), strengths, strict=True):
         check_range(name, strength, 1.0)
 
+    @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x, floats=True)
         if saturation and x.shape[2] != 3:
@@ -177,6 +188,7 @@ def colour(
     return augment
 
 
+@checked
 def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
     """Blanks out a square. Its centre is any pixel, so that part of it may lie outside.
 
@@ -198,6 +210,7 @@ def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
     """
     check_count("size", size, 0)
 
+    @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x)
         height, width, _ = x.shape

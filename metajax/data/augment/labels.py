@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 
 from metajax._checks import check_counts, check_labels, shapes
+from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, Batch, PyTree, Sample, Task
 
 
+@checked
 def permuted_labels(sample: Sample[Task], ways: int) -> Sample[Task]:
     """Renumbers the classes of a task at random.
 
@@ -40,6 +42,7 @@ def permuted_labels(sample: Sample[Task], ways: int) -> Sample[Task]:
     """
     check_counts(ways=ways)
 
+    @checked
     def sample_permuted(dataset: PyTree, key: Array, *, step: Array | None = None) -> Task:
         sample_key, order_key = jax.random.split(key)
         task = at_step(sample, step)(dataset, sample_key)

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts, shapes
+from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.augment.checks import check_range, check_sequence
 from metajax.data.augment.images import Augmentation
 from metajax.types import Array, Series
 
 
+@checked
 def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
     """Masks stretches of time and bands of frequency of a spectrogram: SpecAugment without warping.
 
@@ -57,6 +59,7 @@ def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
         is_masked = (in_stretch[:, None] | in_band[None, :]) & is_valid[:, None]
         return jnp.where(is_masked, jnp.zeros_like(value), value)
 
+    @checked
     def augment(x: Array | Series, key: Array) -> Array | Series:
         value = x.value if isinstance(x, Series) else x
         check_sequence(value, (2,), "spectrogram [time, channels]")
@@ -67,6 +70,7 @@ def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
     return augment
 
 
+@checked
 def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     """Shifts a recording by up to `shift` samples and changes its level by up to `gain` decibels.
 
@@ -102,6 +106,7 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
         factor = 10 ** (jax.random.uniform(gain_key, (), jnp.float32, -gain, gain) / 20)
         return (factor * moved).astype(value.dtype)
 
+    @checked
     def augment(x: Array | Series, key: Array) -> Array | Series:
         value = x.value if isinstance(x, Series) else x
         check_sequence(value, (1, 2), "wave [samples] or [samples, channels]")
@@ -113,6 +118,7 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     return augment
 
 
+@checked
 def text_dropout(rate: float, *, unknown: int | None = 1, keep: Sequence[int] = ()) -> Augmentation:
     """Replaces each token but the first by the unknown token, or leaves it out, at random.
 

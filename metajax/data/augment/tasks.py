@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_names, shapes
+from metajax._kinds import checked
 from metajax._tree import along, count_rows, row_weights
 from metajax.data.augment.images import Augmentation
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample
 
 
+@checked
 def augmented(
     sample: Sample[Drawn],
     augmentation: Augmentation | Mapping[str, Augmentation],
@@ -74,6 +76,7 @@ def augmented(
     return _changed(sample, change, support, query, share_key=group is not None)
 
 
+@checked
 def mixup(
     sample: Sample[Drawn], alpha: float, *, support: bool = False, query: bool = True
 ) -> Sample[Drawn]:
@@ -150,6 +153,7 @@ def _changed(
         share_key: whether both sets are given the same key.
     """
 
+    @checked
     def sample_changed(dataset: PyTree, key: Array, *, step: Array | None = None) -> Any:
         sample_key, key = jax.random.split(key)
         drawn: Any = at_step(sample, step)(dataset, sample_key)

@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.read.pictures import MOST_PIXELS, BrokenFile, read_pictures
 from metajax.data.read.rows import fill_gaps, kept_dataset
@@ -13,6 +14,7 @@ from metajax.data.read.rows import fill_gaps, kept_dataset
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
+@checked
 def image_folder(
     path: str | os.PathLike[str],
     *,

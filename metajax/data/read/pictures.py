@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 
 Prepare: TypeAlias = Callable[[Any], ArrayLike]
 """(feature of one example, as TensorFlow Datasets decodes it) -> array, always of one shape."""
@@ -27,6 +28,7 @@ MOST_PIXELS = 64_000_000
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for each number of channels
 
 
+@checked
 def square(size: int) -> Prepare:
     """A function that cuts out the middle square of a picture and resizes it.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_counts, shapes
+from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.data.datasets import Dataset
 from metajax.data.read.row_readers import REFUSED, row_reader
@@ -65,6 +66,7 @@ class Stream(NamedTuple):
         return jax.vmap(sample)(tasks, jnp.split(keys, count)[index])
 
 
+@checked
 def stream(
     sample: Sample[PyTree],
     rows: Dataset,
@@ -145,6 +147,7 @@ def stream(
     )
 
 
+@checked
 def tasks_of(feed: Stream, key: Array, *, first: int = 0) -> Iterator[PyTree]:
     """The tasks of step `first` and all later steps as they are read: those that `fit` trains on.
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.read.pictures import MOST_PIXELS, BrokenFile, read_pictures
 from metajax.data.read.rows import fill_gaps, kept_dataset
 from metajax.types import Modalities
 
 
+@checked
 def table(
     path: str | os.PathLike[str],
     *,

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.catalogue import Source, conversion_command, open_split, skip_decoding
 from metajax.data.read.features import (
@@ -36,6 +37,7 @@ from metajax.types import PyTree
 Wanted: TypeAlias = Callable[[str], bool] | frozenset[str]
 
 
+@checked
 def tfds(
     name: Any,
     *,
@@ -134,6 +136,7 @@ def tfds(
     )
 
 
+@checked
 def tfds_rows(
     name: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import fill_gaps
@@ -16,6 +17,7 @@ from metajax.types import Modalities
 _COLUMNS = ("character", "radical", "definition", "decomposition", "pinyin")
 
 
+@checked
 def hanzi(
     *, points: int = 64, smallest: int = 20, tokenizer: Any = None, length: int = 48
 ) -> Dataset:
@@ -67,6 +69,7 @@ def hanzi(
     return dataset(Modalities(value, present), labels, names=names, scale={"image": 255})
 
 
+@checked
 def hanzi_characters() -> dict[str, list[str]]:
     """The table of all 9 574 characters, as lists of strings; "" where something is unknown.
 
@@ -81,6 +84,7 @@ def hanzi_characters() -> dict[str, list[str]]:
     return {name: column.tolist() for name, column in columns.items()}
 
 
+@checked
 def hanzi_pictures() -> np.ndarray:
     """The pictures of all 9 574 characters, uint8[9574, 32, 32, 1] with ink = 255.
 

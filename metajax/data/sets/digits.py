@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
@@ -14,6 +15,7 @@ from metajax.data.read.rows import all_present
 _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+@checked
 def written_digits() -> Dataset:
     """MNIST's 10 000 test digits as uint8 images [28, 28, 1], ink = 255, "zero" to "nine".
 
@@ -31,6 +33,7 @@ def written_digits() -> Dataset:
     return dataset(stored["image"][..., None], stored["label"], names=_NAMES, scale=255)
 
 
+@checked
 def spoken_digits(*, samples: int = 6000, speakers: Sequence[str] | None = None) -> Dataset:
     """Spoken digits as int16[samples] at 8 kHz, "zero" to "nine": 50 of each by each of 4 speakers.
 
@@ -67,6 +70,7 @@ def spoken_digits(*, samples: int = 6000, speakers: Sequence[str] | None = None)
     return dataset(wave, stored["digit"][rows], names=_NAMES, scale=32768)
 
 
+@checked
 def paired_digits(*, pairs: int = 200, samples: int = 6000, seed: int = 0) -> Dataset:
     """Random pairs of a written and a spoken digit of the same value.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.sets.caches import UNREADABLE, cache_path, write_cache
 from metajax.data.sets.glyph_fonts import drawn_classes
@@ -32,6 +33,7 @@ _LEAST = np.array([-np.pi / 12, 0.8, -0.2, -3.0, -3.0])
 _GREATEST = np.array([np.pi / 12, 1.2, 0.2, 3.0, 3.0])
 
 
+@checked
 def glyphs(
     *, styles: int = 12, seed: int = 0, cache: str | os.PathLike[str] | None = None
 ) -> Dataset:

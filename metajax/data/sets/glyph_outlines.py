@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.rows import all_present
 from metajax.data.sets.caches import UNREADABLE, cache_path, write_cache
@@ -21,6 +22,7 @@ _HALF = 10  # pixels of the image in one unit of the outline: half of a letter's
 _MOVE, _CURVE, _CUBIC, _CLOSE = 1, 3, 4, 79  # matplotlib's codes of vertices
 
 
+@checked
 def glyph_modalities(
     *,
     points: int = 64,
@@ -62,6 +64,7 @@ def glyph_modalities(
     return dataset(x, np.asarray(images.y), names=images.names, scale={"image": 255})
 
 
+@checked
 def glyph_words(name: str, *, script: bool = True) -> str:
     """The name of a class of `glyphs` in words: the Unicode name of its letter in lower case.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.pictures import decode_picture
 
 
+@checked
 def groceries(*, size: int = 32, split: str | None = None) -> Dataset:
     """Shop photographs uint8[size, size, 3] of 81 products in 43 coarse classes.
 
@@ -54,6 +56,7 @@ def groceries(*, size: int = 32, split: str | None = None) -> Dataset:
     )
 
 
+@checked
 def grocery_descriptions() -> dict[str, str]:
     """The shop's description of each product of `groceries`, by the name of its class.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
@@ -14,6 +15,7 @@ _LIFT_DISTANCE = 4 * 16  # in 1/16 of a pixel of 105
 _LIFT_TIME = 200  # milliseconds
 
 
+@checked
 def omniglot() -> Dataset:
     """Omniglot: 1 623 characters of 50 alphabets, each drawn by 20 people.
 
@@ -35,6 +37,7 @@ def omniglot() -> Dataset:
     return dataset(stored["image"][..., None], stored["label"], names=names, scale=255)
 
 
+@checked
 def omniglot_strokes(*, points: int = 64) -> Dataset:
     """Omniglot as image and pen: 242 characters of 8 of its 50 alphabets, 20 drawings of each.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import data_file_path
 from metajax.data.texts import tokenize, train_tokenizer
@@ -74,6 +75,7 @@ _IN_SCOPE = ("train", "val", "test")
 _SPLITS = (*_IN_SCOPE, "oos_train", "oos_val", "oos_test")
 
 
+@checked
 def clinc150(split: str, *, tokenizer: Any = None, length: int = 40) -> Dataset:
     """Utterances as token ids int32[length], of 150 intents: 100, 20 or 30 of each.
 
@@ -106,6 +108,7 @@ def clinc150(split: str, *, tokenizer: Any = None, length: int = 40) -> Dataset:
     return dataset(tokenize(tokenizer, texts, length=length), labels, names=names)
 
 
+@checked
 def clinc150_texts(split: str) -> tuple[list[str], list[str]]:
     """The utterances of a split and their intents, "domain/intent".
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.sets.languages import Phrases
 from metajax.data.splits import Split
 
@@ -14,6 +15,7 @@ _DEAL = ("train",) * 5 + ("validation",) + ("test",) * 2
 _FOLDS = 4
 
 
+@checked
 def split_languages(phrases: Phrases, *, fold: int = 0, seed: int = 0) -> Split:
     """A split of phrases by language: of every eight, five train, one validates and two test.
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.sets.phrase_sources import (
     TARGET_LENGTH,
@@ -59,6 +60,7 @@ class Phrases(NamedTuple):
     merged: tuple[str, ...]
 
 
+@checked
 def phrases(*, seed: int = 0) -> Phrases:
     """Dates, units and numbers from 21 to 99, in every language with months in Latin letters.
 
@@ -110,6 +112,7 @@ def phrases(*, seed: int = 0) -> Phrases:
     return Phrases(data, characters, tuple(merged))
 
 
+@checked
 def phrase_text(ids: Iterable[Any], characters: str) -> str:
     """Ids up to the end as a string, with letters and marks composed.
 

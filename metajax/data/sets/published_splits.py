@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from metajax._kinds import checked
 from metajax.data.splits import Split, class_split, group_of
 
 CIFAR100 = {
@@ -87,6 +88,7 @@ OMNIGLOT_ALPHABETS = {
 }
 
 
+@checked
 def cifar_fs_split() -> Split:
     """CIFAR-FS: 64 classes of CIFAR-100 for training, 16 for validation, 20 for testing.
 
@@ -102,6 +104,7 @@ def cifar_fs_split() -> Split:
     return class_split("CIFAR-FS", _with_rest(_CIFAR_FS, every_class))
 
 
+@checked
 def fc100_split() -> Split:
     """FC100: CIFAR-100 split by its superclasses: 12 for training, 4 for validation, 4 for testing.
 
@@ -120,6 +123,7 @@ def fc100_split() -> Split:
     return class_split("FC100", parts)
 
 
+@checked
 def mini_imagenet_split() -> Split:
     """mini-ImageNet: 64 classes of ImageNet for training, 16 for validation, 20 for testing.
 
@@ -135,6 +139,7 @@ def mini_imagenet_split() -> Split:
     return class_split("mini-ImageNet", parts)
 
 
+@checked
 def omniglot_split(names: Sequence[str]) -> Split:
     """Omniglot by alphabet: 964 characters of 30 background alphabets, 659 of 20 for testing.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.splits import Split
 
 
+@checked
 def split_scripts(
     dataset: Dataset, *, train: Sequence[str], validation: Sequence[str] = (), test: Sequence[str]
 ) -> Split:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.types import Array, Batch, Sample, Task
 
 
+@checked
 def translations(shots: int, queries: int, *, pool: int | None = None) -> Sample[Task]:
     """A sampler of tasks of one language and one kind, drawn uniformly from the classes.
 
@@ -22,6 +24,7 @@ def translations(shots: int, queries: int, *, pool: int | None = None) -> Sample
         (dataset, key) -> task. It raises the errors of `translation_task`.
     """
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         class_key, task_key = jax.random.split(key)
         label = jax.random.randint(class_key, (), 0, dataset.classes)
@@ -30,6 +33,7 @@ def translations(shots: int, queries: int, *, pool: int | None = None) -> Sample
     return sample
 
 
+@checked
 def translation_task(
     dataset: Dataset,
     label: Array | int,
@@ -78,6 +82,7 @@ def translation_task(
     )
 
 
+@checked
 def phrase_pairs(dataset: Dataset, rows: Array) -> Batch:
     """The pairs in these rows, as a net is trained on them.
 

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import takes
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.values import scaled
 from metajax.types import Array, Batch, Drawn, PyTree, Sample, Task
 
 
+@checked
 def take_examples(dataset: Dataset, rows: Array) -> PyTree:
     """The examples in these rows of a data set, scaled as it declares.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_count, check_counts, check_key, check_labels, check_no_list
+from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import (
@@ -17,9 +20,10 @@ from metajax.data.tasks.drawing import (
     with_step_of,
 )
 from metajax.data.values import as_modalities
-from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample, Task
+from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample, Size, Task
 
 
+@checked
 def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
     """Draws classification tasks of N ways and K shots.
 
@@ -49,6 +53,7 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
     """
     check_counts(ways=ways, shots=shots, queries=queries)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         if ways > dataset.classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
@@ -61,6 +66,7 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
     return sample
 
 
+@checked
 def batches(size: int) -> Sample[Batch]:
     """Draws rows of all classes with their global labels, for `supervised`.
 
@@ -80,6 +86,7 @@ def batches(size: int) -> Sample[Batch]:
     """
     check_counts(size=size)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Batch:
         check_key(key)
         row_key = jax.random.split(key)[0]
@@ -89,6 +96,7 @@ def batches(size: int) -> Sample[Batch]:
     return sample
 
 
+@checked
 def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     """Draws several independent tasks at once, as `outer_loop` and `evaluate` take them.
 
@@ -110,6 +118,7 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     """
     check_counts(tasks=tasks)
 
+    @checked
     def sample_many(dataset: PyTree, key: Array, *, step: Array | None = None) -> Drawn:
         check_key(key)
         keys = jax.random.split(key, tasks)
@@ -118,7 +127,8 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     return with_step_of(sample_many, sample)
 
 
-def check_task(task: Task, ways: int) -> None:
+@checked
+def check_task(task: Any, ways: Size) -> None:
     """Checks the values of a classification task that you made, before it is compiled away.
 
     Args:

@@ -8,9 +8,11 @@ import json
 import jax
 import numpy as np
 
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 
 
+@checked
 def fingerprint(dataset: Dataset) -> str:
     """SHA-256 of the names, labels and stored values of a data set, in hexadecimal.
 
@@ -18,7 +20,7 @@ def fingerprint(dataset: Dataset) -> str:
 
     >>> from metajax.data.datasets import dataset
     >>> source = dataset(np.zeros((4, 2), np.uint8), np.arange(4))
-    >>> other = dataset(np.zeros((4, 2), np.uint8), np.arange(4), names="abcd")
+    >>> other = dataset(np.zeros((4, 2), np.uint8), np.arange(4), names=list("abcd"))
     >>> fingerprint(source) == fingerprint(other)
     False
     """

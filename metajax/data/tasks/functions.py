@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import check_counts
+from metajax._kinds import checked
 from metajax.types import Array, Batch, PyTree, Sample, Task
 
 
+@checked
 def sinusoids(shots: int, queries: int) -> Sample[Task]:
     """Draws sinusoids to regress on.
 
@@ -36,6 +38,7 @@ def sinusoids(shots: int, queries: int) -> Sample[Task]:
     """
     check_counts(shots=shots, queries=queries)
 
+    @checked
     def sample(dataset: PyTree, key: Array) -> Task:
         amplitude_key, phase_key, support_key, query_key = jax.random.split(key, 4)
         amplitude = jax.random.uniform(amplitude_key, (), jnp.float32, 0.1, 5.0)
@@ -77,6 +80,7 @@ _FAMILIES = {
 }
 
 
+@checked
 def regressions(shots: int, queries: int, *, noise: float = 0.0) -> dict[str, Sample[Task]]:
     """Five families of functions to regress on, as modes for `task_modes`.
 
@@ -123,6 +127,7 @@ def _sample_family(family: _Family, shots: int, queries: int, noise: float) -> S
     greatest = (1.0, family.centre[1], family.offset[1])
     low, high = family.slope
 
+    @checked
     def sample(dataset: PyTree, key: Array) -> Task:
         number_key, x_key, noise_key = jax.random.split(key, 3)
         # The three numbers are one draw, because draws take most of the time of compilation.
@@ -142,6 +147,7 @@ def _sample_family(family: _Family, shots: int, queries: int, noise: float) -> S
     return sample
 
 
+@checked
 def harmonics(shots: int, queries: int, *, noise: float = 0.0) -> Sample[Task]:
     """Draws waves with their first overtone to regress on.
 
@@ -172,6 +178,7 @@ def harmonics(shots: int, queries: int, *, noise: float = 0.0) -> Sample[Task]:
     check_counts(shots=shots, queries=queries)
     check_noise(noise)
 
+    @checked
     def sample(dataset: PyTree, key: Array) -> Task:
         number_key, amplitude_key, x_key, noise_key = jax.random.split(key, 4)
         least = jnp.array([5.0, 0, 0, -4], jnp.float32)

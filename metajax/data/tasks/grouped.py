@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts, check_key
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.splits import group_of
 from metajax.data.tasks.drawing import draw_distinct, draw_task
 from metajax.types import Array, Sample, Task
 
 
+@checked
 def grouped_episodes(
     ways: int, shots: int, queries: int, *, group: Callable[[str], Hashable] = group_of
 ) -> Sample[Task]:
@@ -45,6 +47,7 @@ def grouped_episodes(
     """
     check_counts(ways=ways, shots=shots, queries=queries)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, shots=shots, queries=queries)
         members, sizes = group_members([group(name) for name in dataset.names], ways)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, PyTree, Sample, Task
 
 
+@checked
 def task_modes(
     modes: Mapping[str, Sample[Task]], proportions: Mapping[str, float] | None = None
 ) -> Sample[Task]:
@@ -46,6 +48,7 @@ def task_modes(
     """
     threshold = _thresholds(modes, proportions)
 
+    @checked
     def sample(dataset: PyTree, key: Array, *, step: Array | None = None) -> Task:
         branches = {name: at_step(mode, step) for name, mode in modes.items()}
         _check_alike(branches, dataset, key)

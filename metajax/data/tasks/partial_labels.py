@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count, check_counts, check_key, check_labels
+from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import at_step, with_step_of
@@ -13,6 +14,7 @@ from metajax.data.tasks.few_shot import episodes
 from metajax.types import Array, Batch, PyTree, Sample, Task
 
 
+@checked
 def semi_supervised(
     ways: int, shots: int, queries: int, *, unlabelled: int, distractors: int = 0
 ) -> Sample[Task]:
@@ -58,6 +60,7 @@ def semi_supervised(
     classes = ways + distractors
     sample_all = episodes(classes, shots + unlabelled, queries)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         if classes > dataset.classes:
             raise ValueError(
@@ -86,6 +89,7 @@ def semi_supervised(
     return sample
 
 
+@checked
 def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
     """Replaces each support label, with probability `rate`, by another label of the task.
 
@@ -115,6 +119,7 @@ def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
     if not 0 <= rate <= 1:
         raise ValueError(f"{rate=} must be a probability, from 0 to 1.")
 
+    @checked
     def sample_noisy(dataset: PyTree, key: Array, *, step: Array | None = None) -> Task:
         check_key(key)
         task_key, which_key, other_key = jax.random.split(key, 3)

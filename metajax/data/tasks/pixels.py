@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_count
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.drawing import take_examples
 from metajax.types import Array, Batch, Sample, Task
 
 
+@checked
 def image_completion(pixels: int, queries: int | None = None) -> Sample[Task]:
     """Draws images to complete: a task is one image, and an example is one of its pixels.
 
@@ -42,6 +44,7 @@ def image_completion(pixels: int, queries: int | None = None) -> Sample[Task]:
     if queries is not None:
         check_count("queries", queries)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         height, width, channels = _image_shape(dataset)
         size = height * width

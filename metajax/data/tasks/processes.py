@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts
+from metajax._kinds import checked
 from metajax.data.tasks.functions import check_noise, first_and_rest
 from metajax.types import Array, PyTree, Sample, Task
 
@@ -16,6 +17,7 @@ _JITTER = 2e-7
 """Added to the diagonal for each example: rounding to float32 would make it indefinite."""
 
 
+@checked
 def rbf(distance: Array) -> Array:
     """exp(-d² / 2), the kernel of functions that are smooth everywhere.
 
@@ -25,6 +27,7 @@ def rbf(distance: Array) -> Array:
     return jnp.exp(-(distance**2) / 2)
 
 
+@checked
 def matern(distance: Array) -> Array:
     """(1 + √5 d + 5 d² / 3) exp(-√5 d), Matérn's kernel of order 5/2: two derivatives exist.
 
@@ -35,6 +38,7 @@ def matern(distance: Array) -> Array:
     return (1 + scaled + scaled**2 / 3) * jnp.exp(-scaled)
 
 
+@checked
 def gaussian_processes(
     shots: int,
     queries: int,
@@ -78,6 +82,7 @@ def gaussian_processes(
     _check_range("length", length)
     _check_range("scale", scale)
 
+    @checked
     def sample(dataset: PyTree, key: Array) -> Task:
         number_key, x_key, value_key, noise_key = jax.random.split(key, 4)
         least = jnp.array([length[0], scale[0]], jnp.float32)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checks import shapes
+from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.drawing import at_step, take_examples, take_info
@@ -30,6 +31,7 @@ _REFUSED = (
 )
 
 
+@checked
 def save_tasks(
     path: str | os.PathLike,
     sample: Sample[Task],
@@ -97,6 +99,7 @@ def save_tasks(
     write_record(path, record, about)
 
 
+@checked
 def load_tasks(
     path: str | os.PathLike, dataset: Dataset | PyTree, *, most_bytes: int = 2**28
 ) -> Task:

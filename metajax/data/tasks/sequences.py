@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts
+from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.few_shot import episodes
 from metajax.types import Array, Batch, PyTree, Sample, Task
 
 
+@checked
 def continual(
     ways: int, tasks: int, shots: int, queries: int, *, local: bool = False
 ) -> Sample[Task]:
@@ -62,6 +64,7 @@ def continual(
             return jax.tree.map(divide, info)
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * tasks), info)
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         if ways * tasks > dataset.classes:
             raise ValueError(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_counts, check_key
+from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import draw_distinct, swap_places, take_examples, take_info
@@ -17,6 +18,7 @@ from metajax.data.tasks.grouped import group_members
 from metajax.types import Array, Batch, Sample, Task
 
 
+@checked
 def varied_episodes(
     ways: tuple[int, int] = (5, 50),
     support: int = 500,
@@ -77,6 +79,7 @@ def varied_episodes(
     _check_options(ways, support, queries, shots, imbalance)
     limits = _Limits(support, queries, shots, math.log(imbalance))
 
+    @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, support=1, queries=1)
         check_key(key)

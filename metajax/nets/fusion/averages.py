@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.protocol import Features, Fused, stack
 from metajax.types import Array
 
 
+@checked
 def mean(features: Features, present: Features) -> Fused:
     """The mean of the modalities that are present: y = Σₘ pₘ fₘ / Σₘ pₘ.
 
@@ -31,6 +33,7 @@ def mean(features: Features, present: Features) -> Fused:
     return _weighted_mean(names, features_MxNxD, present_MxN, ones_MxN)
 
 
+@checked
 def total(features: Features, present: Features) -> Fused:
     """The sum of the modalities that are present: y = Σₘ pₘ fₘ.
 
@@ -45,6 +48,7 @@ def total(features: Features, present: Features) -> Fused:
     return Fused(features_MxNxD.sum(axis=0), {})
 
 
+@checked
 def maximum(features: Features, present: Features) -> Fused:
     """The largest of the modalities that are present, entry by entry; zero where none is.
 
@@ -69,6 +73,7 @@ def maximum(features: Features, present: Features) -> Fused:
     return Fused(best_NxD, {})
 
 
+@checked
 class Weighted(nnx.Module):
     """The mean with weights that are the same for all examples: y = Σₘ pₘ wₘ fₘ / Σₘ pₘ wₘ.
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.inner import FiLM
 from metajax.nets.fusion.protocol import Features, Fused, per_name, random_kernel, stack
+from metajax.types import Size
 
 
+@checked
 class Conditioned(nnx.Module):
     """The other modalities scale and shift a main one (FiLM).
 
@@ -29,7 +32,7 @@ class Conditioned(nnx.Module):
     Source: Perez et al. 2018, arXiv 1709.07871.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, main: str, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, main: str, rngs: nnx.Rngs):
         others = [name for name in names if name != main]
         if main not in names or not others:
             raise ValueError(

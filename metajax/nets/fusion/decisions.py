@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.protocol import Features, Fused, per_name, softmax_present, stack
+from metajax.types import Size
 
 
+@checked
 class Late(nnx.Module):
     """Decision fusion: the weighted mean of one linear head per modality, with learned weights.
 
@@ -30,7 +33,7 @@ class Late(nnx.Module):
 
     decides = True
 
-    def __init__(self, names: Sequence[str], width: int, outputs: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, outputs: Size, *, rngs: nnx.Rngs):
         self.heads = per_name(names, lambda: nnx.Linear(width, outputs, rngs=rngs))
         self.logits = per_name(names, lambda: nnx.Param(jnp.zeros(())))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.linear import Concatenation
 from metajax.nets.fusion.protocol import (
     Features,
@@ -17,8 +18,10 @@ from metajax.nets.fusion.protocol import (
     softmax_present,
     stack,
 )
+from metajax.types import Size
 
 
+@checked
 class Gated(nnx.Module):
     """The gated multimodal unit: a gate for each modality and entry, computed from all modalities.
 
@@ -37,7 +40,7 @@ class Gated(nnx.Module):
     Source: Arevalo et al. 2017, arXiv 1702.01992, with a softmax instead of a sigmoid.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.gates = per_name(names, lambda: Concatenation(names, width, rngs=rngs))
         self.values = per_name(names, lambda: random_kernel(rngs, width, width, width))
 
@@ -52,6 +55,7 @@ class Gated(nnx.Module):
         return Fused(y_NxD, dict(zip(names, gates_MxNxD.mean(axis=2), strict=True)))
 
 
+@checked
 class MixtureOfExperts(nnx.Module):
     """One expert per modality, and a gate that each modality computes for itself.
 
@@ -70,7 +74,7 @@ class MixtureOfExperts(nnx.Module):
     Source: Jacobs et al. 1991, doi 10.1162/neco.1991.3.1.79, with one expert for each modality.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.hidden = per_name(names, lambda: nnx.Linear(width, width, rngs=rngs))
         self.output = per_name(names, lambda: random_kernel(rngs, width, width, width))
         self.gates = per_name(names, lambda: nnx.Linear(width, 1, rngs=rngs))

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.protocol import Features, Fused, per_name, random_kernel, stack
+from metajax.types import Size
 
 
+@checked
 class Concatenation(nnx.Module):
     """One linear layer over all modalities side by side: y = W [f₁; ...; f_M] + b.
 
@@ -27,7 +30,7 @@ class Concatenation(nnx.Module):
     Parameters: M width² + width.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         fan = len(names) * width
         self.kernel = per_name(names, lambda: random_kernel(rngs, fan, width, width))
         self.bias = nnx.Param(jnp.zeros(width))
@@ -40,6 +43,7 @@ class Concatenation(nnx.Module):
         return Fused(sum(parts) + self.bias[None], {})
 
 
+@checked
 class Deep(nnx.Module):
     """Deep fusion: a concatenation, then hidden layers over the result.
 
@@ -57,7 +61,7 @@ class Deep(nnx.Module):
     Parameters: (M + layers) width² + (1 + layers) width.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, layers: int = 2, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, layers: Size = 2, rngs: nnx.Rngs):
         self.first = Concatenation(names, width, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(layers)])
 

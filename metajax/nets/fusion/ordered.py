@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.averages import mean
 from metajax.nets.fusion.protocol import Features, Fused, random_kernel, stack
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class StackedConvolution(nnx.Module):
     """A convolution of width three over the modalities as a sequence.
 
@@ -34,7 +36,7 @@ class StackedConvolution(nnx.Module):
     Parameters: 3 width² + width.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.names = _check_sequence(names)
         kernels = [random_kernel(rngs, 3 * width, width, width)[...] for _ in range(3)]
         self.kernel = nnx.Param(jnp.stack(kernels))
@@ -51,6 +53,7 @@ class StackedConvolution(nnx.Module):
         return Fused(mean(convolved, here).features, {})
 
 
+@checked
 class Recurrent(nnx.Module):
     """A gated recurrent unit that reads one modality after the other and skips the absent ones.
 
@@ -69,7 +72,7 @@ class Recurrent(nnx.Module):
     Source: Cho et al. 2014, arXiv 1406.1078.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.names = _check_sequence(names)
         self.update = nnx.Linear(2 * width, width, rngs=rngs)
         self.reset = nnx.Linear(2 * width, width, rngs=rngs)

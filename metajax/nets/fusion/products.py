@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax.nets.fusion.protocol import (
     Features,
     Fused,
@@ -17,9 +18,10 @@ from metajax.nets.fusion.protocol import (
     softmax_present,
     stack,
 )
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class Tensor(nnx.Module):
     """Every product of entries of different modalities: y = W vec([1; f₁] ⊗ ... ⊗ [1; f_M]) + b.
 
@@ -34,7 +36,7 @@ class Tensor(nnx.Module):
     Source: Zadeh et al. 2017, arXiv 1707.07250.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.names = tuple(sorted(names))
         sizes = (width + 1,) * len(names)
         self.kernel = random_kernel(rngs, math.prod(sizes), *sizes, width)
@@ -50,6 +52,7 @@ class Tensor(nnx.Module):
         return Fused(y + self.bias[None], {})
 
 
+@checked
 class LowRankTensor(nnx.Module):
     """Tensor fusion whose W is a sum of `rank` products: y = Σᵣ Πₘ (Aₘᵣ [1; fₘ]) + b.
 
@@ -66,7 +69,7 @@ class LowRankTensor(nnx.Module):
     Source: Liu et al. 2018, arXiv 1806.00064.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rank: int, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rank: Size, rngs: nnx.Rngs):
         if rank < 1:
             raise ValueError(f"{rank=} must be 1 or more.")
         fan = (width + 1) * rank
@@ -83,6 +86,7 @@ class LowRankTensor(nnx.Module):
         return Fused(product.sum(axis=0) + self.bias[None], {})
 
 
+@checked
 class Multiplicative(nnx.Module):
     """A bilinear form for every pair of modalities, and a linear layer.
 
@@ -100,7 +104,7 @@ class Multiplicative(nnx.Module):
     Source: Jayakumar et al. 2020, "Multiplicative interactions and where to find them", ICLR.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.pairs = tuple(itertools.combinations(sorted(names), 2))
         fan = len(names) * width
         self.linear = per_name(names, lambda: random_kernel(rngs, fan, width, width))
@@ -118,6 +122,7 @@ class Multiplicative(nnx.Module):
         return Fused(y_NxD, {})
 
 
+@checked
 class ProductOfExperts(nnx.Module):
     """Each modality gives a mean and a precision; the result is the mean of the product.
 
@@ -137,7 +142,7 @@ class ProductOfExperts(nnx.Module):
     Source: Wu and Goodman 2018, arXiv 1802.05335.
     """
 
-    def __init__(self, names: Sequence[str], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, rngs: nnx.Rngs):
         self.means = per_name(names, lambda: random_kernel(rngs, width, width, width))
         self.precisions = per_name(names, lambda: nnx.Linear(width, width, rngs=rngs))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.types import Array
 
@@ -46,6 +47,7 @@ class Fusion(Protocol):
         """
 
 
+@checked
 def stack(
     features: Features, present: Features, names: Iterable[str] | None = None
 ) -> tuple[list[str], Array, Array]:

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._kinds import checked
 from metajax._tree import along, keep_rows
 from metajax.nets.attention import Block
 from metajax.nets.fusion.protocol import Features, Fused, check_same_modalities, per_name
 from metajax.nets.tokens import pool_tokens
-from metajax.types import Array
+from metajax.types import Array, Size
 
 
+@checked
 class CrossAttention(nnx.Module):
     """Every modality reads the tokens of every other one.
 
@@ -37,7 +39,7 @@ class CrossAttention(nnx.Module):
 
     reads_tokens = True
 
-    def __init__(self, names: Sequence[str], width: int, *, heads: int = 4, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, heads: Size = 4, rngs: nnx.Rngs):
         if len(names) < 2:
             raise ValueError(f"Attention between modalities needs two or more, got {list(names)}.")
         blocks = {}
@@ -59,6 +61,7 @@ class CrossAttention(nnx.Module):
         return Fused(_mean_of_present(outputs, present), {})
 
 
+@checked
 class Bottleneck(nnx.Module):
     """A transformer for each modality; from one layer on they exchange a few bottleneck tokens.
 
@@ -89,12 +92,12 @@ class Bottleneck(nnx.Module):
     def __init__(
         self,
         names: Sequence[str],
-        width: int,
+        width: Size,
         *,
-        layers: int = 2,
+        layers: Size = 2,
         fusion_layer: int = 1,
-        bottlenecks: int = 4,
-        heads: int = 4,
+        bottlenecks: Size = 4,
+        heads: Size = 4,
         rngs: nnx.Rngs,
     ):
         if not 0 <= fusion_layer <= layers or bottlenecks < 1:

@@ -1,0 +1,327 @@
+"""A check of the arguments of public functions against their annotations."""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax._checks import check_key, shapes
+from metajax.types import Array, Batch, PyTree, Size, Task
+
+Checked = TypeVar("Checked", bound=Callable[..., Any])
+
+NUMBERS = (int, float, complex, bool, np.number, np.bool_)
+
+
+class Kind(NamedTuple):
+    """What an argument must be.
+
+    Attributes:
+        words: what it is, for an error message.
+        fits: whether a value is of this kind.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def checked(item: Checked) -> Checked:
+    """Checks every argument of a function or class against its annotation, at each call.
+
+    Only the kind is looked at: a number, an array, a function, a `Params`. Shapes and values are
+    checked where they are used. `Any` and `object` take anything, and every leaf of a `PyTree` must
+    be an array, a number or a random key. An argument that is called `key` must be one random key.
+    Of a class, `__init__`, `__call__` and the public methods are checked.
+
+    Returns:
+        The function, which raises ValueError for an argument of another kind: its name, what it
+        must be, what it is, and what the docstring says about it. Or the class.
+
+    >>> @checked
+    ... def double(x: float) -> float:
+    ...     return 2 * x
+    >>> double("1")
+    Traceback (most recent call last):
+    ValueError: x must be a real number, got '1'; an argument of double.
+    """
+    if not inspect.isclass(item):
+        return _checked_function(item, item)
+    for name, method in list(vars(item).items()):
+        is_public = not name.startswith("_") or name in ("__init__", "__call__")
+        if is_public and inspect.isfunction(method):
+            setattr(item, name, _checked_function(method, item if name == "__init__" else method))
+    return typing.cast(Checked, item)
+
+
+def _checked_function(function: Callable[..., Any], documented: Any) -> Any:
+    """The function, which checks its arguments. The docstring of `documented` describes them."""
+    code = inspect.unwrap(function).__code__
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if code not in _kinds:
+            _kinds[code] = _kinds_of(function)
+        by_place, by_name = _kinds[code]
+        for (name, kind), value in zip(by_place, args, strict=False):
+            if not kind.fits(value):
+                raise ValueError(_message(documented, name, kind, value))
+        for name, value in kwargs.items():
+            if name in by_name and not by_name[name].fits(value):
+                raise ValueError(_message(documented, name, by_name[name], value))
+        return function(*args, **kwargs)
+
+    return call
+
+
+_Kinds = tuple[list[tuple[str, Kind]], dict[str, Kind]]
+_kinds: dict[types.CodeType, _Kinds] = {}
+"""What `_kinds_of` found. A function that is defined inside another has the same code each time."""
+
+
+def _kinds_of(function: Callable[..., Any]) -> _Kinds:
+    """The kinds of the parameters that may be given by place, and of all by name.
+
+    They are found at the first call, when all modules are there.
+    """
+    by_place = []
+    by_name = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        kind = _kind(_resolved(parameter.annotation, function))
+        if name == "key" and kind.fits(None):
+            kind = _or_none(_KEY)
+        elif name == "key":
+            kind = _KEY
+        elif name == "keys":
+            kind = _KEYS
+        if parameter.default is None:
+            kind = _or_none(kind)
+        by_name[name] = kind
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            by_place.append((name, kind))
+    return by_place, by_name
+
+
+def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+    """The annotation that a text stands for; Any where it is imported for type checkers only."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, inspect.unwrap(function).__globals__)
+    except NameError:
+        return Any
+
+
+def _or_none(kind: Kind) -> Kind:
+    return Kind(kind.words, lambda value: value is None or kind.fits(value))
+
+
+def _kind(hint: Any) -> Kind:
+    """The kind that an annotation stands for."""
+    if isinstance(hint, collections.abc.Hashable) and hint in _SIMPLE:
+        return _SIMPLE[hint]
+    origin = typing.get_origin(hint) or hint
+    parts = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if set(_ARRAY_LIKE) <= set(parts):
+            parts = (jax.typing.ArrayLike, *(part for part in parts if part not in _ARRAY_LIKE))
+        kinds = [_kind(part) for part in parts]
+        return Kind(
+            " or ".join(kind.words for kind in kinds),
+            lambda value: any(kind.fits(value) for kind in kinds),
+        )
+    if not inspect.isclass(origin) or origin in (object, inspect.Parameter.empty):
+        return _ANYTHING
+    is_protocol = getattr(origin, "_is_protocol", False)
+    if origin is collections.abc.Callable or (is_protocol and "__call__" in vars(origin)):
+        return Kind("a function", callable)
+    if is_protocol:
+        return _ANYTHING
+    if issubclass(origin, collections.abc.Iterable) and parts and not hasattr(origin, "_fields"):
+        return _kind_of_container(origin, parts)
+    name = f"{origin.__module__.split('.')[0]}.{origin.__name__}"
+    article = "an" if name[0] in "aeiou" else "a"
+    return Kind(f"{article} {name}", lambda value: isinstance(value, origin))
+
+
+def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
+    """The kind of a sequence, mapping or iterable. The parts of a short sequence are checked."""
+    if issubclass(origin, collections.abc.Mapping):
+        of_values = _kind(parts[1])
+        return Kind(
+            f"a dict, each value {of_values.words}",
+            lambda value: (
+                isinstance(value, collections.abc.Mapping)
+                and all(of_values.fits(part) for part in value.values())
+            ),
+        )
+    if issubclass(origin, tuple) and parts[-1] is not Ellipsis:
+        kinds = [_kind(part) for part in parts]
+        words = ", ".join(kind.words for kind in kinds)
+        return Kind(
+            f"({words})",
+            lambda value: (
+                isinstance(value, tuple | list)
+                and len(value) == len(kinds)
+                and all(kind.fits(part) for kind, part in zip(kinds, value, strict=True))
+            ),
+        )
+    of_parts = _kind(parts[0])
+    return Kind(
+        f"a sequence, each part {of_parts.words}",
+        lambda value: _is_iterable(value) and all(of_parts.fits(part) for part in _parts(value)),
+    )
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether a value has parts. A text is one value, and an array of rank 0 has none."""
+    if isinstance(value, str | bytes) or getattr(value, "ndim", 1) == 0:
+        return False
+    return isinstance(value, collections.abc.Iterable)
+
+
+def _parts(value: Any) -> collections.abc.Iterable[Any]:
+    """The parts to look at. An iterator is left alone, as looking at it would use it up."""
+    if isinstance(value, collections.abc.Sized):
+        return typing.cast(collections.abc.Iterable[Any], value)
+    return ()
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array of numbers or a number, a traced one included."""
+    if isinstance(value, NUMBERS):
+        return True
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not hasattr(value, "shape"):
+        return False
+    return not jnp.issubdtype(dtype, jax.dtypes.extended) and np.dtype(dtype).kind not in "OUSMm"
+
+
+def _is_array_or_list(value: Any) -> bool:
+    """Whether NumPy makes an array of numbers of it."""
+    if isinstance(value, list | tuple):
+        return all(_is_array_or_list(part) for part in value)
+    return _is_array(value)
+
+
+def _is_array_or_key(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return _is_array(value) or (dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended))
+
+
+def _has_arrays(value: Any) -> bool:
+    """Whether every leaf of a pytree is an array, a number or a random key."""
+    return all(_is_array_or_key(leaf) for leaf in jax.tree.leaves(value))
+
+
+def _is_real(value: Any) -> bool:
+    """Whether a value is one real number: a number of Python, NumPy or JAX, a traced one too."""
+    if isinstance(value, bool | str):
+        return False
+    if isinstance(value, int | float | np.integer | np.floating):
+        return True
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or getattr(value, "shape", None) != ():
+        return False
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether a value is a batch of arrays that have the same number of rows."""
+    if not isinstance(value, Batch) or not _has_arrays(value):
+        return False
+    if isinstance(value.x, list):
+        return True  # `check_no_list` says what to do
+    rows = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(value._replace(info=()))}
+    return len(rows) < 2 and () not in rows
+
+
+def _is_task(value: Any) -> bool:
+    return isinstance(value, Task) and _is_batch(value.support) and _is_batch(value.query)
+
+
+def _is_key(value: Any) -> bool:
+    try:
+        check_key(value)
+    except ValueError:
+        return False
+    return True
+
+
+_KEY = Kind("one random key, such as jax.random.key(0)", _is_key)
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether a value has the two functions of an optax transformation, as `MultiSteps` has."""
+    return all(callable(getattr(value, name, None)) for name in ("init", "update"))
+
+
+_ARRAY_LIKE = typing.get_args(jax.typing.ArrayLike)
+
+_KEYS = Kind("random keys", _is_array_or_key)
+_ANYTHING = Kind("anything", lambda value: True)
+
+_SIMPLE: dict[Any, Kind] = {
+    Any: _ANYTHING,
+    type(None): Kind("None", lambda value: value is None),
+    int: Kind("a whole number", _is_whole),
+    Size: Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value > 0),
+    float: Kind("a real number", _is_real),
+    bool: Kind("True or False", lambda value: isinstance(value, bool | np.bool_)),
+    str: Kind("a text", lambda value: isinstance(value, str)),
+    PyTree: Kind("a pytree of arrays", _has_arrays),
+    Array: Kind("an array of numbers", _is_array),
+    np.ndarray: Kind("an array of numbers", _is_array),
+    jax.typing.ArrayLike: Kind("an array of numbers", _is_array_or_list),
+    optax.GradientTransformation: Kind("an optax.GradientTransformation", _is_optimizer),
+    Batch: Kind("a metajax.Batch of arrays with as many rows each", _is_batch),
+    Task: Kind("a metajax.Task of batches of arrays with as many rows each", _is_task),
+}
+
+
+def _message(documented: Any, name: str, kind: Kind, value: Any) -> str:
+    """What is wrong with an argument, and what its documentation says."""
+    text = f"{name} must be {kind.words}, got {_got(value)}; an argument of {_title(documented)}."
+    doc = inspect.getdoc(documented) or ""
+    entry = re.search(rf"^    ({name}: .*(?:\n     .*)*)", doc, re.MULTILINE)
+    if entry:
+        text += "\n" + " ".join(entry[1].split())
+    return text
+
+
+def _title(documented: Any) -> str:
+    """The name of a function or class, without the functions that it is defined in."""
+    return documented.__qualname__.rpartition("<locals>.")[2]
+
+
+def _got(value: Any) -> str:
+    """A short description of a value of the wrong kind."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, NUMBERS) or value is None:
+        return repr(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, Batch | Task):
+        return str(shapes(value))
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return f"{value.__name__}"
+    if isinstance(value, list | tuple | dict | set) and not hasattr(value, "_fields"):
+        return repr(value)[:80]
+    return f"a {type(value).__name__}"
