@@ -119,6 +119,20 @@ def test_another_estimator_of_the_gradient_is_an_argument():
     assert_close(problem.step(state, make_tasks(), KEY), expected, 1e-8)
 
 
+def test_a_program_grows_in_proportion_to_the_number_of_weights():
+    """Whether all are finite is found once, and not again in the update of each."""
+
+    def size(leaves):
+        params = mj.Params({}, [jnp.ones(2)] * leaves)
+        task_loss = lambda params, task, key: (sum((w**2).sum() for w in params.slow), {})
+        outer = mj.outer_loop(task_loss, optax.sgd(0.1))
+        step = jax.jit(outer.step)
+        program = step.lower(outer.init(params), jnp.ones(2), jax.random.key(0)).compile()
+        return program.as_text().count(" = ")
+
+    assert size(40) < 2.5 * size(20)
+
+
 def test_a_task_s_key_depends_only_on_its_index():
     def task_loss(params, task, key):
         noise = jax.random.normal(key)

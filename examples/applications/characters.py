@@ -185,7 +185,7 @@ common.write_report(options.out / "characters.json", report)
 nets = trained["whole graph"]
 task = jax.tree.map(lambda leaf: leaf[0], tasks)
 probability = jax.nn.softmax(
-    mj.predict(
+    jax.jit(mj.predict, static_argnums=(0, 1))(
         nets.adaptation(WAYS),
         mj.linear_head(nets.embed),
         nets.params,

@@ -266,7 +266,7 @@ figure, (left, middle, right) = plt.subplots(
     1, 3, figsize=(15, 4.2), width_ratios=(1.6, 1, 1), layout="constrained"
 )
 task = jax.tree.map(lambda leaf: leaf[0], test[1])
-logits = mj.predict(
+logits = jax.jit(mj.predict, static_argnums=(0, 1))(
     protonets.adaptation, protonets.apply, protonets_params, task.support, task.query.x, key
 )
 title = "One example of each letter, and the answers of ProtoNets"

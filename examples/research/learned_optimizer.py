@@ -67,6 +67,7 @@ if options.tiny:
     FUSE = 1
     TASKS_AT_ONCE = 1
     RATES = RATES[:2]
+    DECAYS = {"Adam": (0.0,), "AdamW": (0.1,)}
 
 SCHEDULES = {
     "constant": optax.constant_schedule(1.0),
@@ -75,6 +76,8 @@ SCHEDULES = {
         0.0, 1.0, INNER_STEPS // 10, INNER_STEPS
     ),
 }
+if options.tiny:
+    SCHEDULES = {"cosine": SCHEDULES["cosine"]}
 MEASURES = {
     "mean over steps": lambda curve: curve.mean(axis=-1),
     "last step": lambda curve: curve[..., -1],
@@ -173,7 +176,7 @@ digits = mj.data.dataset((bunch.data / 16).astype("float32"), bunch.target)
 
 
 def draw(sample, dataset, number, seed):
-    return mj.data.meta_batch(sample, number)(dataset, jax.random.key(seed))
+    return jax.jit(mj.data.meta_batch(sample, number))(dataset, jax.random.key(seed))
 
 
 validation = draw(letters, mj.data.select_part(glyphs, split, "validation"), options.tasks // 4, 1)

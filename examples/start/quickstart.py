@@ -59,7 +59,7 @@ for name, learner in learners.items():
 # The picture: the support set of one task, its queries, and the answers of ProtoNets.
 learner = learners["ProtoNets"]
 task = jax.tree.map(lambda leaf: leaf[0], test_tasks)
-logits = mj.predict(
+logits = jax.jit(mj.predict, static_argnums=(0, 1))(
     learner.adaptation,
     learner.apply,
     learned["ProtoNets"],

@@ -195,6 +195,7 @@ def _sum_over_tasks(
     values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
     loss, _ = values
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, gradient))]
-    keep = jnp.stack(finite).all()
+    # XLA would turn `all` into an `and` of all leaves, and repeat it in the update of every leaf.
+    keep = jnp.stack(finite).sum() == len(finite)
     gradient, values = jax.tree.map(lambda leaf: jnp.where(keep, leaf, 0), (gradient, values))
     return gradient, values, jnp.where(keep, len(keys), 0)
