@@ -66,7 +66,9 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
         def named(fast: PyTree, inputs: PyTree, key: Array) -> PyTree:
             return checkpoint_name(gradient(fast, inputs, key), "inner_gradient")
 
-        return result(inner, descend(named, inner, keys, remat=remat, policy=policy))
+        # Only where a name is used: with JAX_REMAT3=1, JAX 0.10 has no vmap of names.
+        step_gradient = named if save_gradients and remat else gradient
+        return result(inner, descend(step_gradient, inner, keys, remat=remat, policy=policy))
 
     return Strategy(solve)
 
@@ -163,7 +165,12 @@ def _gradient_with(loss: InnerLoss, products: Products) -> Gradient:
     def forward(fast: PyTree, inputs: PyTree, key: Array) -> tuple[PyTree, Any]:
         # Not `gradient` itself: inside a scan, JAX 0.10 mixes up the residuals of a custom_vjp
         # that calls itself here.
-        return jax.grad(loss)(fast, inputs, key), (fast, inputs, key)
+        residuals = (fast, inputs, key)
+        if getattr(jax.config, "jax_remat3", False):
+            # JAX 0.12 mixes up residuals that are arguments, where a scan of checkpointed steps is
+            # differentiated twice. Without the flag, copies would cost memory for nothing.
+            residuals = jax.tree.map(jnp.copy, residuals)
+        return jax.grad(loss)(fast, inputs, key), residuals
 
     def backward(residuals: Any, u: PyTree) -> tuple[PyTree, PyTree, None]:
         fast, inputs, key = residuals
