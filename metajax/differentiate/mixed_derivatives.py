@@ -66,8 +66,9 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
         def named(fast: PyTree, inputs: PyTree, key: Array) -> PyTree:
             return checkpoint_name(gradient(fast, inputs, key), "inner_gradient")
 
-        # Only where a name is used: with JAX_REMAT3=1, JAX 0.10 has no vmap of names.
-        step_gradient = named if save_gradients and remat else gradient
+        # With JAX_REMAT3=1, JAX 0.10 has no vmap of names; all is then computed again.
+        has_names = not (_remat3() and jax.__version_info__ < (0, 11))
+        step_gradient = named if save_gradients and remat and has_names else gradient
         return result(inner, descend(step_gradient, inner, keys, remat=remat, policy=policy))
 
     return Strategy(solve)
@@ -166,7 +167,7 @@ def _gradient_with(loss: InnerLoss, products: Products) -> Gradient:
         # Not `gradient` itself: inside a scan, JAX 0.10 mixes up the residuals of a custom_vjp
         # that calls itself here.
         residuals = (fast, inputs, key)
-        if getattr(jax.config, "jax_remat3", False):
+        if _remat3():
             # JAX 0.12 mixes up residuals that are arguments, where a scan of checkpointed steps is
             # differentiated twice. Without the flag, copies would cost memory for nothing.
             residuals = jax.tree.map(jnp.copy, residuals)
@@ -179,3 +180,8 @@ def _gradient_with(loss: InnerLoss, products: Products) -> Gradient:
 
     gradient.defvjp(forward, backward)
     return gradient
+
+
+def _remat3() -> bool:
+    """Whether JAX runs its experiment `JAX_REMAT3=1`; see docs/differentiate.md."""
+    return bool(getattr(jax.config, "jax_remat3", False))
