@@ -63,7 +63,7 @@ ALLOWED_SKIPS = {
 CORE = ("differentiate", "inner", "outer", "tree", "checks", "algorithms")
 """Rooms whose tests are marked `core`, but for those that are marked `thorough`."""
 
-CORE_ALGORITHMS = ("maml", "maml_plus_plus", "imaml", "protonets")
+CORE_ALGORITHMS = ("maml", "imaml", "protonets")
 """The rows of the table of algorithms that are marked `core`."""
 
 collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the tests read what it wrote

@@ -54,6 +54,7 @@ def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(steps):
     assert weights(None).tolist() == [0.0] * (steps - 1) + [1.0]
 
 
+@pytest.mark.thorough
 def test_maml_plus_plus_anneals_inside_fit():
     """Before the switch a step is that of the first-order learner, and after it is not."""
     tasks = make_tasks(dtype=jnp.float32)

@@ -100,6 +100,7 @@ def test_equal_learned_step_sizes_are_plain_descent():
     assert_close(one, plain.adapt(params, support, KEY).fast)
 
 
+@pytest.mark.thorough
 def test_three_levels_nest():
     """The gradient of what two outer steps reach, by their start and by the inner step size."""
     loss, params = smooth_loss()

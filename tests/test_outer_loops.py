@@ -81,6 +81,7 @@ def test_reptile_moves_toward_the_mean_of_the_adapted_weights():
         mj.reptile(write)(problem.params, first(tasks), KEY)
 
 
+@pytest.mark.thorough
 def test_half_precision_gradients_are_summed_in_single():
     whole, parts = (make_problem("maml", jnp.bfloat16, tasks_at_once=size) for size in (None, 1))
     tasks = make_tasks(number=16, dtype=jnp.bfloat16)

@@ -42,7 +42,13 @@ def by_name(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("conv_stride", "conv_pool")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.thorough if case in SLOW else ()) for case in CASES],
+)
 def test_meta_gradient_is_that_of_pytorch(case, reference):
     net, network, optimizer, steps = CASES[case]
     support, query = (
