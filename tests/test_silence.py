@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,7 @@ import modal_problems
 import numpy as np
 import optax
 import pytest
+import several_devices
 from flax import nnx
 from problems import assert_close, first, make_module, make_net, make_tasks
 
@@ -402,6 +407,24 @@ def test_evaluate_and_predict_inside_shard_map_are_those_of_one_device():
         jax.shard_map(losses, mesh=mesh, in_specs=(spec(), spec("tasks")), out_specs=spec("tasks"))
     )
     np.testing.assert_allclose(mapped(params, tasks), losses(params, tasks), rtol=1e-12)
+
+
+@pytest.mark.thorough
+def test_evaluate_and_predict_on_two_and_four_devices_are_those_of_one():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    programs = jax.config.jax_compilation_cache_dir
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_COMPILATION_CACHE_DIR": programs,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    script = pathlib.Path(__file__).with_name("several_devices.py")
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    compared = done.stdout.split()
+    assert compared == [*several_devices.DESCENTS, *several_devices.NAMES], done.stderr
 
 
 # jaxlib 0.10.2 computes some products of width 3 wrongly (jax#39103)

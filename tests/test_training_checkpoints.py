@@ -258,7 +258,8 @@ def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(tmp_path):
     assert_close(resumed, whole, 1e-6)
 
 
-def test_resuming_on_four_devices_is_resuming_on_one(tmp_path):
+def test_a_run_may_go_on_with_another_number_of_devices(tmp_path):
+    """From four devices to four, from one to four and from four to one."""
     code = f"""
 import os, sys
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -268,12 +269,15 @@ import test_training_checkpoints as t
 mesh = jax.make_mesh((4,), ("tasks",), axis_types=(jax.sharding.AxisType.Auto,))
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 outer, state = t.start()
-state = jax.device_put(state, everywhere)
-before, _ = t.run({str(tmp_path / "run")!r}, 2, (outer, state))
-after, _ = t.run({str(tmp_path / "run")!r}, 4, (outer, state))
+states = {{1: state, 4: jax.device_put(state, everywhere)}}
 whole, _ = t.run(None, 4, (outer, state))
-assert len(after.params.slow["b"].sharding.device_set) == 4
-np.testing.assert_array_equal(after.params.slow["b"], whole.params.slow["b"])
+for before, after in ((4, 4), (1, 4), (4, 1)):
+    folder = {str(tmp_path)!r} + f"/{{before}}-{{after}}"
+    t.run(folder, 2, (outer, states[before]))
+    resumed, _ = t.run(folder, 4, (outer, states[after]))
+    leaf = resumed.params.slow["b"]
+    assert len(leaf.sharding.device_set) == after
+    np.testing.assert_array_equal(leaf, whole.params.slow["b"])
 print("equal")
 """  # noqa: E501
     command = [sys.executable, "-c", code]

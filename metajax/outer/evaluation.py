@@ -38,6 +38,7 @@ def evaluate(
     key: Array,
     *,
     tasks_at_once: int | None = None,
+    axis_name: str | None = None,
 ) -> dict[str, Summary]:
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
 
@@ -47,6 +48,9 @@ def evaluate(
         tasks: tasks along the leading axis of every leaf.
         key: the key of a task is `fold_in(key, its index)`.
         tasks_at_once: tasks in one vmap; it must divide their number. None is as in `outer_loop`.
+        axis_name: axis of the enclosing `jax.shard_map`, where every device has its own tasks. The
+            index of a task is counted over all devices, and summaries are of the tasks of all.
+            None treats the tasks of each device as all there are.
 
     Returns:
         {"loss": Summary, and one for each metric}. A task that is not finite makes the mean NaN.
@@ -63,11 +67,23 @@ def evaluate(
         return {"loss": losses, **metrics}
 
     number = count_tasks(tasks)
-    per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once))
+    first = 0 if axis_name is None else number * jax.lax.axis_index(axis_name)
+    per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once, first))
     flat = jax.tree.map(lambda leaf: leaf.reshape(number, *leaf.shape[2:]), per_chunk)
+    if axis_name is not None:
+        flat = jax.tree.map(lambda leaf: _of_all_devices(leaf, axis_name), flat)
     if is_concrete(flat):
         explain_not_finite(task_loss, params, tasks, key, ~jnp.isfinite(flat["loss"]))
     return jax.tree.map(summarize, flat)
+
+
+def _of_all_devices(leaf: Array, axis_name: str) -> Array:
+    """Rows [tasks, ...] of each device as the rows of all devices, on every device."""
+    # Unlike `all_gather`, a sum tells JAX that the result is the same on all devices.
+    devices = jax.lax.axis_size(axis_name)
+    place = jax.lax.axis_index(axis_name)
+    whole = jnp.zeros((devices, *leaf.shape), leaf.dtype).at[place].set(leaf)
+    return jax.lax.psum(whole, axis_name).reshape(-1, *leaf.shape[1:])
 
 
 def explain_not_finite(
