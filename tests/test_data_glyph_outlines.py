@@ -1,5 +1,7 @@
 """Outlines of glyphs: the edge of the picture that they go with, as a second view."""
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.path import Path
@@ -80,6 +82,18 @@ def test_outlines_are_a_second_view_that_is_kept_in_a_file(few, tmp_path, monkey
     monkeypatch.setattr(glyph_outlines, "drawn_classes", lambda styles: pytest.fail("built again"))
     kept = glyph_modalities(cache=tmp_path, points=16)
     np.testing.assert_array_equal(outline, kept.x.value["outline"])
+
+
+def test_where_no_file_can_be_written_glyphs_are_drawn_with_one_warning(few, tmp_path):
+    place = tmp_path / "cache"
+    place.write_text("a file in the place of the folder")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        drawn = glyph_modalities(points=16, cache=place)
+    assert len(caught) == 1 and "cache cannot be written" in str(caught[0].message)
+    kept = glyph_modalities(points=16, cache=tmp_path / "other")
+    for name in ("image", "outline"):
+        np.testing.assert_array_equal(drawn.x.value[name], kept.x.value[name])
 
 
 def test_too_few_points_are_refused(few, tmp_path):

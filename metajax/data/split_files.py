@@ -9,6 +9,7 @@ from typing import Any
 
 from metajax._kinds import checked
 from metajax.data.splits import Split, class_split
+from metajax.data.whole_files import open_whole
 
 
 @checked
@@ -23,7 +24,8 @@ def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     if split.dropped:
         stored["dropped"] = split.dropped
     text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
-    pathlib.Path(path).write_text(text, encoding="utf-8")
+    with open_whole(path) as file:
+        file.write(text.encode())
 
 
 @checked

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import struct
+import warnings
 import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
+
+from metajax.data.whole_files import open_whole
 
 UNREADABLE = (
     OSError,
@@ -47,9 +50,15 @@ def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> 
 
 
 def write_cache(path: pathlib.Path, **arrays: Any) -> None:
-    """Writes a file in one step: another process sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
+    """Writes arrays for later calls. Where that fails, it warns: nothing but time is lost."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_whole(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        # The text and its place are the same for every file, so that Python shows it once.
+        warnings.warn(
+            f"{path.parent} cannot be written ({error.strerror}), so that every call draws the "
+            "glyphs anew, which takes some seconds; name another folder: cache=...",
+            stacklevel=1,
+        )

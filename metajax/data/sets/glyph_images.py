@@ -49,6 +49,7 @@ def glyphs(
         styles: the least number of drawings of a class, 2 to 16. Fewer styles give more scripts.
         seed: of the distortions.
         cache: folder of the file, by default the user's cache folder. A damaged file is replaced.
+            Where nothing can be written, a warning says so, and every call draws anew.
 
     Raises:
         ValueError: `styles` or `seed` out of range.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.read.data_files import read_archive
+from metajax.data.whole_files import open_whole
 from metajax.types import Task
 
 FORMAT = 2
@@ -45,7 +46,7 @@ def task_arrays(tasks: Task) -> Record:
 def write_record(path: pathlib.Path, record: Record, about: dict[str, Any]) -> None:
     """Writes a new file with these arrays and their description."""
     about = {"format": FORMAT, **about, "arrays": sorted(record)}
-    with path.open("xb") as file:
+    with open_whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **record)
 
 
