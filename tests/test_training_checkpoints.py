@@ -190,6 +190,75 @@ def test_a_torn_line_is_cut_off(tmp_path):
     assert steps_of(log) == [2, 4, 6]
 
 
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("Started on Monday", "Line 2 of .*log.jsonl is not a record of fit .*of its own"),
+        ("", "Line 2 of .* is not a record"),
+        ("[2]", 'it has no whole number "step"'),
+        ('{"loss": 1.0}', 'it has no whole number "step"'),
+        ('{"step": true}', 'it has no whole number "step"'),
+        ('{"step": 3, "loss": NaN}', "NaN is not JSON"),
+        ("\udcff", "Line 2 of .* is not a record"),
+        ("[" * 100_000, "Line 2 of .* is not a record"),
+        ('{"step": 2}', "is of step 2, after one of step 2: several runs"),
+    ],
+)
+def test_a_line_that_is_no_record_is_found_before_the_first_step(line, error, tmp_path):
+    log = tmp_path / "log.jsonl"
+    run(tmp_path / "run", 2, log=log)
+    with log.open("a", errors="surrogateescape") as file:
+        file.write(line + "\n")
+    before = log.read_bytes()
+    with pytest.raises(ValueError, match=error):
+        run(tmp_path / "run", 4, log=log)
+    assert log.read_bytes() == before
+    assert {folder.name for folder in (tmp_path / "run").glob("[0-9]*")} == {"2"}
+
+
+def test_a_file_that_is_no_log_is_not_cut(tmp_path):
+    """A torn line begins as a record does; any other last line is not one."""
+    notes = tmp_path / "notes"
+    notes.write_text('{"name": "settings"}')
+    with pytest.raises(ValueError, match=r"Line 1 of .*notes is not a record"):
+        run(None, 2, log=notes)
+    assert notes.read_text() == '{"name": "settings"}'
+
+
+def test_a_log_of_another_run_is_refused(tmp_path):
+    mine, other = tmp_path / "mine.jsonl", tmp_path / "other.jsonl"
+    run(tmp_path / "run", 4, log=mine)
+    run(None, 4, log=other)
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match=r"of another run, up to step 4, and .* at step 4"):
+        run(tmp_path / "run", 6, log=other)
+    with pytest.raises(ValueError, match=r"up to step 4, and .* at step 0.*a log of its own"):
+        run(None, 6, log=other)
+    assert other.read_bytes() == before
+    other.write_text('{"step": 6}\n')
+    with pytest.raises(ValueError, match="up to step 6, and this run starts at step 4"):
+        run(tmp_path / "run", 6, log=other)
+
+
+def test_a_run_without_checkpoints_goes_on_in_its_log(tmp_path):
+    log = tmp_path / "log.jsonl"
+    outer, _ = start()
+    state, _ = run(None, 2, log=log)
+    run(None, 4, (outer, state), log=log)
+    assert steps_of(log) == [2, 4]
+
+
+def test_records_after_the_checkpoint_that_is_used_come_again(tmp_path):
+    log = tmp_path / "log.jsonl"
+    run(tmp_path / "run", 4, log=log)
+    for file in (tmp_path / "run" / "4").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged"):
+        run(tmp_path / "run", 6, log=log)
+    assert steps_of(log) == [2, 4, 6]
+
+
 def test_a_log_that_cannot_be_written_is_found_before_the_first_step(tmp_path):
     calls = []
     outer, state = start()

@@ -74,7 +74,9 @@ def fit(
         evaluate: (params, key) -> {name: Summary}, called for every record.
         every: steps between two records. The end of the run has a record, too.
         log: file that the records are appended to, as strict JSON lines: a number that is not
-            finite is null.
+            finite is null. It belongs to one run: where the run goes on from a checkpoint, the
+            record of its step must be the logged one, and records after it, which come again, are
+            cut off.
         checkpoint: folder that the state is written to with every record, before the record is
             logged. If it has a state, the run goes on from there, and a record that was not logged
             before the process ended is logged then. The two newest states are kept; a damaged one
@@ -93,8 +95,8 @@ def fit(
         ValueError: steps is below 0, fuse or every below 1, or fuse does not divide every; seconds
             that are not positive; a stream with fuse or shard; a metric with the name of another
             entry of a record; tasks of the first call that the task loss refuses, such as for
-            labels that are not classes; checkpoints of another run, or a folder that another run
-            uses.
+            labels that are not classes; checkpoints or a log of another run, a folder that another
+            run uses, or a log with a line that is not a record.
         FloatingPointError: too many records in a row in which no task was kept.
         OSError: a log that cannot be written.
 
@@ -121,10 +123,11 @@ def fit(
         state, record = checkpoints.restore(state, run)
         done = int(state.step)
         lines = Log(log)
+        is_unlogged = lines.go_on(done, record)
         evaluated = _evaluation(evaluate, key)
         if done < steps:
             _try_evaluation(evaluate, state.params, key)
-        if record is not None and not lines.has_step(done):
+        if record is not None and is_unlogged:
             lines.append({**record, **evaluated(state.params, done)})
         interrupted = stack.enter_context(interruptible())
         bar = stack.enter_context(open_bar(done, steps, progress))

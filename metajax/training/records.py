@@ -54,45 +54,124 @@ def evaluation_record(summaries: Mapping[str, Summary]) -> Record:
     return record
 
 
+_START = b'{"step": '
+"""What the line of a record begins with."""
+
+
 class Log:
-    """A file of JSON lines that the records of a run are appended to. None writes nothing.
+    """A file of JSON lines that the records of one run are appended to. None writes nothing.
 
     Raises:
         OSError: a file that cannot be written, before the run starts.
+        ValueError: a file with a line that is not a record.
     """
 
     def __init__(self, path: str | pathlib.Path | None):
         self.path = None if path is None else pathlib.Path(path)
+        self.found: list[tuple[Record, int]] = []
         if self.path is None:
             return
         with open(self.path, "ab"):
             pass
-        _drop_torn_line(self.path)
+        self.found = _read_records(self.path)
+
+    def go_on(self, step: int, record: Record | None) -> bool:
+        """Makes ready for the records after this step: cuts off a torn line and later records.
+
+        There are later records if a damaged checkpoint was set aside, and they come again.
+
+        Args:
+            step: where the run starts.
+            record: of this step, without evaluation; None if the run starts without a checkpoint.
+
+        Returns:
+            Whether the record of this step is missing.
+
+        Raises:
+            ValueError: the records are those of another run.
+        """
+        if self.path is None:
+            return False
+        kept = [one for one in self.found if one[0]["step"] <= step]
+        later = self.found[len(kept) :]
+        has_step = bool(kept) and kept[-1][0]["step"] == step
+        if record is not None and has_step:
+            is_other_run = not _is_part_of(record, kept[-1][0])
+        else:
+            is_other_run = bool(later)
+        if is_other_run:
+            raise ValueError(
+                f"{self.path} has records of another run, up to step {self.found[-1][0]['step']}, "
+                f"and this run starts at step {step}. Give this run a log of its own, or remove "
+                "the file."
+            )
+        end = kept[-1][1] if kept else 0
+        if self.path.stat().st_size > end:
+            os.truncate(self.path, end)
+        return record is not None and not has_step
 
     def append(self, record: Record) -> None:
         """Appends a record. A number that is not finite, which JSON does not have, is null."""
         if self.path is None:
             return
-        line = json.dumps(_finite(record), allow_nan=False) + "\n"
+        ordered = {"step": record["step"], **record}  # a torn line shows what it was
+        line = json.dumps(_finite(ordered), allow_nan=False) + "\n"
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
-    def has_step(self, step: int) -> bool:
-        """Whether there is a record of this step. Without a file there is nothing to add."""
-        if self.path is None:
-            return True
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return any(json.loads(line).get("step") == step for line in lines)
+
+def _read_records(path: pathlib.Path) -> list[tuple[Record, int]]:
+    """The records of a log, and the place in the file where the line of each ends.
+
+    A last line that a process which was killed did not write whole is left out.
+    """
+    found: list[tuple[Record, int]] = []
+    end = 0
+    before = -1
+    with path.open("rb") as file:
+        lines = file.readlines()
+    for number, line in enumerate(lines, start=1):
+        end += len(line)
+        if not line.endswith(b"\n") and line[: len(_START)] == _START[: len(line)]:
+            break
+        try:
+            record = _parse_record(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is not a record of fit ({error}). Give this run a log "
+                "of its own, or remove the line."
+            ) from error
+        if record["step"] <= before:
+            raise ValueError(
+                f"Line {number} of {path} is of step {record['step']}, after one of step "
+                f"{before}: several runs have written to it. Give each run a log of its own."
+            )
+        before = record["step"]
+        found.append((record, end))
+    return found
 
 
-def _drop_torn_line(path: pathlib.Path) -> None:
-    """Cuts off a last line that a process which was killed did not write whole."""
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        os.truncate(path, len(whole))
+def _parse_record(line: bytes) -> Record:
+    """The record in a line.
+
+    Raises:
+        ValueError: not strict JSON, or not an object with a whole number "step".
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    record = json.loads(line, parse_constant=refuse)
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise ValueError('it has no whole number "step"')
+    return record
+
+
+def _is_part_of(record: Record, logged: Record) -> bool:
+    """Whether a logged record has all entries of a record. Its seconds tell runs apart."""
+    return all(logged.get(name) == value for name, value in _finite(record).items())
 
 
 def _finite(value: Any) -> Any:
