@@ -23,6 +23,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import alphabets  # noqa: E402
+import damage  # noqa: E402
 import episodes  # noqa: E402
 import fusions  # noqa: E402
 import gpu  # noqa: E402
@@ -35,6 +36,7 @@ import workloads  # noqa: E402
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 NO_CLASSES = {
     "bilevel",
+    "damage",
     "devices",
     "differentiate",
     "episodes",
@@ -270,6 +272,14 @@ def test_tasks_are_fed(tmp_path):
     report, _ = run_script("feed", tmp_path)
     assert len(report["held_bytes"]) == 10
     assert {row["implementation"] for row in report["rows"]} == {"resident", "grain"}
+
+
+def test_damaged_files_are_right_or_refused(tmp_path, as_script):
+    report = run_here(damage, tmp_path)
+    assert [row["target"] for row in report["rows"]] == list(damage.TARGETS)
+    for row in report["rows"]:
+        assert sum(row[outcome] for outcome in damage.OUTCOMES) == row["number"] == 3
+        assert row["silent"] == row["hang"] == row["other"] == 0
 
 
 def test_every_fusion_has_a_net():
