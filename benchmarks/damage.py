@@ -231,6 +231,16 @@ def outcome(read, folder, expected, can_be_noticed):
     return ("silent" if can_be_noticed else "unnoticed"), ""
 
 
+def is_read(file):
+    """Whether a reader opens this file. Others are there to be swapped with it.
+
+    Of two checkpoints, that of step 4 is the newest, and is read first.
+    """
+    if file.parts[0] == "run":
+        return file.parts[1] == "4"
+    return file.name not in ("1.npz", "1.json", "other.npz", "other.gz", "other.csv")
+
+
 def damage_target(name, number, rng):
     """Counts of the outcomes, and the cases that are neither right nor refused."""
     make, read = TARGETS[name]
@@ -245,7 +255,8 @@ def damage_target(name, number, rng):
         for _ in range(number):
             folder = pathlib.Path(shutil.copytree(whole, pathlib.Path(top, "damaged")))
             copies = [folder / file.relative_to(whole) for file in files]
-            file, how = rng.choice(copies), rng.choice(DAMAGES)
+            file = rng.choice([one for one in copies if is_read(one.relative_to(folder))])
+            how = rng.choice(DAMAGES)
             how(file, [other for other in copies if other != file], rng)
             can_be_noticed = name not in REASONS and how not in (swap, delete)
             found, text = outcome(read, folder, expected, can_be_noticed or name == "checkpoint")

@@ -226,6 +226,16 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key must be one random key, such as jax.random.key(0), got {got}.")
 
 
+def check_state(state: Any) -> None:
+    """Checks that something is the state of an outer loop, which counts its steps.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not hasattr(state, "step"):
+        raise ValueError(f"state must be what outer.init(params) returns, got {shapes(state)}.")
+
+
 def check_params(params: Any) -> None:
     """Checks what an outer loop is initialised with.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import math
 import re
 import types
 import typing
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 
 from metajax._checks import check_key, shapes
-from metajax.types import Array, Batch, PyTree, Size, Task
+from metajax.types import Array, Batch, PyTree, Scalar, Size, Task
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 
@@ -39,7 +40,8 @@ class Kind(NamedTuple):
 def checked(item: Checked) -> Checked:
     """Checks every argument of a function or class against its annotation, at each call.
 
-    Only the kind is looked at: a number, an array, a function, a `Params`. Shapes and values are
+    Only the kind is looked at: a number, an array, a function of so many arguments, a `Params`, a
+    `Batch` whose arrays have as many rows each. Shapes and values are
     checked where they are used. `Any` and `object` take anything, and every leaf of a `PyTree` must
     be an array, a number or a random key. An argument that is called `key` must be one random key.
     Of a class, `__init__`, `__call__` and the public methods are checked.
@@ -145,8 +147,13 @@ def _kind(hint: Any) -> Kind:
     if not inspect.isclass(origin) or origin in (object, inspect.Parameter.empty):
         return _ANYTHING
     is_protocol = getattr(origin, "_is_protocol", False)
-    if origin is collections.abc.Callable or (is_protocol and "__call__" in vars(origin)):
-        return Kind("a function", callable)
+    if origin is collections.abc.Callable:
+        if not parts or not isinstance(parts[0], list):
+            return Kind("a function", callable)
+        return _function_of(len(parts[0]), len(parts[0]))
+    if is_protocol and "__call__" in vars(origin):
+        needed, _ = _count_arguments(origin.__call__)
+        return _function_of(needed - 1, len(inspect.signature(origin.__call__).parameters) - 1)
     if is_protocol:
         return _ANYTHING
     if issubclass(origin, collections.abc.Iterable) and parts and not hasattr(origin, "_fields"):
@@ -154,6 +161,35 @@ def _kind(hint: Any) -> Kind:
     name = f"{origin.__module__.split('.')[0]}.{origin.__name__}"
     article = "an" if name[0] in "aeiou" else "a"
     return Kind(f"{article} {name}", lambda value: isinstance(value, origin))
+
+
+def _count_arguments(function: Callable[..., Any]) -> tuple[int, float]:
+    """How many arguments a function must be given by place, and how many it can be given.
+
+    An argument `step` is not counted: a sampler or task loss that has it is given it by name.
+    """
+    every = inspect.signature(function).parameters.values()
+    parameters = [one for one in every if one.name != "step"]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = sum(one.kind in by_place and one.default is one.empty for one in parameters)
+    possible = sum(one.kind in by_place for one in parameters)
+    has_rest = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    return needed, math.inf if has_rest else possible
+
+
+def _function_of(least: int, most: int) -> Kind:
+    """The kind of a function that takes `least` arguments and needs at most `most`."""
+
+    def fits(value: Any) -> bool:
+        if not callable(value):
+            return False
+        try:
+            needed, possible = _count_arguments(value)
+        except (TypeError, ValueError):
+            return True  # it does not tell
+        return needed <= most and least <= possible
+
+    return Kind(f"a function of {least} arguments", fits)
 
 
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
@@ -283,6 +319,7 @@ _SIMPLE: dict[Any, Kind] = {
     int: Kind("a whole number", _is_whole),
     Size: Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value > 0),
     float: Kind("a real number", _is_real),
+    Scalar: Kind("a real number", _is_real),
     bool: Kind("True or False", lambda value: isinstance(value, bool | np.bool_)),
     str: Kind("a text", lambda value: isinstance(value, str)),
     PyTree: Kind("a pytree of arrays", _has_arrays),

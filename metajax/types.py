@@ -9,6 +9,7 @@ import jax
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Annotated[Any, "arrays"]
+Scalar: TypeAlias = Annotated[float | Array, "one number"]
 Size: TypeAlias = Annotated[int, "1 or more"]
 Metrics: TypeAlias = dict[str, Array]
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import metajax as mj
 from metajax._kinds import checked
-from metajax.types import Apply, Array, Loss, Params, PyTree, Sample, Size, Task
+from metajax.types import Apply, Array, Loss, Params, PyTree, Sample, Scalar, Size, Task
 
 KEY = jax.random.key(0)
 OBJECTS = np.array([object(), None])
@@ -44,10 +44,15 @@ GOOD_AND_BAD = [
     (jax.typing.ArrayLike, [1, [1, 2], [[1.0], np.ones(1)], np.ones(2)], [["a"], None, "1"]),
     (float | Array, [0.5, np.ones(2)], [None, "text"]),
     (int | None, [None, 3], [2.5, "3"]),
-    (Callable[[int], int], [len, lambda: None, nnx.relu], [None, 3, "len", jnp.ones(2)]),
-    (Loss, [len], [None, 0.5]),
-    (Apply, [len], [None, nnx.List([])]),
-    (Sample[Task], [len], [None, ()]),
+    (Scalar, [0.5, jnp.ones(())], [None, "1", np.ones(1)]),
+    (Callable[..., int], [len, lambda: None, max], [None, 3, "len", jnp.ones(2)]),
+    (Callable[[int], int], [len, nnx.relu, print], [None, lambda: None, lambda x, y: x]),
+    (Loss, [lambda params, batch, key: 0, print, pow], [None, 0.5, len]),
+    (Apply, [lambda params, x, key=None, *, reference=None: x, pow], [None, nnx.List([]), len]),
+    (Apply, [lambda params, x, key, reference: x], [lambda a, b, c, d, e: a]),
+    (mj.TaskLoss, [lambda params, task, key, step=None: 0], [None, lambda params: 0]),
+    (Sample[Task], [lambda source, key, *, step: source, lambda source, key, step: source], [len]),
+    (Sample[Task], [lambda source, key: source], [None, (), lambda source: source]),
     (Sequence[str], [["a"], ("a", "b"), np.array(["a"]), ()], ["ab", None, [1], ["a", 2], KEY]),
     (Iterable[str], [["a"], iter([1]), {"a": 1}, {"a"}], ["ab", None, 3, [1]]),
     (tuple[int, int], [(1, 2), [1, 2]], [(1,), (1, 2, 3), (1, 2.0), 1, None, "ab"]),

@@ -172,6 +172,8 @@ def test_errors_name_the_modalities():
     with pytest.raises(ValueError, match=match):
         pair_loss(encode, "image", "strokes")(params, batch, KEY)
     with pytest.raises(ValueError, match="x of the batch must be a Modalities, got"):
-        pair_loss(encode, "image", "stroke")(params, batch._replace(x=jnp.ones((4, 2))), KEY)
+        pair_loss(encode, "image", "stroke")(
+            params, batch._replace(x=jnp.ones((len(batch.y), 2))), KEY
+        )
     with pytest.raises(ValueError, match="two modalities, got 'image' twice"):
         pair_loss(encode, "image", "image")

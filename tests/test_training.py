@@ -306,7 +306,7 @@ def test_scan_refuses_a_stream_and_steps_that_are_no_number():
     draw = mj.data.meta_batch(mj.data.episodes(ways=2, shots=1, queries=1), tasks=2)
     stream = mj.data.stream(draw, rows, lambda numbers: numbers)
     with pytest.raises(
-        ValueError, match=r"(?s)sample must be a function, got a Stream.*A stream is for `fit`"
+        ValueError, match=r"(?s)sample must be a function .* got a Stream.*A stream is for `fit`"
     ):
         mj.training.scan(OUTER, START, stream, (), KEY, steps=2)
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from metajax._checks import check_count
+from metajax._checks import check_count, check_weights
 from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.types import Array, PyTree, TaskLoss
@@ -77,6 +77,7 @@ def estimate_cost(
     (288, None)
     """
     check_count("repeats", repeats, least=0)
+    check_weights(params)
     programs: dict[str, Any] = {}
     costs: dict[str, Cost] = {}
     for name, strategy in strategies.items():

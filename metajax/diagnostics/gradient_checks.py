@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_loss_value
+from metajax._checks import check_loss_value, check_weights
 from metajax._kinds import checked
 from metajax.diagnostics.differences import random_direction, step_width
 from metajax.diagnostics.inner_loop_checks import check_inner_loop
@@ -115,6 +115,7 @@ def check_meta_gradient(
     >>> found.difference["slow"] < 0.01, found.zero
     (True, [])
     """
+    check_weights(params)
 
     @jax.jit
     def task_loss(params: Params) -> Array:

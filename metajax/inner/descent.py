@@ -11,7 +11,6 @@ import optax
 
 from metajax._checks import (
     check_count,
-    check_key,
     check_loss_value,
     check_weights,
     is_concrete,
@@ -108,7 +107,6 @@ def inner_loop(
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        check_key(key)
         problem = inner(params, support)
         return params._replace(fast=strategy.solve(problem, jax.random.split(key, steps)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_key
+from metajax._checks import check_count
 from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.types import Array, Batch, Sample
@@ -57,7 +57,6 @@ def minibatch(size: int) -> Sample[Batch]:
         if size > number:
             raise ValueError(f"Cannot draw {size=} rows from {number} without replacement.")
         padded = row_weights(batch) <= 0
-        check_key(key)
         order = jax.random.uniform(key, (number,)) + padded
         return take(batch, jnp.argsort(order)[:size])
 

@@ -13,12 +13,12 @@ from metajax._checks import check_count
 from metajax._kinds import checked
 from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
-from metajax.types import Array
+from metajax.types import Array, Scalar
 
 
 @checked
 def info_nce(
-    first: Array, second: Array, *, temperature: float | Array = 0.07, weight: Array | None = None
+    first: Array, second: Array, *, temperature: Scalar = 0.07, weight: Array | None = None
 ) -> Array:
     """The contrastive loss of CLIP: each row picks its partner among all, in both directions.
 
@@ -52,8 +52,8 @@ def sigmoid_loss(
     first: Array,
     second: Array,
     *,
-    scale: float | Array = 10.0,
-    bias: float | Array = -10.0,
+    scale: Scalar = 10.0,
+    bias: Scalar = -10.0,
     weight: Array | None = None,
 ) -> Array:
     """The contrastive loss of SigLIP: is it a pair? for every two rows, without a softmax.
@@ -82,7 +82,7 @@ def sigmoid_loss(
 
 @checked
 def triplet(
-    first: Array, second: Array, *, margin: float | Array = 0.2, weight: Array | None = None
+    first: Array, second: Array, *, margin: Scalar = 0.2, weight: Array | None = None
 ) -> Array:
     """The ranking loss against the hardest negative in the batch, in both directions (VSE++).
 

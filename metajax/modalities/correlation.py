@@ -8,7 +8,7 @@ from jax.scipy.linalg import solve_triangular
 
 from metajax._kinds import checked
 from metajax.modalities.rows import paired_rows
-from metajax.types import Array
+from metajax.types import Array, Scalar
 
 
 @checked
@@ -16,7 +16,7 @@ def cca(
     first: Array,
     second: Array,
     *,
-    regularisation: float | Array = 1e-4,
+    regularisation: Scalar = 1e-4,
     weight: Array | None = None,
 ) -> Array:
     """Deep CCA: minus the sum of the canonical correlations of two views.
@@ -61,7 +61,7 @@ def cca(
     return -jnp.trace(_matrix_root(correlation.T @ correlation + delta_squared))
 
 
-def _covariance(x_NxD: Array, share_Nx1: Array, regularisation: float | Array) -> Array:
+def _covariance(x_NxD: Array, share_Nx1: Array, regularisation: Scalar) -> Array:
     """The covariance of centred features plus rI, [d, d]."""
     ridge_DxD = regularisation * jnp.eye(x_NxD.shape[1], dtype=x_NxD.dtype)
     return (share_Nx1 * x_NxD).T @ x_NxD + ridge_DxD

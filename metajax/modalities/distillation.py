@@ -31,12 +31,12 @@ from metajax._kinds import checked
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.pairs import Measure, pair_weights
 from metajax.modalities.rows import paired_rows, weighted_mean
-from metajax.types import Array, Batch, Loss, Metrics, Params
+from metajax.types import Array, Batch, Loss, Metrics, Params, Scalar
 
 
 @checked
 def distill_logits(
-    student: Array, teacher: Array, *, temperature: float | Array = 2.0, weight: Array | None = None
+    student: Array, teacher: Array, *, temperature: Scalar = 2.0, weight: Array | None = None
 ) -> Array:
     """Distils soft predictions: T² Σᵢ wᵢ KL(softmax(tᵢ/T) ‖ softmax(sᵢ/T)) / Σᵢ wᵢ.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_counts, check_key, not_classes
+from metajax._checks import check_counts, not_classes
 from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
@@ -158,7 +158,6 @@ def ruler(
             shots of a class than asked for; ways, grid or steps below 1.
     """
     check_counts(ways=ways, grid=grid, steps=steps)
-    check_key(key)
     names = _check_names(validation, test)
     most_shots = _check_shots(validation, test, ways, shots)
     points_GxM = simplex_grid(len(names), grid)

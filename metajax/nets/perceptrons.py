@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from metajax._kinds import checked
+from metajax.nets.layers import check_channels
 from metajax.types import Array, Size
 
 
@@ -27,6 +28,7 @@ class MLP(nnx.Module):
     """
 
     def __init__(self, inputs: Size, hidden: Sequence[Size], outputs: Size, *, rngs: nnx.Rngs):
+        self.inputs = inputs
         layers = []
         width = inputs
         for next_width in hidden:
@@ -37,6 +39,7 @@ class MLP(nnx.Module):
 
     def embed(self, x: Array) -> Array:
         """The last hidden layer: [n, inputs] -> [n, hidden[-1]]."""
+        check_channels("MLP", x, self.inputs)
         for layer in self.layers:
             x = jax.nn.relu(layer(x))
         return x

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_key, check_no_list, shapes, takes
+from metajax._checks import check_no_list, shapes, takes
 from metajax._kinds import checked
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
@@ -71,7 +71,6 @@ def query_loss(
     def task_loss(
         params: Params, task: Task, key: Array, step: Array | None = None
     ) -> tuple[Array, Metrics]:
-        check_key(key)
         _check_alike(task)
         adapt_key, query_key = jax.random.split(key)
         adapted = adaptation.adapt(params, task.support, adapt_key)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_counts, check_key
+from metajax._checks import check_count, check_counts, check_state
 from metajax._kinds import checked
 from metajax.data.read.streams import Stream
 from metajax.outer.evaluation import Summary, explain_not_finite
@@ -111,7 +111,7 @@ def fit(
     >>> round(state.params.slow.item(), 3), records[0]["step"]
     (2.0, 30)
     """
-    check_key(key)
+    check_state(state)
     _check_sizes(steps, fuse, every, seconds, empty_records)
     source = _make_source(sample, dataset, key, fuse)
     most_seconds = math.inf if seconds is None else seconds

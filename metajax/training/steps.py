@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from metajax._checks import check_count, check_key, check_metric_names
+from metajax._checks import check_count, check_metric_names, check_state
 from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
@@ -67,7 +67,7 @@ def scan(
     [2.0, 2.0, 2.0]
     """
     check_count("steps", steps, least=0)
-    check_key(key)
+    check_state(state)
     return take_steps(outer, sampler_draw(sample), state, key, dataset, steps)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._checks import check_count, check_counts, check_key, check_labels, check_no_list
+from metajax._checks import check_count, check_counts, check_labels, check_no_list
 from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.data.datasets import Dataset, check_sizes
@@ -58,7 +58,6 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
         if ways > dataset.classes:
             raise ValueError(f"{ways=} must not exceed the number of classes, {dataset.classes}.")
         check_sizes(dataset, shots=shots, queries=queries)
-        check_key(key)
         bits = jax.random.bits(key, (1 + shots + queries, ways), jnp.uint32)
         classes = draw_distinct(bits[0], dataset.classes)
         return draw_task(dataset, classes, bits[1:], shots)
@@ -88,7 +87,6 @@ def batches(size: int) -> Sample[Batch]:
 
     @checked
     def sample(dataset: Dataset, key: Array) -> Batch:
-        check_key(key)
         row_key = jax.random.split(key)[0]
         rows = jax.random.randint(row_key, (size,), 0, len(dataset.y), jnp.int32)
         return Batch(x=take_examples(dataset, rows), y=dataset.y[rows])
@@ -120,7 +118,6 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
 
     @checked
     def sample_many(dataset: PyTree, key: Array, *, step: Array | None = None) -> Drawn:
-        check_key(key)
         keys = jax.random.split(key, tasks)
         return jax.vmap(at_step(sample, step), (None, 0))(dataset, keys)
 

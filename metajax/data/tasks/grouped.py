@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_counts, check_key
+from metajax._checks import check_counts
 from metajax._kinds import checked
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.splits import group_of
@@ -51,7 +51,6 @@ def grouped_episodes(
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, shots=shots, queries=queries)
         members, sizes = group_members([group(name) for name in dataset.names], ways)
-        check_key(key)
         group_key, row_key = jax.random.split(key)
         drawn = jax.random.randint(group_key, (), 0, len(sizes), jnp.int32)
         bits = jax.random.bits(row_key, (1 + shots + queries, ways), jnp.uint32)

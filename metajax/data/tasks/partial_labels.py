@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_counts, check_key, check_labels
+from metajax._checks import check_count, check_counts, check_labels
 from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.data.datasets import Dataset, check_sizes
@@ -68,7 +68,6 @@ def semi_supervised(
                 f"{dataset.classes}."
             )
         check_sizes(dataset, shots=shots, unlabelled=unlabelled, queries=queries)
-        check_key(key)
         task_key, order_key = jax.random.split(key)
         task = sample_all(dataset, task_key)
         row = jnp.arange(classes * (shots + unlabelled)).reshape(classes, -1)
@@ -121,7 +120,6 @@ def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
 
     @checked
     def sample_noisy(dataset: PyTree, key: Array, *, step: Array | None = None) -> Task:
-        check_key(key)
         task_key, which_key, other_key = jax.random.split(key, 3)
         task = at_step(sample, step)(dataset, task_key)
         y = task.support.y

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_counts, check_key
+from metajax._checks import check_counts
 from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset, check_sizes
@@ -82,7 +82,6 @@ def varied_episodes(
     @checked
     def sample(dataset: Dataset, key: Array) -> Task:
         check_sizes(dataset, support=1, queries=1)
-        check_key(key)
         group_key, class_key, size_key, row_key = jax.random.split(key, 4)
         groups = ["all" if group is None else group(name) for name in dataset.names]
         members, group_sizes = group_members(groups, ways[0])
