@@ -16,13 +16,14 @@ is replaced by one of VALUES, and the outcome is counted:
 import argparse
 import ast
 import collections
+import concurrent.futures
 import contextlib
 import doctest
 import functools
 import importlib
 import inspect
 import io
-import json
+import multiprocessing
 import os
 import pathlib
 import pkgutil
@@ -35,6 +36,7 @@ import warnings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,7 @@ jax.config.update("jax_traceback_filtering", "off")  # JAX hides its own frames 
 
 ROOT = pathlib.Path(inspect.getfile(mj)).parent
 SECONDS = 60
+OUTCOMES = ("right", "later", "refused", "nan", "inside", "hang")
 
 VALUES = {
     "None": None,
@@ -374,55 +377,73 @@ def has_nan(tree):
     return False
 
 
-def main(options):
+def run_part(calls, seed, part, parts):
+    """Counts of the outcomes of some calls, and those that should not be, in this process.
+
+    Args:
+        calls: how many.
+        seed: of the order of all calls.
+        part: which of the parts that all calls are divided into.
+        parts: their number.
+    """
     warnings.simplefilter("ignore")
-    programs = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", programs.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    rng = random.Random(options.seed)
+    rng = random.Random(seed)
     found = examples()
-    places = [
-        (name, number) for name, (_, source) in found.items()
-        for number in range(count_arguments(source))
+    every = [
+        (name, place, value) for name, (_, source) in found.items()
+        for place in range(count_arguments(source)) for value in VALUES
     ]  # fmt: skip
-    every = [(name, number, value) for name, number in places for value in VALUES]
     rng.shuffle(every)
-    every = [one for number, one in enumerate(every) if number % options.parts == options.part]
     counts = collections.Counter()
-    inside = []
+    bad = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        jax.config.update("jax_compilation_cache_dir", f"{folder}/programs")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        for number, (name, place, value) in enumerate(every[part::parts]):
+            if sum(counts.values()) == calls:
+                break
+            setup, source = found[name]
+            outcome, text = run(setup, source, place, VALUES[value])
+            if outcome == "another library":
+                continue
+            counts[outcome] += 1
+            if outcome in ("inside", "hang", "nan"):
+                bad.append([name, place, value, outcome, text])
+            if number % 200 == 199:
+                jax.clear_caches()
+    return counts, bad
+
+
+def main(options):
     started = time.time()
-    for number, (name, place, value) in enumerate(every):
-        if sum(counts.values()) == options.calls:
-            break
-        setup, source = found[name]
-        outcome, text = run(setup, source, place, VALUES[value])
-        if outcome == "another library":
-            continue
-        counts[outcome] += 1
-        if outcome in ("inside", "hang", "nan"):
-            inside.append([name, place, value, outcome, text])
-        if number % 200 == 199:
-            jax.clear_caches()
-    report = {
+    parts = options.processes
+    with concurrent.futures.ProcessPoolExecutor(
+        parts, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        running = [
+            pool.submit(run_part, options.calls // parts, options.seed, part, parts)
+            for part in range(parts)
+        ]
+        done = [one.result() for one in running]
+    counts = sum((counts for counts, _ in done), collections.Counter())
+    report = harness.brief_header() | {
         "calls": sum(counts.values()),
-        "examples": len(found),
-        "arguments": len(places),
-        "outcomes": dict(counts),
+        "examples": len(examples()),
+        "values": len(VALUES),
+        "seed": options.seed,
+        "outcomes": {name: counts[name] for name in OUTCOMES},
         "seconds": time.time() - started,
-        "jax": jax.__version__,
-        "inside": inside,
+        "bad": [one for _, bad in done for one in bad],
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({name: part for name, part in report.items() if name != "inside"}))
-    return report
+    harness.save(options.out, "fuzz", report)
+    print(report["outcomes"])
 
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--calls", type=int, default=10_000)
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--part", type=int, default=0, help="which part of the calls, from 0")
-parser.add_argument("--parts", type=int, default=1, help="number of parts, for several processes")
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("fuzz.json"))
+parser.add_argument("--processes", type=int, default=2)
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 if __name__ == "__main__":
     main(parser.parse_args())

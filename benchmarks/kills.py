@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+import harness
+
 STEPS = 12
 EVERY = 2
 
@@ -161,15 +163,15 @@ def main(options):
             whole = np.load(f"{folder}/weights.npy")
         rows.append(run(devices, options.kills, rng, whole))
         print(json.dumps(rows[-1]), flush=True)
-    report = {"rows": rows, "seconds": time.time() - started}
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = {"seed": options.seed, "rows": rows, "seconds": time.time() - started}
+    harness.save(options.out, "kills", harness.brief_header() | report)
 
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--kills", type=int, default=100)
 parser.add_argument("--devices", type=int, nargs="+", default=[1, 4])
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("kills.json"))
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

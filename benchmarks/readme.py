@@ -10,6 +10,7 @@ import sys
 
 import applications
 import performance
+import robustness
 from tables import ROOT, cell, difference, read, table
 
 parser = argparse.ArgumentParser(
@@ -259,6 +260,7 @@ PAGES = {
         modalities,
         subsets,
         applications.overview,
+        *robustness.MADE,
         performance.peers,
     ),
     "docs/applications.md": applications.MADE,

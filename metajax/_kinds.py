@@ -166,15 +166,14 @@ def _kind(hint: Any) -> Kind:
 def _count_arguments(function: Callable[..., Any]) -> tuple[int, float]:
     """How many arguments a function must be given by place, and how many it can be given.
 
-    An argument `step` is not counted: a sampler or task loss that has it is given it by name.
+    It need not be given `step`: a sampler or task loss that has it gets it by name.
     """
-    every = inspect.signature(function).parameters.values()
-    parameters = [one for one in every if one.name != "step"]
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = sum(one.kind in by_place and one.default is one.empty for one in parameters)
-    possible = sum(one.kind in by_place for one in parameters)
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    by_place = [one for one in parameters if one.kind in kinds]
+    needed = [one for one in by_place if one.default is one.empty and one.name != "step"]
     has_rest = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
-    return needed, math.inf if has_rest else possible
+    return len(needed), math.inf if has_rest else len(by_place)
 
 
 def _function_of(least: int, most: int) -> Kind:

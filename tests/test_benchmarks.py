@@ -41,7 +41,10 @@ NO_CLASSES = {
     "differentiate",
     "episodes",
     "feed",
+    "fuzz",
+    "fuzz-before",
     "growth",
+    "kills",
     "memory",
     "missing",
     "peers-w1",
@@ -272,6 +275,30 @@ def test_tasks_are_fed(tmp_path):
     report, _ = run_script("feed", tmp_path)
     assert len(report["held_bytes"]) == 10
     assert {row["implementation"] for row in report["rows"]} == {"resident", "grain"}
+
+
+def run_process(name, folder, *options):
+    """The report of a benchmark that runs in a process of its own."""
+    command = [sys.executable, FOLDER / f"{name}.py", "--out", folder, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_wrong_arguments_are_counted(tmp_path):
+    report = run_process("fuzz", tmp_path, "--calls", "40", "--processes", "1")
+    assert sum(report["outcomes"].values()) == report["calls"] == 40
+    assert report["outcomes"]["hang"] == 0
+    assert report["outcomes"]["inside"] <= 2
+    assert report["outcomes"]["refused"] > 20
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path):
+    report = run_process("kills", tmp_path, "--kills", "1", "--devices", "1")
+    (row,) = report["rows"]
+    assert row["kills"] >= 1
+    assert row["failed"] == 0
+    assert row["errors"] == []
 
 
 def test_damaged_files_are_right_or_refused(tmp_path, as_script):

@@ -46,7 +46,11 @@ GOOD_AND_BAD = [
     (int | None, [None, 3], [2.5, "3"]),
     (Scalar, [0.5, jnp.ones(())], [None, "1", np.ones(1)]),
     (Callable[..., int], [len, lambda: None, max], [None, 3, "len", jnp.ones(2)]),
-    (Callable[[int], int], [len, nnx.relu, print], [None, lambda: None, lambda x, y: x]),
+    (
+        Callable[[int], int],
+        [len, nnx.relu, print, lambda step: step],
+        [None, lambda: None, lambda x, y: x],
+    ),
     (Loss, [lambda params, batch, key: 0, print, pow], [None, 0.5, len]),
     (Apply, [lambda params, x, key=None, *, reference=None: x, pow], [None, nnx.List([]), len]),
     (Apply, [lambda params, x, key, reference: x], [lambda a, b, c, d, e: a]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count
+from metajax._checks import check_count, has_integers, shapes
 from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.types import Array, Batch, Sample
@@ -19,10 +19,15 @@ def take(batch: Batch, rows: Array) -> Batch:
         batch: n examples.
         rows: int[k], from 0 to n - 1. An index out of range takes the nearest row.
 
+    Raises:
+        ValueError: rows that are not integers.
+
     >>> batch = Batch(x=jnp.array([10, 20, 30]), y=jnp.array([0, 1, 2]))
     >>> take(batch, jnp.array([2, 0])).x.tolist()
     [30, 10]
     """
+    if not has_integers(rows):
+        raise ValueError(f"rows must be int[k], got {shapes(rows)}.")
     without_info = batch._replace(info=())
     taken = jax.tree.map(lambda leaf: leaf.take(rows, axis=0, mode="clip"), without_info)
     return taken._replace(info=batch.info)

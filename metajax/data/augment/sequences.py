@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,8 @@ def text_dropout(rate: float, *, unknown: int | None = 1, keep: Sequence[int] = 
             f"tokens out."
         )
 
-    def augment(x: Array, key: Array) -> Array:
+    @checked
+    def augment(x: Any, key: Array) -> Array:
         is_array = hasattr(x, "dtype")
         if not is_array or x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(
