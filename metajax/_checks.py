@@ -1,4 +1,4 @@
-"""Checks at the boundary of the library: each error states the values and the remedy."""
+"""Checks at the boundary of the library: each error states what must be and what was given."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def shapes(tree: PyTree) -> PyTree:
         return f"{leaf.dtype}{list(jnp.shape(leaf))}"
 
     return jax.tree.map(shape, tree)
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """The text, cut off after so many characters."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -65,7 +70,7 @@ def check_no_list(x: Any, what: str) -> None:
     """
     if isinstance(x, list):
         raise ValueError(
-            f"{what} is a list of {len(x)}; stack examples, jnp.stack({what}), or give several "
+            f"{what} is a list of {len(x)}; stack examples with jnp.stack, or give several "
             "inputs of each example as a tuple or dict."
         )
 
@@ -106,9 +111,9 @@ def not_classes(y: Array, classes: int, weight: Array | None = None, *, least: i
     if numpy is np and wrong.any():
         found = np.unique(y[wrong])[:10].tolist()
         raise ValueError(
-            f"Labels must be integers from 0 to {classes - 1}, the classes that there are outputs "
-            f"for, got {found}. Number the classes from 0, make as many outputs as there are "
-            "classes, and give rows that should be ignored the weight 0."
+            f"Labels must be integers from {least} to {classes - 1}, the classes that there are "
+            f"outputs for, got {found}. Number the classes from 0, make as many outputs as there "
+            "are classes, and give rows that should be ignored the weight 0."
         )
     return wrong
 
@@ -157,7 +162,9 @@ def check_no_modality_missing(entries: Iterable[str], needed: Iterable[str], wha
     """
     entries = sorted(entries)
     if missing := sorted(set(needed) - set(entries)):
-        raise ValueError(f"{what} has entries for {entries}; missing are the modalities {missing}.")
+        raise ValueError(
+            f"{what} needs an entry for each modality: add {missing}; it has entries for {entries}."
+        )
 
 
 def check_rows(tree: PyTree, what: str) -> int:
@@ -190,7 +197,7 @@ def check_metric_names(metrics: Iterable[str], reserved: Iterable[str]) -> None:
     """Checks that no metric has the name of something else in the same record.
 
     Raises:
-        ValueError: the metrics that have.
+        ValueError: the metrics whose names are taken.
     """
     if taken := sorted(set(metrics) & set(reserved)):
         raise ValueError(
@@ -220,7 +227,7 @@ def check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", None)
     is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    is_old = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] >= 2
+    is_old = dtype == jnp.uint32 and shape in ((2,), (4,))  # of threefry, and of rbg
     if not is_new and not is_old:
         got = type(key).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
         raise ValueError(f"key must be one random key, such as jax.random.key(0), got {got}.")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax._checks import check_key, shapes
+from metajax._checks import check_key, shapes, shorten
 from metajax.types import Array, Batch, PyTree, Scalar, Size, Task
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
@@ -40,11 +40,12 @@ class Kind(NamedTuple):
 def checked(item: Checked) -> Checked:
     """Checks every argument of a function or class against its annotation, at each call.
 
-    Only the kind is looked at: a number, an array, a function of so many arguments, a `Params`, a
-    `Batch` whose arrays have as many rows each. Shapes and values are
-    checked where they are used. `Any` and `object` take anything, and every leaf of a `PyTree` must
-    be an array, a number or a random key. An argument that is called `key` must be one random key.
-    Of a class, `__init__`, `__call__` and the public methods are checked.
+    Only the kind is looked at: a number, an array, a function with the right number of arguments, a
+    `Params`, a `Batch` whose arrays all have the same number of rows. Shapes and values are checked
+    where they are used. `Any` and `object` take anything, and every leaf of a `PyTree` must be an
+    array, a number or a random key. An argument that is called `key` must be one random key.
+    `*args`, `**kwargs` and the keys of a dict are not checked. Of a class, `__init__`, `__call__`
+    and the public methods are checked.
 
     Returns:
         The function, which raises ValueError for an argument of another kind: its name, what it
@@ -72,9 +73,9 @@ def _checked_function(function: Callable[..., Any], documented: Any) -> Any:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if code not in _kinds:
-            _kinds[code] = _kinds_of(function)
-        by_place, by_name = _kinds[code]
+        if code not in _found:
+            _found[code] = _parameter_kinds(function)
+        by_place, by_name = _found[code]
         for (name, kind), value in zip(by_place, args, strict=False):
             if not kind.fits(value):
                 raise ValueError(_message(documented, name, kind, value))
@@ -86,12 +87,12 @@ def _checked_function(function: Callable[..., Any], documented: Any) -> Any:
     return call
 
 
-_Kinds = tuple[list[tuple[str, Kind]], dict[str, Kind]]
-_kinds: dict[types.CodeType, _Kinds] = {}
-"""What `_kinds_of` found. A function that is defined inside another has the same code each time."""
+_ParameterKinds = tuple[list[tuple[str, Kind]], dict[str, Kind]]
+_found: dict[types.CodeType, _ParameterKinds] = {}
+"""What `_parameter_kinds` found, by code: that of a function inside another is always the same."""
 
 
-def _kinds_of(function: Callable[..., Any]) -> _Kinds:
+def _parameter_kinds(function: Callable[..., Any]) -> _ParameterKinds:
     """The kinds of the parameters that may be given by place, and of all by name.
 
     They are found at the first call, when all modules are there.
@@ -101,7 +102,7 @@ def _kinds_of(function: Callable[..., Any]) -> _Kinds:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        kind = _kind(_resolved(parameter.annotation, function))
+        kind = _kind_of_hint(_resolved(parameter.annotation, function))
         if name == "key" and kind.fits(None):
             kind = _or_none(_KEY)
         elif name == "key":
@@ -127,19 +128,22 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _or_none(kind: Kind) -> Kind:
-    return Kind(kind.words, lambda value: value is None or kind.fits(value))
+    """The kind, or None."""
+    words = kind.words if kind.words.endswith(" or None") else f"{kind.words} or None"
+    return Kind(words, lambda value: value is None or kind.fits(value))
 
 
-def _kind(hint: Any) -> Kind:
+def _kind_of_hint(hint: Any) -> Kind:
     """The kind that an annotation stands for."""
-    if isinstance(hint, collections.abc.Hashable) and hint in _SIMPLE:
-        return _SIMPLE[hint]
+    if isinstance(hint, collections.abc.Hashable) and hint in _KIND_OF_HINT:
+        return _KIND_OF_HINT[hint]
     origin = typing.get_origin(hint) or hint
     parts = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        # `ArrayLike | None` is one union of all their parts; the words of `ArrayLike` are shorter.
         if set(_ARRAY_LIKE) <= set(parts):
             parts = (jax.typing.ArrayLike, *(part for part in parts if part not in _ARRAY_LIKE))
-        kinds = [_kind(part) for part in parts]
+        kinds = [_kind_of_hint(part) for part in parts]
         return Kind(
             " or ".join(kind.words for kind in kinds),
             lambda value: any(kind.fits(value) for kind in kinds),
@@ -158,7 +162,8 @@ def _kind(hint: Any) -> Kind:
         return _ANYTHING
     if issubclass(origin, collections.abc.Iterable) and parts and not hasattr(origin, "_fields"):
         return _kind_of_container(origin, parts)
-    name = f"{origin.__module__.split('.')[0]}.{origin.__name__}"
+    library = "flax.nnx" if origin.__module__.startswith("flax.nnx") else origin.__module__
+    name = f"{library if library == 'flax.nnx' else library.split('.')[0]}.{origin.__name__}"
     article = "an" if name[0] in "aeiou" else "a"
     return Kind(f"{article} {name}", lambda value: isinstance(value, origin))
 
@@ -192,9 +197,9 @@ def _function_of(least: int, most: int) -> Kind:
 
 
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
-    """The kind of a sequence, mapping or iterable. The parts of a short sequence are checked."""
+    """The kind of a sequence, mapping or iterable. The parts of an iterator are not checked."""
     if issubclass(origin, collections.abc.Mapping):
-        of_values = _kind(parts[1])
+        of_values = _kind_of_hint(parts[1])
         return Kind(
             f"a dict, each value {of_values.words}",
             lambda value: (
@@ -203,7 +208,7 @@ def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
             ),
         )
     if issubclass(origin, tuple) and parts[-1] is not Ellipsis:
-        kinds = [_kind(part) for part in parts]
+        kinds = [_kind_of_hint(part) for part in parts]
         words = ", ".join(kind.words for kind in kinds)
         return Kind(
             f"({words})",
@@ -213,7 +218,7 @@ def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
                 and all(kind.fits(part) for kind, part in zip(kinds, value, strict=True))
             ),
         )
-    of_parts = _kind(parts[0])
+    of_parts = _kind_of_hint(parts[0])
     return Kind(
         f"a sequence, each part {of_parts.words}",
         lambda value: _is_iterable(value) and all(of_parts.fits(part) for part in _parts(value)),
@@ -312,7 +317,7 @@ _ARRAY_LIKE = typing.get_args(jax.typing.ArrayLike)
 _KEYS = Kind("random keys", _is_array_or_key)
 _ANYTHING = Kind("anything", lambda value: True)
 
-_SIMPLE: dict[Any, Kind] = {
+_KIND_OF_HINT: dict[Any, Kind] = {
     Any: _ANYTHING,
     type(None): Kind("None", lambda value: value is None),
     int: Kind("a whole number", _is_whole),
@@ -320,14 +325,14 @@ _SIMPLE: dict[Any, Kind] = {
     float: Kind("a real number", _is_real),
     Scalar: Kind("a real number", _is_real),
     bool: Kind("True or False", lambda value: isinstance(value, bool | np.bool_)),
-    str: Kind("a text", lambda value: isinstance(value, str)),
+    str: Kind("a string", lambda value: isinstance(value, str)),
     PyTree: Kind("a pytree of arrays", _has_arrays),
     Array: Kind("an array of numbers", _is_array),
     np.ndarray: Kind("an array of numbers", _is_array),
     jax.typing.ArrayLike: Kind("an array of numbers", _is_array_or_list),
     optax.GradientTransformation: Kind("an optax.GradientTransformation", _is_optimizer),
-    Batch: Kind("a metajax.Batch of arrays with as many rows each", _is_batch),
-    Task: Kind("a metajax.Task of batches of arrays with as many rows each", _is_task),
+    Batch: Kind("a metajax.Batch whose arrays all have the same number of rows", _is_batch),
+    Task: Kind("a metajax.Task of batches whose arrays all have the same number of rows", _is_task),
 }
 
 
@@ -355,9 +360,11 @@ def _got(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Batch | Task):
-        return str(shapes(value))
-    if inspect.isfunction(value) or inspect.isclass(value):
-        return f"{value.__name__}"
+        return shorten(str(shapes(value)))
+    if inspect.isfunction(value):
+        return f"the function {value.__name__}, which was not called"
+    if inspect.isclass(value):
+        return f"the class {value.__name__}, of which none was made"
     if isinstance(value, list | tuple | dict | set) and not hasattr(value, "_fields"):
-        return repr(value)[:80]
+        return shorten(repr(value))
     return f"a {type(value).__name__}"

@@ -46,7 +46,7 @@ def test_bad_texts_are_refused(learned):
         tokenize(learned, ["a", "  "], length=4)
     with pytest.raises(ValueError, match=r"Texts \[1\], such as '\\u200b', have no token"):
         tokenize(learned, ["a", "\u200b"], length=4)
-    with pytest.raises(ValueError, match="texts must be a sequence, each part a text, got"):
+    with pytest.raises(ValueError, match="texts must be a sequence, each part a string, got"):
         tokenize(learned, "one text", length=4)
     with pytest.raises(ValueError, match=r"Texts \[0\] are empty"):
         train_tokenizer([""], size=9)
@@ -77,6 +77,6 @@ def test_a_vocabulary_holds_all_characters():
     with pytest.raises(ValueError, match=message):
         train_tokenizer(["abcdefghij"], size=4)
     with pytest.raises(
-        ValueError, match=r"must be a sequence, each part a text, got \['a', None\]"
+        ValueError, match=r"must be a sequence, each part a string, got \['a', None\]"
     ):
         train_tokenizer(["a", None], size=9)

@@ -174,7 +174,8 @@ def test_errors_of_the_inner_loop_say_what_to_do():
         mj.inner_loop(loss, 0.1, steps=1)
     with pytest.raises(
         ValueError,
-        match=r"differentiate must be a metajax.Strategy or None, got unroll; [^`]*`unroll\(\)`",
+        match=r"must be a metajax.Strategy or None, got the function unroll, which was not called; "
+        r"[^`]*`unroll\(\)`",
     ):
         mj.inner_loop(loss, optax.sgd(0.1), steps=1, differentiate=mj.unroll)
     learned = mj.inner_loop(loss, mj.learned_rates(0.1), steps=1)

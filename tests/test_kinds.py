@@ -130,7 +130,7 @@ def test_the_message_says_what_the_documentation_says():
     with pytest.raises(ValueError) as error:  # noqa: PT011
         mj.nets.MLP(4, (5,), 3, rngs=jnp.ones(2))
     first, second = str(error.value).splitlines()
-    assert first == "rngs must be a flax.Rngs, got float64[2]; an argument of MLP."
+    assert first == "rngs must be a flax.nnx.Rngs, got float64[2]; an argument of MLP."
     assert second == "rngs: for the weights."
 
 

@@ -60,6 +60,8 @@ def test_where_a_curve_first_reaches_a_target():
     assert first_crossing(curve, 0.65) == pytest.approx(1.75)
     assert first_crossing(curve, 0.4) == 0
     assert first_crossing(curve, 0.8) == np.inf
+    with pytest.raises(ValueError, match="at least one point"):
+        first_crossing({}, 0.5)
 
 
 def test_no_gap_to_close():

@@ -238,8 +238,8 @@ def maml_plus_plus(
 def multi_step_weights(inner_steps: Size, until: Size) -> StepWeights:
     """The annealed weights of MAML++'s multi-step loss.
 
-    All K weights start at 1/K. Those before the last fall linearly to 0.03/K, which they reach at
-    about the outer step `until`, and the last one is 1 minus their sum.
+    All K weights start at 1/K. Those before the last are max(1 - step/until, 0.03)/K, and the last
+    one is 1 minus their sum.
 
     Args:
         inner_steps: K.

@@ -125,7 +125,8 @@ def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) 
             the weight 1.
 
     Returns:
-        The weighted fraction of the queries, a scalar; NaN if a feature is NaN.
+        The weighted fraction of the queries, a scalar; NaN if a feature is NaN in a row
+        whose weight is not 0, and 0 if all weights are.
 
     Raises:
         ValueError: as for `info_nce`, or k below 1.

@@ -86,9 +86,14 @@ def first_crossing(curve: Mapping[float, float], target: float) -> float:
 
     It is 0 if the first point already lies above the target, and infinite if no point reaches it.
 
+    Raises:
+        ValueError: a curve without points.
+
     >>> first_crossing({1: 0.5, 2: 0.7, 4: 0.6}, 0.6)
     1.5
     """
+    if not curve:
+        raise ValueError("A curve must have at least one point, got none.")
     (x, y), *points = sorted(curve.items())
     if y > target:
         return 0.0

@@ -77,9 +77,10 @@ def log_mel(
 ) -> Array:
     """The log-mel spectrogram: how loud each band of pitch is in each frame.
 
-    log(Σ_f M[f, m]·|FFT(hann·frame)[f]|² + 10⁻⁶). Frames lie wholly inside the wave and are padded
-    to a power of two for the transform. The bands are triangles that are evenly spaced in
-    mel = 2595·log₁₀(1 + f / 700 Hz), from 0 to half the rate, each two spacings wide.
+    log(Σ_f M[f, m]·|FFT(hann·frame)[f]|² + 10⁻⁶), with the periodic Hann window. Frames lie wholly
+    inside the wave and are padded to a power of two for the transform. The bands are triangles that
+    are evenly spaced in mel = 2595·log₁₀(1 + f / 700 Hz), from 0 to half the rate, each two
+    spacings wide.
 
     Args:
         wave: float[n, samples], from -1 to 1.

@@ -19,7 +19,7 @@ def task(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None
     """Draws a classification task of images, with the support set left and the query set right.
 
     Each way is a row. The frame of a query is green if the prediction is right, and red if it is
-    wrong; then the number of the predicted row is written into it.
+    wrong; then the number of the predicted row, counted from 1, is written into it.
 
     Args:
         axes: where to draw.

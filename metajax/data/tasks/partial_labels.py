@@ -93,9 +93,9 @@ def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
     """Replaces each support label, with probability `rate`, by another label of the task.
 
     All other labels are equally likely. Query labels and rows of weight 0 keep their label. The
-    labels of a task are those up to the largest one in its support set, so that the number of ways
-    is not an argument. To draw a label from all of them, the right one included, with probability
-    p, use rate = p (ways - 1) / ways.
+    labels of a task are those up to the largest one in its support set, rows of weight 0 aside, so
+    that the number of ways is not an argument. To draw a label from all of them, the right one
+    included, with probability p, use rate = p (ways - 1) / ways.
 
     Args:
         sample: sampler of tasks with integer labels. It is given the first of three parts of the
