@@ -162,9 +162,7 @@ def check_no_modality_missing(entries: Iterable[str], needed: Iterable[str], wha
     """
     entries = sorted(entries)
     if missing := sorted(set(needed) - set(entries)):
-        raise ValueError(
-            f"{what} needs an entry for each modality: add {missing}; it has entries for {entries}."
-        )
+        raise ValueError(f"{what} has entries for {entries}; add one for each of {missing}.")
 
 
 def check_rows(tree: PyTree, what: str) -> int:

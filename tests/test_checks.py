@@ -35,7 +35,7 @@ def test_names_and_entries():
     with pytest.raises(ValueError, match=r"\['video'\] are not among the modalities, which are"):
         _checks.check_names(["image", "video"], {"image": 0, "audio": 0})
     _checks.check_no_modality_missing({"a": 1, "b": 2}, ["a"], "The rule")
-    with pytest.raises(ValueError, match=r"add \['b'\]; it has entries for \['a'\]"):
+    with pytest.raises(ValueError, match=r"entries for \['a'\]; add one for each of \['b'\]"):
         _checks.check_no_modality_missing({"a": 1}, ["a", "b"], "The rule")
 
 

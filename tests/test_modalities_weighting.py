@@ -98,7 +98,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="support_weights has no rule yet"):
         weigh.adapt(one, task.support, KEY)
     with pytest.raises(
-        ValueError, match=r"rule of support_weights.*missing are the modalities \['image'\]"
+        ValueError, match=r"rule of support_weights.*add one for each of \['image'\]"
     ):
         weigh.adapt(weigh.init(one, KEY), task.support, KEY)
     plain = task.support._replace(x=jnp.ones((9, 2)))
@@ -107,7 +107,7 @@ def test_errors_say_what_to_do():
     loss = leave_one_out_loss(identity_encoder, WAYS)
     with pytest.raises(
         ValueError,
-        match=r"params.fast\['modality_weights'\].*missing are the modalities \['image'\]",
+        match=r"params.fast\['modality_weights'\].*add one for each of \['image'\]",
     ):
         loss(one, task.support, KEY)
     with pytest.raises(ValueError, match=r"has entries for \[\]"):
