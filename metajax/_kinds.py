@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from metajax._checks import check_key, shapes, shorten
-from metajax.types import Array, Batch, PyTree, Scalar, Size, Task
+from metajax.types import Array, Batch, Count, PyTree, Scalar, Size, Task
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 
@@ -193,7 +193,7 @@ def _function_of(least: int, most: int) -> Kind:
             return True  # it does not tell
         return needed <= most and least <= possible
 
-    return Kind(f"a function of {least} arguments", fits)
+    return Kind(f"a function of {least} argument{'s' * (least != 1)}", fits)
 
 
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
@@ -321,6 +321,7 @@ _KIND_OF_HINT: dict[Any, Kind] = {
     Any: _ANYTHING,
     type(None): Kind("None", lambda value: value is None),
     int: Kind("a whole number", _is_whole),
+    Count: Kind("a whole number, 0 or more", lambda value: _is_whole(value) and value >= 0),
     Size: Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value > 0),
     float: Kind("a real number", _is_real),
     Scalar: Kind("a real number", _is_real),

@@ -10,6 +10,7 @@ import jax
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Annotated[Any, "arrays"]
 Scalar: TypeAlias = Annotated[float | Array, "one number"]
+Count: TypeAlias = Annotated[int, "0 or more"]
 Size: TypeAlias = Annotated[int, "1 or more"]
 Metrics: TypeAlias = dict[str, Array]
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import metajax as mj
 from metajax._kinds import checked
-from metajax.types import Apply, Array, Loss, Params, PyTree, Sample, Scalar, Size, Task
+from metajax.types import Apply, Array, Count, Loss, Params, PyTree, Sample, Scalar, Size, Task
 
 KEY = jax.random.key(0)
 OBJECTS = np.array([object(), None])
@@ -30,6 +30,7 @@ BAD_BATCHES = [
 
 GOOD_AND_BAD = [
     (int, [0, np.int64(2)], [True, 2.0, "2", None, jnp.ones((), int), np.ones(1, int)]),
+    (Count, [0, np.int64(2)], [-1, True, 2.0, None]),
     (Size, [1, np.int64(2)], [0, -1, True, 2.0, None]),
     (Sequence[Size], [(1, 2), ()], [(0,), (1, 2.0), 3]),
     (float, [0, 0.5, np.float32(1), jnp.ones(())], [True, "1", None, np.ones(1), 1j, OBJECTS]),

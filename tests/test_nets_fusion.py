@@ -314,7 +314,10 @@ def test_bottlenecks_go_from_early_to_late():
         (lambda: fusion.StackedConvolution(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
         (lambda: fusion.Recurrent(("a", "a"), 4, rngs=nnx.Rngs(0)), "names that differ"),
         (lambda: fusion.Concatenation((), 4, rngs=nnx.Rngs(0)), "names that differ"),
-        (lambda: fusion.LowRankTensor(("a", "b"), 4, rank=0, rngs=nnx.Rngs(0)), "rank=0"),
+        (
+            lambda: fusion.LowRankTensor(("a", "b"), 4, rank=0, rngs=nnx.Rngs(0)),
+            "rank must be .* got 0",
+        ),
         (lambda: fusion.CrossAttention(("a",), 4, rngs=nnx.Rngs(0)), "two or more"),
         (
             lambda: fusion.Bottleneck(("a",), 4, layers=1, fusion_layer=2, rngs=nnx.Rngs(0)),

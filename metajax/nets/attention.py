@@ -9,7 +9,7 @@ from flax import nnx
 
 from metajax._kinds import checked
 from metajax.nets.tokens import keep_valid
-from metajax.types import Array, Size
+from metajax.types import Array, Count, Size
 
 
 @checked
@@ -128,7 +128,7 @@ class Transformer(nnx.Module):
         rngs: for the weights.
     """
 
-    def __init__(self, width: Size, layers: Size, heads: Size, *, rngs: nnx.Rngs):
+    def __init__(self, width: Size, layers: Count, heads: Size, *, rngs: nnx.Rngs):
         self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
 

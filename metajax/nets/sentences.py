@@ -10,7 +10,7 @@ from metajax._kinds import checked
 from metajax.nets.attention import Attention
 from metajax.nets.text import check_token_ids
 from metajax.nets.tokens import TokenEncoder, keep_valid, pool_tokens
-from metajax.types import Array, Size
+from metajax.types import Array, Count, Size
 
 
 class PostNormBlock(nnx.Module):
@@ -90,7 +90,7 @@ class SentenceEncoder(TokenEncoder):
         outputs: Size,
         *,
         width: Size = 384,
-        layers: Size = 6,
+        layers: Count = 6,
         heads: Size = 12,
         longest: Size = 512,
         rngs: nnx.Rngs,

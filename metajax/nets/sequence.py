@@ -14,7 +14,7 @@ from metajax._kinds import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.norms import Norm, TaskNorm
 from metajax.nets.tokens import TokenEncoder, keep_valid, read_series
-from metajax.types import Array, Series, Size
+from metajax.types import Array, Count, Series, Size
 
 
 @checked
@@ -107,7 +107,7 @@ class TemporalConv(TokenEncoder):
         outputs: Size,
         *,
         width: Size = 64,
-        blocks: Size = 3,
+        blocks: Count = 3,
         stride: Size = 2,
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,
@@ -168,7 +168,7 @@ class SequenceTransformer(TokenEncoder):
         outputs: Size,
         *,
         width: Size = 64,
-        layers: Size = 2,
+        layers: Count = 2,
         heads: Size = 4,
         rngs: nnx.Rngs,
     ):

@@ -9,7 +9,7 @@ from metajax._kinds import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.layers import check_scaled
 from metajax.nets.tokens import TokenEncoder
-from metajax.types import Array, Size
+from metajax.types import Array, Count, Size
 
 
 @checked
@@ -46,7 +46,7 @@ class ViT(TokenEncoder):
         channels: Size = 3,
         patch: Size = 7,
         width: Size = 64,
-        layers: Size = 4,
+        layers: Count = 4,
         heads: Size = 4,
         rngs: nnx.Rngs,
     ):

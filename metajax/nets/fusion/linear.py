@@ -10,7 +10,7 @@ from flax import nnx
 
 from metajax._kinds import checked
 from metajax.nets.fusion.protocol import Features, Fused, per_name, random_kernel, stack
-from metajax.types import Size
+from metajax.types import Count, Size
 
 
 @checked
@@ -61,7 +61,7 @@ class Deep(nnx.Module):
     Parameters: (M + layers) width² + (1 + layers) width.
     """
 
-    def __init__(self, names: Sequence[str], width: Size, *, layers: Size = 2, rngs: nnx.Rngs):
+    def __init__(self, names: Sequence[str], width: Size, *, layers: Count = 2, rngs: nnx.Rngs):
         self.first = Concatenation(names, width, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(layers)])
 

@@ -13,7 +13,7 @@ from metajax._tree import along, keep_rows
 from metajax.nets.attention import Block
 from metajax.nets.fusion.protocol import Features, Fused, check_same_modalities, per_name
 from metajax.nets.tokens import pool_tokens
-from metajax.types import Array, Size
+from metajax.types import Array, Count, Size
 
 
 @checked
@@ -94,7 +94,7 @@ class Bottleneck(nnx.Module):
         names: Sequence[str],
         width: Size,
         *,
-        layers: Size = 2,
+        layers: Count = 2,
         fusion_layer: int = 1,
         bottlenecks: Size = 4,
         heads: Size = 4,
