@@ -161,9 +161,10 @@ def main(options):
             has_ended, _, text = start(pathlib.Path(folder), "nothing", 0, devices)
             assert has_ended, text
             whole = np.load(f"{folder}/weights.npy")
-        rows.append(run(devices, options.kills, rng, whole))
+        row = run(devices, options.kills, rng, whole)
+        rows.append({"commit": harness.commit(), "seed": options.seed, **row})
         print(json.dumps(rows[-1]), flush=True)
-    report = {"seed": options.seed, "rows": rows, "seconds": time.time() - started}
+    report = {"rows": rows, "seconds": time.time() - started}
     harness.save(options.out, "kills", harness.brief_header() | report)
 
 

@@ -103,14 +103,12 @@ def test_errors_say_what_to_do():
     few = params._replace(fast={**params.fast, "modality_weights": {"audio": 0.0}})
     with pytest.raises(
         ValueError,
-        match=r"params.fast\['modality_weights'\].*missing are the modalities \['image'\]",
+        match=r"params.fast\['modality_weights'\].*add one for each of \['image'\]",
     ):
         apply(few, task.query.x)
     kernel = {"audio": params.fast["head"]["kernel"]["audio"]}
     few = params._replace(fast={"head": {**params.fast["head"], "kernel": kernel}})
-    with pytest.raises(
-        ValueError, match=r"params.fast\['head'\].*missing are the modalities \['image'\]"
-    ):
+    with pytest.raises(ValueError, match=r"params.fast\['head'\].*add one for each of \['image'\]"):
         apply(few, task.query.x)
 
 
