@@ -339,7 +339,10 @@ _KIND_OF_HINT: dict[Any, Kind] = {
 
 def _message(documented: Any, name: str, kind: Kind, value: Any) -> str:
     """What is wrong with an argument, and what its documentation says."""
-    text = f"{name} must be {kind.words}, got {_got(value)}; an argument of {_title(documented)}."
+    got = _got(value)
+    if (inspect.isfunction(value) or inspect.isclass(value)) and "a function" not in kind.words:
+        got += ", which was not called"
+    text = f"{name} must be {kind.words}, got {got}; an argument of {_title(documented)}."
     doc = inspect.getdoc(documented) or ""
     entry = re.search(rf"^    ({name}: .*(?:\n     .*)*)", doc, re.MULTILINE)
     if entry:
@@ -363,9 +366,9 @@ def _got(value: Any) -> str:
     if isinstance(value, Batch | Task):
         return shorten(str(shapes(value)))
     if inspect.isfunction(value):
-        return f"the function {value.__name__}, which was not called"
+        return f"the function {value.__name__}"
     if inspect.isclass(value):
-        return f"the class {value.__name__}, of which none was made"
+        return f"the class {value.__name__}"
     if isinstance(value, list | tuple | dict | set) and not hasattr(value, "_fields"):
         return shorten(repr(value))
     return f"a {type(value).__name__}"

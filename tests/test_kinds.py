@@ -135,6 +135,15 @@ def test_the_message_says_what_the_documentation_says():
     assert second == "rngs: for the weights."
 
 
+def test_a_function_that_was_not_called_is_said_where_no_function_is_needed():
+    with pytest.raises(ValueError, match="got the function unroll, which was not called; an"):
+        mj.inner_loop(print, optax.sgd(0.1), steps=1, differentiate=mj.unroll)
+    with pytest.raises(
+        ValueError, match="a function of 3 arguments, got the function <lambda>; an"
+    ):
+        mj.inner_loop(lambda params: 0, optax.sgd(0.1), steps=1)
+
+
 def test_a_class_is_checked_when_made_and_when_called():
     net = mj.nets.MLP(4, (5,), 3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"x must be an array of numbers, got .*of MLP.__call__"):
