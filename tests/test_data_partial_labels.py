@@ -121,6 +121,16 @@ def test_wrong_labels_are_those_of_the_task_and_padding_stays():
     np.testing.assert_array_equal(task.support.y, [1, 1, 0, 0] + [0] * 6)
 
 
+def test_a_row_without_a_label_gets_none():
+    y = jnp.array([0, -1, 1, -1])
+
+    def sample(dataset, key):
+        return mj.Task(mj.Batch(dataset, y), mj.Batch(dataset, y))
+
+    noisy = noisy_labels(sample, 1.0)(jnp.zeros((4, 1)), KEY)
+    np.testing.assert_array_equal(noisy.support.y, [1, -1, 0, -1])
+
+
 def test_unlabelled_examples_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="unlabelled must be a whole number, 1 or more, got 0"):
         semi_supervised(2, 1, 1, unlabelled=0)

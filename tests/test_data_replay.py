@@ -103,6 +103,18 @@ def test_saved_tasks_are_never_overwritten(tmp_path):
     assert path.read_bytes() == b"mine"
 
 
+def test_of_two_processes_one_gets_the_name(tmp_path):
+    path = tmp_path / "tasks.npz"
+
+    def sample(dataset, key):
+        path.write_bytes(b"of another process")
+        return EPISODES(dataset, key)
+
+    with pytest.raises(FileExistsError):
+        save_tasks(path, sample, pictures(), KEY, tasks=2)
+    assert path.read_bytes() == b"of another process"
+
+
 def test_another_data_set_is_refused(tmp_path):
     path, source = tmp_path / "tasks.npz", pictures()
     save_tasks(path, EPISODES, source, KEY, tasks=2)

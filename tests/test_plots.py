@@ -47,6 +47,14 @@ def test_tasks_of_something_else_are_refused(axes, task, predictions):
         mj.plots.task(axes, task, jnp.zeros(predictions, jnp.int32))
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_has_no_row_is_refused(axes, label):
+    task = make_task()
+    task = task._replace(query=task.query._replace(y=task.query.y.at[0].set(label)))
+    with pytest.raises(ValueError, match="from 0 to the largest of the support set, 2"):
+        mj.plots.task(axes, task, jnp.zeros(6, jnp.int32))
+
+
 def test_curves_have_bands(axes):
     lines = {"one": ([0, 1], [0.0, 1.0], [0.1, 0.1]), "other": ([0, 1], [1.0, 1.0], None)}
     mj.plots.curves(axes, lines, xlabel="steps", ylabel="accuracy, %", title="learning")

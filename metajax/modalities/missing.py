@@ -1,4 +1,7 @@
-"""Modalities that are taken away: by name, or at random."""
+"""Modalities that are taken away: by name, or at random.
+
+That params have an entry for every modality is checked by `_checks.check_no_modality_missing`.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def task(axes: Axes, task: Task, predictions: Array, *, title: str = "") -> None
         title: written above the picture.
 
     Raises:
-        ValueError: images of another shape, or not one prediction for each query.
+        ValueError: images of another shape, not one prediction for each query, or labels
+            that are negative or above those of the support set.
     """
     _check_task(task, predictions)
     support_y, query_y = np.asarray(task.support.y), np.asarray(task.query.y)
@@ -58,6 +59,13 @@ def _check_task(task: Task, predictions: Array) -> None:
         raise ValueError(
             "Need images [rows, height, width, 1 or 3] and a prediction for each query, got "
             f"{shape} and {np.shape(predictions)} for {np.shape(task.query.y)}."
+        )
+    largest = np.max(task.support.y)
+    labels = np.unique(np.concatenate([task.support.y, task.query.y]))
+    if labels[0] < 0 or labels[-1] > largest:
+        raise ValueError(
+            f"Labels must be from 0 to the largest of the support set, {largest}, got "
+            f"{labels.tolist()}; leave out rows without a label."
         )
 
 

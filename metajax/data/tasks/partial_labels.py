@@ -92,10 +92,11 @@ def semi_supervised(
 def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
     """Replaces each support label, with probability `rate`, by another label of the task.
 
-    All other labels are equally likely. Query labels and rows of weight 0 keep their label. The
-    labels of a task are those up to the largest one in its support set, rows of weight 0 aside, so
-    that the number of ways is not an argument. To draw a label from all of them, the right one
-    included, with probability p, use rate = p (ways - 1) / ways.
+    All other labels are equally likely. Query labels, rows of weight 0 and the label -1, which
+    marks a row without a label, stay as they are. The labels of a task are those up to the largest
+    one in its support set, rows of weight 0 aside, so that the number of ways is not an argument.
+    To draw a label from all of them, the right one included, with probability p, use
+    rate = p (ways - 1) / ways.
 
     Args:
         sample: sampler of tasks with integer labels. It is given the first of three parts of the
@@ -124,11 +125,11 @@ def noisy_labels(sample: Sample[Task], rate: float) -> Sample[Task]:
         task = at_step(sample, step)(dataset, task_key)
         y = task.support.y
         check_labels(y, "Support labels")
-        is_valid = row_weights(task.support) > 0
-        ways = jnp.where(is_valid, y, 0).max() + 1
+        is_labelled = (row_weights(task.support) > 0) & (y >= 0)
+        ways = jnp.where(is_labelled, y, 0).max() + 1
         shift = jax.random.randint(other_key, y.shape, 1, jnp.maximum(ways, 2), y.dtype)
         wrong = (y + shift) % ways
-        is_wrong = is_valid & (jax.random.uniform(which_key, y.shape, jnp.float32) < rate)
+        is_wrong = is_labelled & (jax.random.uniform(which_key, y.shape, jnp.float32) < rate)
         noisy = jnp.where(is_wrong, wrong, y)
         return task._replace(support=task.support._replace(y=noisy))
 

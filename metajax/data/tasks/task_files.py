@@ -44,10 +44,21 @@ def task_arrays(tasks: Task) -> Record:
 
 
 def write_record(path: pathlib.Path, record: Record, about: dict[str, Any]) -> None:
-    """Writes a new file with these arrays and their description."""
+    """Writes a new file with these arrays and their description.
+
+    Raises:
+        FileExistsError: there is such a file, perhaps from another process since the tasks were
+            drawn.
+    """
     about = {"format": FORMAT, **about, "arrays": sorted(record)}
-    with open_whole(path) as file:
-        np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **record)
+    path.open("xb").close()  # of two processes, one gets the name
+    try:
+        with open_whole(path) as file:
+            text = np.array(json.dumps(about))
+            np.savez_compressed(file, allow_pickle=False, about=text, **record)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def read_record(path: pathlib.Path, most_bytes: int) -> tuple[Record, dict[str, Any]]:
