@@ -5,11 +5,10 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
-import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -22,6 +21,7 @@ from metajax.types import Array, Batch, Count, PyTree, Scalar, Size, Task
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 
+BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NUMBERS = (int, float, complex, bool, np.number, np.bool_)
 
 
@@ -156,8 +156,7 @@ def _kind_of_hint(hint: Any) -> Kind:
             return Kind("a function", callable)
         return _function_of(len(parts[0]), len(parts[0]))
     if is_protocol and "__call__" in vars(origin):
-        needed, _ = _count_arguments(origin.__call__)
-        return _function_of(needed - 1, len(inspect.signature(origin.__call__).parameters) - 1)
+        return _function_like(origin.__call__)
     if is_protocol:
         return _ANYTHING
     if issubclass(origin, collections.abc.Iterable) and parts and not hasattr(origin, "_fields"):
@@ -168,32 +167,43 @@ def _kind_of_hint(hint: Any) -> Kind:
     return Kind(f"{article} {name}", lambda value: isinstance(value, origin))
 
 
-def _count_arguments(function: Callable[..., Any]) -> tuple[int, float]:
-    """How many arguments a function must be given by place, and how many it can be given.
+def _function_of(least: int, most: int, keywords: Sequence[str] = ()) -> Kind:
+    """The kind of a function that takes `least` arguments and needs at most `most` by place.
 
-    It need not be given `step`: a sampler or task loss that has it gets it by name.
+    It must take the keywords, too. It may take `step`: a sampler or task loss that has it gets it
+    by name.
     """
-    parameters = inspect.signature(function).parameters.values()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    by_place = [one for one in parameters if one.kind in kinds]
-    needed = [one for one in by_place if one.default is one.empty and one.name != "step"]
-    has_rest = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
-    return len(needed), math.inf if has_rest else len(by_place)
-
-
-def _function_of(least: int, most: int) -> Kind:
-    """The kind of a function that takes `least` arguments and needs at most `most`."""
 
     def fits(value: Any) -> bool:
         if not callable(value):
             return False
         try:
-            needed, possible = _count_arguments(value)
+            parameters = inspect.signature(value).parameters.values()
         except (TypeError, ValueError):
             return True  # it does not tell
-        return needed <= most and least <= possible
+        by_place = [one for one in parameters if one.kind in BY_PLACE]
+        named = (*keywords, "step")
+        needed = [one for one in by_place if one.default is one.empty and one.name not in named]
+        kinds = {one.kind for one in parameters}
+        takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+        return (
+            len(needed) <= most
+            and (least <= len(by_place) or inspect.Parameter.VAR_POSITIONAL in kinds)
+            and (takes_any or set(keywords) <= {one.name for one in parameters})
+        )
 
-    return Kind(f"a function of {least} argument{'s' * (least != 1)}", fits)
+    words = f"a function of {least} argument{'s' * (least != 1)}"
+    if keywords:
+        words += f" and the keyword {', '.join(keywords)}"
+    return Kind(words, fits)
+
+
+def _function_like(model: Callable[..., Any]) -> Kind:
+    """The kind of a function that can be called as the method `__call__` of a protocol can."""
+    _, *parameters = inspect.signature(model).parameters.values()
+    keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    number = len(parameters) - len(keywords)
+    return _function_of(number, number, keywords)
 
 
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
 
 @checked
-def computed_in(apply: Apply, dtype: Any = jnp.bfloat16) -> Apply:
+def computed_in(apply: Callable[..., Any], dtype: Any = jnp.bfloat16) -> Apply:
     """The same network, computed inside in another floating-point type, such as bfloat16.
 
     Use it for speed and memory where the hardware has fast 16-bit arithmetic. Weights, their
@@ -59,6 +60,7 @@ def cross_entropy(apply: Apply) -> Loss:
     Args:
         apply: (params, x, key, reference=...) -> logits [examples, ..., ways]. `reference` are the
             rows that normalisation statistics come from, bool[examples], or None for all rows.
+            `nets.from_function` makes one of a function (params, x).
 
     Returns:
         A loss of batches with labels int[examples, ...] and weights [examples].
@@ -107,6 +109,7 @@ def squared_error(apply: Apply) -> Loss:
     Args:
         apply: (params, x, key, reference=...) -> predictions [examples, ...]. `reference` are the
             rows that normalisation statistics come from, bool[examples], or None for all rows.
+            `nets.from_function` makes one of a function (params, x).
 
     Returns:
         A loss of batches with targets of the shape of the predictions. It has no metrics.
@@ -137,7 +140,7 @@ def squared_error(apply: Apply) -> Loss:
 
 
 @checked
-def sequence_cross_entropy(apply: Apply) -> Loss:
+def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
     """Sequences: -Σᵢₜ wᵢ log p(yᵢₜ) / Σᵢₜ wᵢ over the characters of all targets, without padding.
 
     It has two metrics. "characters" is the fraction of characters that are the likeliest ones

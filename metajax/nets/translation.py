@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +21,7 @@ from metajax.nets.translation_layers import (
     match_lengths,
     previous_characters,
 )
-from metajax.types import Apply, Array, Params, Size
+from metajax.types import Array, Params, Size
 
 RECENT = 3
 """Number of characters that a place sees at once, before any attention."""
@@ -192,7 +195,7 @@ class Translator(nnx.Module):
 
 
 @checked
-def translate(apply: Apply, params: Params, source: Array, *, length: int) -> Array:
+def translate(apply: Callable[..., Any], params: Params, source: Array, *, length: int) -> Array:
     """Greedy translation: the likeliest character, one after the other, up to the end.
 
     The whole net runs once for each character, so this is for looking at translations. Their score
