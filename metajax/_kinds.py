@@ -1,25 +1,21 @@
-"""A check of the arguments of public functions against their annotations."""
+"""Kinds: what an annotation asks of an argument, and the words for it in an error message."""
 
 from __future__ import annotations
 
 import collections.abc
-import functools
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax._checks import check_key, shapes, shorten
+from metajax._checks import check_key
 from metajax.types import Array, Batch, Count, PyTree, Scalar, Size, Task
-
-Checked = TypeVar("Checked", bound=Callable[..., Any])
 
 BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NUMBERS = (int, float, complex, bool, np.number, np.bool_)
@@ -37,103 +33,13 @@ class Kind(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def checked(item: Checked) -> Checked:
-    """Checks every argument of a function or class against its annotation, at each call.
-
-    Only the kind is looked at: a number, an array, a function with the right number of arguments, a
-    `Params`, a `Batch` whose arrays all have the same number of rows. Shapes and values are checked
-    where they are used. `Any` and `object` take anything, and every leaf of a `PyTree` must be an
-    array, a number or a random key. An argument that is called `key` must be one random key.
-    `*args`, `**kwargs` and the keys of a dict are not checked. Of a class, `__init__`, `__call__`
-    and the public methods are checked.
-
-    Returns:
-        The function, which raises ValueError for an argument of another kind: its name, what it
-        must be, what it is, and what the docstring says about it. Or the class.
-
-    >>> @checked
-    ... def double(x: float) -> float:
-    ...     return 2 * x
-    >>> double("1")
-    Traceback (most recent call last):
-    ValueError: x must be a real number, got '1'; an argument of double.
-    """
-    if not inspect.isclass(item):
-        return _checked_function(item, item)
-    for name, method in list(vars(item).items()):
-        is_public = not name.startswith("_") or name in ("__init__", "__call__")
-        if is_public and inspect.isfunction(method):
-            setattr(item, name, _checked_function(method, item if name == "__init__" else method))
-    return typing.cast(Checked, item)
-
-
-def _checked_function(function: Callable[..., Any], documented: Any) -> Any:
-    """The function, which checks its arguments. The docstring of `documented` describes them."""
-    code = inspect.unwrap(function).__code__
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if code not in _found:
-            _found[code] = _parameter_kinds(function)
-        by_place, by_name = _found[code]
-        for (name, kind), value in zip(by_place, args, strict=False):
-            if not kind.fits(value):
-                raise ValueError(_message(documented, name, kind, value))
-        for name, value in kwargs.items():
-            if name in by_name and not by_name[name].fits(value):
-                raise ValueError(_message(documented, name, by_name[name], value))
-        return function(*args, **kwargs)
-
-    return call
-
-
-_ParameterKinds = tuple[list[tuple[str, Kind]], dict[str, Kind]]
-_found: dict[types.CodeType, _ParameterKinds] = {}
-"""What `_parameter_kinds` found, by code: that of a function inside another is always the same."""
-
-
-def _parameter_kinds(function: Callable[..., Any]) -> _ParameterKinds:
-    """The kinds of the parameters that may be given by place, and of all by name.
-
-    They are found at the first call, when all modules are there.
-    """
-    by_place = []
-    by_name = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        kind = _kind_of_hint(_resolved(parameter.annotation, function))
-        if name == "key" and kind.fits(None):
-            kind = _or_none(_KEY)
-        elif name == "key":
-            kind = _KEY
-        elif name == "keys":
-            kind = _KEYS
-        if parameter.default is None:
-            kind = _or_none(kind)
-        by_name[name] = kind
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            by_place.append((name, kind))
-    return by_place, by_name
-
-
-def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
-    """The annotation that a text stands for; Any where it is imported for type checkers only."""
-    if not isinstance(annotation, str):
-        return annotation
-    try:
-        return eval(annotation, inspect.unwrap(function).__globals__)
-    except NameError:
-        return Any
-
-
-def _or_none(kind: Kind) -> Kind:
+def or_none(kind: Kind) -> Kind:
     """The kind, or None."""
     words = kind.words if kind.words.endswith(" or None") else f"{kind.words} or None"
     return Kind(words, lambda value: value is None or kind.fits(value))
 
 
-def _kind_of_hint(hint: Any) -> Kind:
+def kind_of(hint: Any) -> Kind:
     """The kind that an annotation stands for."""
     if isinstance(hint, collections.abc.Hashable) and hint in _KIND_OF_HINT:
         return _KIND_OF_HINT[hint]
@@ -143,7 +49,7 @@ def _kind_of_hint(hint: Any) -> Kind:
         # `ArrayLike | None` is one union of all their parts; the words of `ArrayLike` are shorter.
         if set(_ARRAY_LIKE) <= set(parts):
             parts = (jax.typing.ArrayLike, *(part for part in parts if part not in _ARRAY_LIKE))
-        kinds = [_kind_of_hint(part) for part in parts]
+        kinds = [kind_of(part) for part in parts]
         return Kind(
             " or ".join(kind.words for kind in kinds),
             lambda value: any(kind.fits(value) for kind in kinds),
@@ -209,7 +115,7 @@ def _function_like(model: Callable[..., Any]) -> Kind:
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
     """The kind of a sequence, mapping or iterable. The parts of an iterator are not checked."""
     if issubclass(origin, collections.abc.Mapping):
-        of_values = _kind_of_hint(parts[1])
+        of_values = kind_of(parts[1])
         return Kind(
             f"a dict, each value {of_values.words}",
             lambda value: (
@@ -218,7 +124,7 @@ def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
             ),
         )
     if issubclass(origin, tuple) and parts[-1] is not Ellipsis:
-        kinds = [_kind_of_hint(part) for part in parts]
+        kinds = [kind_of(part) for part in parts]
         words = ", ".join(kind.words for kind in kinds)
         return Kind(
             f"({words})",
@@ -228,7 +134,7 @@ def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:
                 and all(kind.fits(part) for kind, part in zip(kinds, value, strict=True))
             ),
         )
-    of_parts = _kind_of_hint(parts[0])
+    of_parts = kind_of(parts[0])
     return Kind(
         f"a sequence, each part {of_parts.words}",
         lambda value: _is_iterable(value) and all(of_parts.fits(part) for part in _parts(value)),
@@ -314,7 +220,7 @@ def _is_key(value: Any) -> bool:
     return True
 
 
-_KEY = Kind("one random key, such as jax.random.key(0)", _is_key)
+KEY = Kind("one random key, such as jax.random.key(0)", _is_key)
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -324,7 +230,7 @@ def _is_optimizer(value: Any) -> bool:
 
 _ARRAY_LIKE = typing.get_args(jax.typing.ArrayLike)
 
-_KEYS = Kind("random keys", _is_array_or_key)
+KEYS = Kind("random keys", _is_array_or_key)
 _ANYTHING = Kind("anything", lambda value: True)
 
 _KIND_OF_HINT: dict[Any, Kind] = {
@@ -345,40 +251,3 @@ _KIND_OF_HINT: dict[Any, Kind] = {
     Batch: Kind("a metajax.Batch whose arrays all have the same number of rows", _is_batch),
     Task: Kind("a metajax.Task of batches whose arrays all have the same number of rows", _is_task),
 }
-
-
-def _message(documented: Any, name: str, kind: Kind, value: Any) -> str:
-    """What is wrong with an argument, and what its documentation says."""
-    got = _got(value)
-    if (inspect.isfunction(value) or inspect.isclass(value)) and "a function" not in kind.words:
-        got += ", which was not called"
-    text = f"{name} must be {kind.words}, got {got}; an argument of {_title(documented)}."
-    doc = inspect.getdoc(documented) or ""
-    entry = re.search(rf"^    ({name}: .*(?:\n     .*)*)", doc, re.MULTILINE)
-    if entry:
-        text += "\n" + " ".join(entry[1].split())
-    return text
-
-
-def _title(documented: Any) -> str:
-    """The name of a function or class, without the functions that it is defined in."""
-    return documented.__qualname__.rpartition("<locals>.")[2]
-
-
-def _got(value: Any) -> str:
-    """A short description of a value of the wrong kind."""
-    if isinstance(value, str):
-        return repr(value[:40])
-    if isinstance(value, NUMBERS) or value is None:
-        return repr(value)
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, Batch | Task):
-        return shorten(str(shapes(value)))
-    if inspect.isfunction(value):
-        return f"the function {value.__name__}"
-    if inspect.isclass(value):
-        return f"the class {value.__name__}"
-    if isinstance(value, list | tuple | dict | set) and not hasattr(value, "_fields"):
-        return shorten(repr(value))
-    return f"a {type(value).__name__}"

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checked import checked
 from metajax._checks import check_integers, check_row_weights, not_classes
-from metajax._kinds import checked
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 

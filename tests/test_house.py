@@ -11,14 +11,14 @@ import typing
 import pytest
 
 import metajax as mj
-from metajax import _kinds
+from metajax import _checked
 
 ROOT = pathlib.Path(mj.__file__).parent
 REPOSITORY = ROOT.parent
 ORDER = [
-    "_versions", "types", "_checks", "_kinds", "_tree", "_class_means", "differentiate", "inner",
-    "outer", "losses", "data", "nets", "modalities", "diagnostics", "algorithms", "training",
-    "plots",
+    "_versions", "types", "_checks", "_kinds", "_checked", "_tree", "_class_means",
+    "differentiate", "inner", "outer", "losses", "data", "nets", "modalities", "diagnostics",
+    "algorithms", "training", "plots",
 ]  # fmt: skip
 """The rooms, lowest first. A room imports only from rooms before it."""
 
@@ -190,7 +190,8 @@ def test_what_is_public_is_documented(name, value):
 def is_checked(function):
     """Whether `@checked` made this function, or what a `jax.jit` of it wraps."""
     while function is not None:
-        if getattr(function, "__code__", None) and function.__code__.co_filename == _kinds.__file__:
+        code = getattr(function, "__code__", None)
+        if code and code.co_filename == _checked.__file__:
             return True
         function = getattr(function, "__wrapped__", None)
     return False

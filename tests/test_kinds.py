@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import metajax as mj
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.types import Apply, Array, Count, Loss, Params, PyTree, Sample, Scalar, Size, Task
 
 KEY = jax.random.key(0)

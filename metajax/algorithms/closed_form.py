@@ -6,7 +6,7 @@ import jax
 import optax
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of
 from metajax.differentiate import Strategy
 from metajax.inner import chain, inner_loop, prototypes, ridge

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
 from metajax.inner import chain, film, inner_loop, modulate, modulated
 from metajax.losses import squared_error

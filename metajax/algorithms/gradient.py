@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
 from metajax.differentiate import (
     Strategy,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.inner import linear_head
 from metajax.nets import functional, join_params, split_params
 from metajax.types import Apply, Loss, Params

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder
 from metajax.inner import prototypes
 from metajax.losses import cross_entropy

@@ -8,8 +8,8 @@ import jax
 import optax
 from flax import nnx
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in_part
 from metajax.differentiate import first_order
 from metajax.inner import chain, identity, inner_loop, learned, prototypes

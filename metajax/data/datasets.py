@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from metajax._checked import checked
 from metajax._checks import check_no_list, shapes
-from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.data.values import Scale, as_modalities, as_scale, check_values, scaled
 from metajax.types import Array, Modalities, PyTree

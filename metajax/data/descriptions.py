@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset
 from metajax.data.splits import group_of
 from metajax.types import Modalities, PyTree

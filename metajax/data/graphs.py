@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metajax._kinds import checked
+from metajax._checked import checked
 
 _UNKNOWN = "？"
 _FIRST_OPERATOR, _LAST_OPERATOR = "\u2ff0", "\u2fff"

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.values import is_row_numbers
 from metajax.types import PyTree

@@ -9,8 +9,8 @@ from typing import Any, overload
 import jax
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.values import is_row_numbers
 from metajax.types import PyTree

@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.splits import Split, class_split
 from metajax.data.whole_files import open_whole
 

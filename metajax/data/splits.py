@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset, select
 
 

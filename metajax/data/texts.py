@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 
 _SPECIAL = ["[PAD]", "[UNK]"]  # ids 0 and 1
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_names, shapes
-from metajax._kinds import checked
 from metajax.types import Array, Modalities, PyTree, Series
 
 Scale: TypeAlias = float | tuple[tuple[str, float], ...] | None

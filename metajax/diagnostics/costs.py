@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import optax
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_weights
-from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.types import Array, PyTree, TaskLoss
 

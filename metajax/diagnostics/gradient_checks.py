@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_loss_value, check_weights
-from metajax._kinds import checked
 from metajax.diagnostics.differences import random_direction, step_width
 from metajax.diagnostics.inner_loop_checks import check_inner_loop
 from metajax.differentiate.solvers import Solver, conjugate_gradient

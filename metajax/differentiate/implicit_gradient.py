@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.differentiate.closures import hoist_constants
 from metajax.differentiate.mixed_derivatives import mixed_products
 from metajax.differentiate.solvers import Solver, conjugate_gradient

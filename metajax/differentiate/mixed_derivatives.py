@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.differentiate.closures import cotangents_of, hoist_constants, split_floats
 from metajax.differentiate.strategies import (
     Gradient,

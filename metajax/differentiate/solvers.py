@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax._tree import unit_vectors
 from metajax.types import PyTree
 

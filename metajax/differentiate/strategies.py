@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.types import Array, PyTree
 
 InnerLoss: TypeAlias = Callable[[PyTree, PyTree, Array], Array]

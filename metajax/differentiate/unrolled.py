@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.differentiate.strategies import Inner, Strategy, descend, result, solve_late
 from metajax.types import Array, PyTree
 

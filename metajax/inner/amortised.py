@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import check_fast_entry
-from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.types import Adaptation, Array, Batch, Params, PyTree
 

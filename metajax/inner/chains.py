@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import check_key
-from metajax._kinds import checked
 from metajax.types import Adaptation, Array, Batch, Params
 
 

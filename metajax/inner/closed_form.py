@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_fast_entry
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._kinds import checked
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.extend.core import Jaxpr
 
+from metajax._checked import checked
 from metajax._checks import (
     check_count,
     check_loss_value,
@@ -18,7 +19,6 @@ from metajax._checks import (
     is_concrete,
     needs_value,
 )
-from metajax._kinds import checked
 from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.inner.amortised import amortize
 from metajax.inner.rows import take

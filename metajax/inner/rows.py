@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, has_integers, shapes
-from metajax._kinds import checked
 from metajax._tree import count_rows, row_weights
 from metajax.types import Array, Batch, Sample
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checked import checked
 from metajax._checks import check_count, shapes
-from metajax._kinds import checked
 from metajax.types import Array, Params, PyTree
 
 

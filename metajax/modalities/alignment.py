@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
 from metajax.types import Array, Scalar

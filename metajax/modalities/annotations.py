@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import optax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import keep_rows, reference_rows, row_weights
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.missing import remove_modalities

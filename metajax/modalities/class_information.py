@@ -7,9 +7,9 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_counts
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._kinds import checked
 from metajax.inner.closed_form import embed_support, nearest_mean_head, write_head
 from metajax.modalities.checks import check_rule
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree

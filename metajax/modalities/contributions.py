@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.modalities.missing import presence, with_presence
 from metajax.types import Array, Modalities, PyTree
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import count_tasks, row_weights
 from metajax.outer.evaluation import Summary, evaluate
 from metajax.types import Array, Batch, Params, PyTree, Task, TaskLoss

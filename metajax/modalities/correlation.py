@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.modalities.rows import paired_rows
 from metajax.types import Array, Scalar
 

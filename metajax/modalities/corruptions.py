@@ -14,7 +14,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import largest
 from metajax.types import Array, PyTree, Series
 

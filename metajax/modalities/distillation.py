@@ -26,8 +26,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_names, check_no_modality_missing
-from metajax._kinds import checked
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.pairs import Measure, pair_weights
 from metajax.modalities.rows import paired_rows, weighted_mean

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._kinds import checked
 from metajax._tree import clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
 from metajax.modalities.checks import check_modalities

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import count_tasks, row_weights
 from metajax.inner.chains import chain
 from metajax.losses import cross_entropy

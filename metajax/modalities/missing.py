@@ -11,8 +11,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_key, check_names
-from metajax._kinds import checked
 from metajax.types import Array, Modalities
 
 Rate: TypeAlias = float | Array | Mapping[str, float | Array]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from metajax._checked import checked
 from metajax._checks import check_names
-from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.modalities.alignment import info_nce
 from metajax.modalities.encoding import Encode, encode_batch

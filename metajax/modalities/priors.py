@@ -7,7 +7,7 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.types import Array, Modalities
 
 

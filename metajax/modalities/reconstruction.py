@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax._tree import clear_absent, keep_rows
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_counts, not_classes
-from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
 from metajax.modalities.measurement import (

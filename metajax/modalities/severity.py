@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_names
-from metajax._kinds import checked
 from metajax._tree import along
 from metajax.modalities.corruptions import Corruption
 from metajax.types import Array, Modalities, PyTree

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_counts, check_fast_entry, check_no_modality_missing
 from metajax._class_means import weighted_one_hot
-from metajax._kinds import checked
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.checks import check_rule
 from metajax.modalities.encoding import Encode, encode_batch

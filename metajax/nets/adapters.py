@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from metajax._checked import checked
 from metajax._checks import takes
-from metajax._kinds import checked
 from metajax.nets.division import join_params, weights_reader
 from metajax.nets.norms import TaskNorm
 from metajax.types import Apply, Array, Modalities, Params, PyTree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.layers import check_scaled
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd, keep_valid, pool_tokens, read_series

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.types import Params, PyTree
 
 IsFast: TypeAlias = Callable[[str], bool]

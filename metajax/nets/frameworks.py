@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import takes
-from metajax._kinds import checked
 from metajax.nets.division import IsFast, divide, weights_reader
 from metajax.types import Apply, Array, Params
 

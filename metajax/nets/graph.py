@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.types import Array, Size
 
 

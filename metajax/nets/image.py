@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.layers import Conv, max_pool
 from metajax.nets.norms import Norm, TaskNorm
 from metajax.nets.tokens import TokenEncoder

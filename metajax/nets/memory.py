@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from metajax._checked import checked
 from metajax._checks import check_fast_entry
-from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax._checked import checked
 from metajax._checks import takes
-from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.nets.fusion.protocol import Fused, Fusion
 from metajax.types import Array, Modalities, Size

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import along
 from metajax.nets.layers import check_channels
 from metajax.types import Array, Size

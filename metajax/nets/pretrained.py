@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.texts import sentence_tokens, sentences_folder
 from metajax.nets.adapters import functional
 from metajax.nets.sentences import PostNormBlock, SentenceEncoder

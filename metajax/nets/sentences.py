@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.attention import Attention
 from metajax.nets.text import check_token_ids
 from metajax.nets.tokens import TokenEncoder, keep_valid, pool_tokens

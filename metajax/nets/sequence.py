@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.norms import Norm, TaskNorm
 from metajax.nets.tokens import TokenEncoder, keep_valid, read_series

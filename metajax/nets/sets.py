@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.tokens import TokenEncoder, pool_tokens, read_series
 from metajax.types import Array, Series, Size
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd
 from metajax.types import Array, Series, Size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.image import Conv4
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd, TokenEncoder, read_series

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.attention import Transformer, positions
 from metajax.nets.layers import check_scaled
 from metajax.nets.tokens import TokenEncoder

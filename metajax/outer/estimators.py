@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax._tree import unit_vectors
 from metajax.types import Array, PyTree
 

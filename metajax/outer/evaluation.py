@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import scipy.special
 
+from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
-from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, TaskLoss

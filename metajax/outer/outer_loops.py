@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checked import checked
 from metajax._checks import check_params, needs_value
-from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from metajax._checked import checked
 from metajax._checks import check_counts, check_loss_value, check_params
-from metajax._kinds import checked
 from metajax._tree import along, count_tasks
 from metajax.inner.rules import Rule
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer

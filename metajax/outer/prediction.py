@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_no_list, shapes
-from metajax._kinds import checked
 from metajax._tree import count_rows
 from metajax.outer.task_losses import after_support
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree

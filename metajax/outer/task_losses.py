@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_no_list, shapes, takes
-from metajax._kinds import checked
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
     Adaptation,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax._checked import checked
 from metajax._checks import check_params
-from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.outer.outer_loops import Info, OuterLoop, State, checked_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task

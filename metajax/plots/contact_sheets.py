@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_counts, shapes
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.strokes import draw
 from metajax.data.values import scaled

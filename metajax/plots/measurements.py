@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

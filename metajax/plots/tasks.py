@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.plots.images import RIGHT, WRONG, draw_image
 from metajax.types import Array, Task
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax._checked import checked
 from metajax._checks import needs_value
-from metajax._kinds import checked
 from metajax.outer.outer_loops import OuterLoop
 from metajax.training.records import Record
 from metajax.types import Array, PyTree

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_counts, check_state
-from metajax._kinds import checked
 from metajax.data.read.streams import Stream
 from metajax.outer.evaluation import Summary, explain_not_finite
 from metajax.outer.outer_loops import Info, OuterLoop

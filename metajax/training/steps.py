@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_metric_names, check_state
-from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.training.records import RESERVED

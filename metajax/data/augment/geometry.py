@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.augment.checks import check_image, check_range
 from metajax.data.augment.images import Augmentation
 from metajax.types import Array

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.augment.checks import check_image, check_range
 from metajax.types import Array, PyTree
 

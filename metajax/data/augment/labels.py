@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from metajax._checked import checked
 from metajax._checks import check_counts, check_labels, shapes
-from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, Batch, PyTree, Sample, Task
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_counts, shapes
-from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.augment.checks import check_range, check_sequence
 from metajax.data.augment.images import Augmentation

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_names, shapes
-from metajax._kinds import checked
 from metajax._tree import along, count_rows, row_weights
 from metajax.data.augment.images import Augmentation
 from metajax.data.tasks.drawing import at_step, with_step_of

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from jax.typing import ArrayLike
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 
 Prepare: TypeAlias = Callable[[Any], ArrayLike]
 """(feature of one example, as TensorFlow Datasets decodes it) -> array, always of one shape."""

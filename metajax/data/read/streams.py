@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_counts, shapes
-from metajax._kinds import checked
 from metajax._tree import count_tasks
 from metajax.data.datasets import Dataset
 from metajax.data.read.row_readers import REFUSED, row_reader

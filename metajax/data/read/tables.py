@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset
 from metajax.data.read.pictures import MOST_PIXELS, BrokenFile, read_pictures
 from metajax.data.read.rows import fill_gaps, kept_dataset

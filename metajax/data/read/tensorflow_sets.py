@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.catalogue import Source, conversion_command, open_split, skip_decoding
 from metajax.data.read.features import (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present

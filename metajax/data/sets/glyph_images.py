@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.sets.caches import UNREADABLE, cache_path, write_cache
 from metajax.data.sets.glyph_fonts import drawn_classes

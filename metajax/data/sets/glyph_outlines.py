@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.rows import all_present
 from metajax.data.sets.caches import UNREADABLE, cache_path, write_cache

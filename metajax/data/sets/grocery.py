@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.pictures import decode_picture

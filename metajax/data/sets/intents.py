@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import data_file_path
 from metajax.data.texts import tokenize, train_tokenizer

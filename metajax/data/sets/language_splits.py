@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.sets.languages import Phrases
 from metajax.data.splits import Split
 

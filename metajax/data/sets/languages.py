@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.sets.phrase_sources import (
     TARGET_LENGTH,

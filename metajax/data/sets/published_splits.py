@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.splits import Split, class_split, group_of
 
 CIFAR100 = {

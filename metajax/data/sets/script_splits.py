@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset
 from metajax.data.splits import Split
 

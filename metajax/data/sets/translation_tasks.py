@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.types import Array, Batch, Sample, Task
 

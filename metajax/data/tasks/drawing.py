@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import takes
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset
 from metajax.data.values import scaled
 from metajax.types import Array, Batch, Drawn, PyTree, Sample, Task

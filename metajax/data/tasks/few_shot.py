@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_counts, check_labels, check_no_list
-from metajax._kinds import checked
 from metajax._tree import clear_absent
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import (

@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.data.datasets import Dataset
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import check_counts
-from metajax._kinds import checked
 from metajax.types import Array, Batch, PyTree, Sample, Task
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_counts
-from metajax._kinds import checked
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.splits import group_of
 from metajax.data.tasks.drawing import draw_distinct, draw_task

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, PyTree, Sample, Task
 

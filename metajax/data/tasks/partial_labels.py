@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_count, check_counts, check_labels
-from metajax._kinds import checked
 from metajax._tree import row_weights
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import at_step, with_step_of

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_counts
-from metajax._kinds import checked
 from metajax.data.tasks.functions import check_noise, first_and_rest
 from metajax.types import Array, PyTree, Sample, Task
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.drawing import at_step, take_examples, take_info

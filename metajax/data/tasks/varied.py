@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax._checked import checked
 from metajax._checks import check_counts
-from metajax._kinds import checked
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import draw_distinct, swap_places, take_examples, take_info

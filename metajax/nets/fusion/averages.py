@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.fusion.protocol import Features, Fused, stack
 from metajax.types import Array
 

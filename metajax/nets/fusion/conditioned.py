@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.inner import FiLM
 from metajax.nets.fusion.protocol import Features, Fused, per_name, random_kernel, stack
 from metajax.types import Size

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.fusion.linear import Concatenation
 from metajax.nets.fusion.protocol import (
     Features,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.fusion.averages import mean
 from metajax.nets.fusion.protocol import Features, Fused, random_kernel, stack
 from metajax.types import Array, Size

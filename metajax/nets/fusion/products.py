@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax.nets.fusion.protocol import (
     Features,
     Fused,

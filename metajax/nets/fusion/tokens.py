@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metajax._kinds import checked
+from metajax._checked import checked
 from metajax._tree import along, keep_rows
 from metajax.nets.attention import Block
 from metajax.nets.fusion.protocol import Features, Fused, check_same_modalities, per_name
