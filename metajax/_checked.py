@@ -36,7 +36,7 @@ def checked(item: Checked) -> Checked:
     ...     return 2 * x
     >>> double("1")
     Traceback (most recent call last):
-    ValueError: x must be a real number, got '1'; an argument of double.
+    ValueError: x must be a finite real number, got '1'; an argument of double.
     """
     if not inspect.isclass(item):
         return _checked_function(item, item)

@@ -143,6 +143,16 @@ def is_concrete(*trees: PyTree) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Checks that a number is above 0, where it is concrete.
+
+    Raises:
+        ValueError: the name and the number.
+    """
+    if is_concrete(value) and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}.")
+
+
 def check_names(names: Iterable[str], known: Iterable[str], what: str = "the modalities") -> None:
     """Checks that names are among those that are known.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -198,6 +199,12 @@ def _is_real(value: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value is one real number, and neither NaN nor infinite, as far as it tells."""
+    is_known = isinstance(value, int | float | np.integer | np.floating)
+    return _is_real(value) and (not is_known or math.isfinite(value))
+
+
 def _is_batch(value: Any) -> bool:
     """Whether a value is a batch of arrays that have the same number of rows."""
     if not isinstance(value, Batch) or not _has_arrays(value):
@@ -239,7 +246,7 @@ _KIND_OF_HINT: dict[Any, Kind] = {
     int: Kind("a whole number", _is_whole),
     Count: Kind("a whole number, 0 or more", lambda value: _is_whole(value) and value >= 0),
     Size: Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value > 0),
-    float: Kind("a real number", _is_real),
+    float: Kind("a finite real number", _is_finite),
     Scalar: Kind("a real number", _is_real),
     bool: Kind("True or False", lambda value: isinstance(value, bool | np.bool_)),
     str: Kind("a string", lambda value: isinstance(value, str)),

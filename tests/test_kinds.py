@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,11 @@ GOOD_AND_BAD = [
     (Count, [0, np.int64(2)], [-1, True, 2.0, None]),
     (Size, [1, np.int64(2)], [0, -1, True, 2.0, None]),
     (Sequence[Size], [(1, 2), ()], [(0,), (1, 2.0), 3]),
-    (float, [0, 0.5, np.float32(1), jnp.ones(())], [True, "1", None, np.ones(1), 1j, OBJECTS]),
+    (
+        float,
+        [0, 0.5, np.float32(1), jnp.ones(())],
+        [math.inf, math.nan, np.float32(np.nan), True, "1", None, np.ones(1), 1j, OBJECTS],
+    ),
     (bool, [True, np.bool_(False)], [0, 1, None, "True", np.ones(1, bool)]),
     (str, ["", "text"], [None, 1, b"text", ["text"]]),
     (Array, [np.ones(2, ml_dtypes.bfloat16), jax.ShapeDtypeStruct((), float)], []),

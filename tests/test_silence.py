@@ -202,6 +202,51 @@ def test_targets_that_are_not_characters_are_nan():
     assert np.isnan(jax.jit(lambda batch: value_of(loss, batch)[0])(batch))
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_annotations_that_are_not_classes_are_refused_and_in_compiled_code_nan(label):
+    head = mj.linear_head(lambda params, x, key, reference: x.value["image"], entry="kind")
+    loss = mj.modalities.annotated(lambda params, batch, key: (jnp.zeros(()), {}), {"kind": head})
+    params = mj.Params({"kind": {"kernel": jnp.ones((2, 3)), "bias": jnp.arange(3.0)}}, {})
+    value = {"image": jnp.ones((2, 2)), "kind": jnp.array([label, 1])}
+
+    def total(params, present):
+        x = mj.data.as_modalities(value, {"kind": jnp.array([present, True])})
+        return loss(params, mj.Batch(x, jnp.zeros(2, jnp.int32)), KEY)[0]
+
+    with pytest.raises(ValueError, match=rf"integers from 0 to 2, .* got \[{label}\]"):
+        total(params, True)
+    run = jax.jit(jax.value_and_grad(lambda params, present: total(params, present)))
+    wrong, slope = run(params, jnp.array(True))
+    assert jnp.isnan(wrong) and jnp.isnan(slope.fast["kind"]["kernel"]).any()
+    assert_close(run(params, jnp.array(False))[0], -jax.nn.log_softmax(jnp.arange(3.0))[1])
+
+
+@pytest.mark.parametrize("token", [-1, 7])
+@pytest.mark.parametrize("name", ["text", "source", "target", "language"])
+def test_ids_outside_the_vocabulary_are_refused_and_in_compiled_code_nan(name, token):
+    rngs = nnx.Rngs(0)
+    if name == "text":
+        net, x = mj.nets.Text(7, mj.nets.GRU(2, 3, rngs=rngs), rngs=rngs), jnp.ones((2, 3), int)
+        spoiled = x.at[0, 0].set(token)
+    else:
+        net = mj.nets.Translator(7, 3, 3, width=8, heads=2, languages=2, rngs=rngs)
+        x = {"source": jnp.ones((2, 3), int), "target": jnp.ones((2, 3), int)}
+        x["language"] = jnp.ones(2, int)
+        place = (0, 0)[: x[name].ndim]
+        spoiled = x | {name: x[name].at[place].set(token)}
+    apply, params = mj.nets.functional(net)
+    with pytest.raises(ValueError, match=rf"Ids must be from 0 to ., .* got \[{token}\]"):
+        apply(params, spoiled)
+    run = jax.jit(lambda params, x: jnp.isnan(apply(params, x)).reshape(2, -1).any(1))
+    assert run(params, spoiled).tolist() == [True, False]
+
+
+def test_labels_without_a_class_are_no_shots():
+    batch = mj.Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"integers from -1 to 1, .* got \[2\]"):
+        mj.modalities.first_shots(mj.Task(batch, batch), 1, 2)
+
+
 def test_one_logit_for_two_classes_is_refused():
     with pytest.raises(ValueError, match="there must be two or more"):
         value_of(logits_loss(), mj.Batch(jnp.ones((3, 1)), jnp.zeros(3, int)))
@@ -462,6 +507,27 @@ def test_many_perturbations_of_width_3_are_right():
         return jax.jit(estimator(value, has_aux=True))(x, KEY)[1]
 
     np.testing.assert_allclose(slope(by_product), slope(by_sums), rtol=1e-3)
+
+
+# Numbers that make everything NaN
+
+
+@pytest.mark.parametrize("rate", [math.inf, math.nan])
+def test_a_rate_that_is_not_finite_is_refused(rate):
+    net = mj.nets.from_function(lambda fast, x: x @ fast, mj.Params(jnp.ones((2, 3)), {}))
+    with pytest.raises(ValueError, match="inner_rate must be a finite real number, got"):
+        mj.algorithms.maml(net, inner_rate=rate)
+    with pytest.raises(ValueError, match="initial must be a finite real number, got"):
+        mj.leaf_rates(rate)
+    with pytest.raises(ValueError, match="Hyperparameters must be finite, got"):
+        mj.learned(optax.sgd, {"learning_rate": rate})
+
+
+@pytest.mark.parametrize("name", ["info_nce", "distill_logits"])
+def test_a_temperature_of_0_is_refused(name):
+    loss = getattr(mj.modalities, name)
+    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0\.0"):
+        loss(jnp.ones((2, 2)), jnp.ones((2, 2)), temperature=0.0)
 
 
 # Kinds of arguments

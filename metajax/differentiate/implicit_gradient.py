@@ -13,12 +13,12 @@ from metajax.differentiate.closures import hoist_constants
 from metajax.differentiate.mixed_derivatives import mixed_products
 from metajax.differentiate.solvers import Solver, conjugate_gradient
 from metajax.differentiate.strategies import Inner, Strategy, descend, result
-from metajax.types import Array, PyTree
+from metajax.types import Array, PyTree, Scalar
 
 
 @checked
 def implicit(
-    solver: Solver | None = None, *, tolerance: float = 1e-3, stop: float | None = None
+    solver: Solver | None = None, *, tolerance: Scalar = 1e-3, stop: float | None = None
 ) -> Strategy:
     """Derivatives of the minimum that the steps reached, by the implicit function theorem.
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_count, shapes
+from metajax._checks import check_count, is_concrete, shapes
 from metajax.types import Array, Params, PyTree
 
 
@@ -38,12 +39,17 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
         initial: hyperparameters to start from: a number, or a pytree of numbers and arrays, which
             become floats.
 
+    Raises:
+        ValueError: a hyperparameter that is not finite.
+
     >>> rule = learned(optax.sgd, 0.5)
     >>> float(rule.init(Params(fast=jnp.ones(2), slow=()), jax.random.key(0)))
     0.5
     >>> decayed = lambda h: optax.adamw(h["rate"], eps_root=1e-8, weight_decay=h["decay"])
     >>> rule = learned(decayed, {"rate": 1e-3, "decay": 0.1})
     """
+    if is_concrete(initial) and not all(np.isfinite(one).all() for one in jax.tree.leaves(initial)):
+        raise ValueError(f"Hyperparameters must be finite, got {initial}.")
 
     @checked
     def init(params: Params, key: Array) -> PyTree:

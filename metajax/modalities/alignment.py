@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count
+from metajax._checks import check_count, check_positive
 from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
 from metajax.types import Array, Scalar
@@ -32,13 +32,15 @@ def info_nce(
         weight: [n]. None gives every row the weight 1.
 
     Raises:
-        ValueError: features that are not of one shape [n, d], or weights that are not [n].
+        ValueError: features that are not of one shape [n, d], weights that are not [n], or a
+            temperature that is not above 0.
 
     >>> round(info_nce(jnp.ones((3, 2)), jnp.ones((3, 2))).item(), 4)  # log 3
     1.0986
 
     Source: Radford et al. 2021, arXiv 2103.00020.
     """
+    check_positive("temperature", temperature)
     cosine_NxN, weight_N = _cosines(first, second, weight)
     candidate_NxN = (weight_N > 0)[None, :] | jnp.eye(len(weight_N), dtype=bool)
     logits_NxN = cosine_NxN / temperature

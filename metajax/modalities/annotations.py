@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
+from metajax._checks import not_classes
 from metajax._tree import keep_rows, reference_rows, row_weights
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.missing import remove_modalities
@@ -48,7 +49,8 @@ def annotated(
 
     Raises:
         ValueError: no head, or weights of other annotations; when traced, x that is not a
-            `Modalities` or lacks an annotation, or a head whose output has another shape.
+            `Modalities` or lacks an annotation, a head whose output has another shape, or
+            concrete classes that the head has no output for.
 
     >>> import jax, metajax as mj
     >>> value = {"image": jnp.ones((2, 3)), "strokes": jnp.array([1, 7])}
@@ -100,11 +102,15 @@ def _annotation_metrics(name: str, outputs: Array, target: Array, weight_N: Arra
         square_N = ((outputs_NxK - target_NxK) ** 2).mean(axis=1)
         return {f"{name}/loss": weighted_mean(square_N, weight_N)}
     label_N = target.astype(jnp.int32) if target.dtype == bool else target
+    wrong_N = not_classes(label_N, outputs_NxK.shape[1])
+    # A factor, so that the gradient is NaN as well.
+    one_or_nan = jnp.where(wrong_N.any(), jnp.nan, 1).astype(outputs_NxK.dtype)
+    label_N = jnp.where(wrong_N, 0, label_N)
     loss_N = optax.softmax_cross_entropy_with_integer_labels(outputs_NxK, label_N)
     correct_N = (outputs_NxK.argmax(axis=1) == label_N).astype(outputs_NxK.dtype)
     return {
-        f"{name}/loss": weighted_mean(loss_N, weight_N),
-        f"{name}/accuracy": weighted_mean(correct_N, weight_N),
+        f"{name}/loss": weighted_mean(loss_N, weight_N) * one_or_nan,
+        f"{name}/accuracy": weighted_mean(correct_N, weight_N) * one_or_nan,
     }
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_names, check_no_modality_missing
+from metajax._checks import check_names, check_no_modality_missing, check_positive
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.pairs import Measure, pair_weights
 from metajax.modalities.rows import paired_rows, weighted_mean
@@ -50,7 +50,8 @@ def distill_logits(
         weight: [n]. None gives every row the weight 1. Values in rows of weight 0 are ignored.
 
     Raises:
-        ValueError: logits that are not of one shape [n, ways], or weights that are not [n].
+        ValueError: logits that are not of one shape [n, ways], weights that are not [n], or a
+            temperature that is not above 0.
 
     >>> logits = jnp.array([[1.0, 0.0]])
     >>> distill_logits(logits, logits).item()
@@ -60,6 +61,7 @@ def distill_logits(
 
     Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531.
     """
+    check_positive("temperature", temperature)
     if jnp.ndim(student) != 2:
         raise ValueError(f"Logits must be [n, ways], got shape {jnp.shape(student)}.")
     student, teacher, weight_N = _rows(student, teacher, weight)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from metajax._checked import checked
+from metajax._checks import not_classes
 from metajax._tree import count_tasks, row_weights
 from metajax.inner.chains import chain
 from metajax.losses import cross_entropy
@@ -49,11 +50,16 @@ def first_shots(task: Task, shots: int | Array, ways: Size) -> Task:
         shots: number of support examples of each class that keep their weight.
         ways: number of classes.
 
+    Raises:
+        ValueError: labels outside -1 … ways - 1 in rows whose weight is not 0, where they are
+            concrete.
+
     >>> support = Batch(x=jnp.zeros((4, 1)), y=jnp.array([0, 0, 1, 1]))
     >>> first_shots(Task(support, support), 1, ways=2).support.weight.tolist()
     [1.0, 0.0, 1.0, 0.0]
     """
     weight_N = row_weights(task.support)
+    not_classes(task.support.y, ways, task.support.weight, least=-1)
     one_hot_NxW = jax.nn.one_hot(task.support.y, ways, dtype=jnp.int32)
     classes_NxW = one_hot_NxW * (weight_N > 0)[:, None]
     rank_N = (jnp.cumsum(classes_NxW, axis=0) * classes_NxW).sum(axis=1)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from metajax._checked import checked
 from metajax.nets.attention import Attention
-from metajax.nets.text import check_token_ids
+from metajax.nets.text import check_token_ids, look_up
 from metajax.nets.tokens import TokenEncoder, keep_valid, pool_tokens
 from metajax.types import Array, Count, Size
 
@@ -113,7 +113,8 @@ class SentenceEncoder(TokenEncoder):
             (features [n, t, width], valid bool[n, t]).
 
         Raises:
-            ValueError: ids that are not int[n, t], or texts longer than `longest`.
+            ValueError: ids that are not int[n, t] or outside the vocabulary, or texts longer than
+                `longest`.
         """
         check_token_ids(x)
         length = x.shape[1]
@@ -121,7 +122,7 @@ class SentenceEncoder(TokenEncoder):
         if length > longest:
             raise ValueError(f"Texts of {length} tokens are longer than {longest=}; cut them.")
         valid = x != 0
-        words = keep_valid(jnp.take(self.words[...], x, axis=0), valid)
+        words = keep_valid(look_up(self.words[...], x), valid)
         tokens = self.norm(words + self.places[...][None, :length])
         for block in self.blocks:
             tokens = block(tokens, valid)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
+from metajax._checks import is_concrete
 from metajax.nets.sequence import GRU, SequenceTransformer, TemporalConv
 from metajax.nets.tokens import FrontEnd
 from metajax.types import Array, Series, Size
@@ -18,7 +20,7 @@ class Text(FrontEnd):
 
     Args:
         vocabulary: number of token ids, including 0, which is padding at the end of a text. An id
-            out of range gives NaN.
+            out of range is an error, and gives NaN in compiled code.
         sequence: what reads the vectors: a `GRU`, `TemporalConv` or `SequenceTransformer`. Its
             `inputs` is the width of a vector.
         rngs: for the vectors, which are standard normal.
@@ -53,10 +55,10 @@ class Text(FrontEnd):
             A series [n, t, inputs].
 
         Raises:
-            ValueError: ids that are not int[n, t].
+            ValueError: ids that are not int[n, t], or outside the vocabulary.
         """
         check_token_ids(x)
-        return Series(jnp.take(self.embedding[...], x, axis=0), (x != 0).sum(1))
+        return Series(look_up(self.embedding[...], x), (x != 0).sum(1))
 
 
 def check_token_ids(x: Array) -> None:
@@ -70,3 +72,30 @@ def check_token_ids(x: Array) -> None:
             f"Text must be token ids int[n, t], got {x.dtype}{list(x.shape)}; turn words into ids "
             "first, such as with metajax.data.tokenize."
         )
+
+
+def look_up(vectors: Array, ids: Array) -> Array:
+    """The vector of each id.
+
+    Indexing would take the last vector for an id that has none, without a word.
+
+    Args:
+        vectors: [vocabulary, width].
+        ids: int[...].
+
+    Returns:
+        [..., width], NaN for an id outside 0 … vocabulary - 1.
+
+    Raises:
+        ValueError: such an id, where it is concrete.
+    """
+    if is_concrete(ids):
+        outside = np.unique(ids)
+        outside = outside[(outside < 0) | (outside >= len(vectors))]
+        if outside.size:
+            raise ValueError(
+                f"Ids must be from 0 to {len(vectors) - 1}, the last of the vocabulary, got "
+                f"{outside[:10].tolist()}; make the vocabulary of the net as large as the text's."
+            )
+    known = vectors.at[ids]
+    return known.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from metajax._checked import checked
 from metajax.nets.memory import Memory
+from metajax.nets.text import look_up
 from metajax.nets.translation_layers import (
     END,
     MASKED,
@@ -103,12 +104,14 @@ class Translator(nnx.Module):
         embedding = self.embedding[...]
         length = x["target"].shape[1]
         valid = x["source"][:, None] > 0
-        encoded = embedding[x["source"]] + self.source_place[...][None]
+        encoded = look_up(embedding, x["source"]) + self.source_place[...][None]
         encoded = self.encoder(encoded, (None, valid))
         shifted = jnp.pad(x["target"], ((0, 0), (RECENT, 0)), constant_values=END)
-        last = [embedding[shifted[:, place : place + length]] for place in range(RECENT)]
+        last = [look_up(embedding, shifted[:, place : place + length]) for place in range(RECENT)]
         states = self.recent(jnp.concatenate(last, axis=-1)) + self.target_place[...][None, :length]
-        language = self.language[...][x["language"]] if "language" in x else self.language[...][:1]
+        language = self.language[...][:1]
+        if "language" in x:
+            language = look_up(self.language[...], x["language"])
         states = self.before(
             states + language[:, None], (None, causal_mask(length)), (encoded, valid)
         )
@@ -128,7 +131,7 @@ class Translator(nnx.Module):
         embedding = self.embedding[...]
         target = x["target"]
         after = jnp.pad(states, ((0, 0), (0, 1), (0, 0)))[:, 1:]
-        value = self.found(jnp.concatenate([embedding[target], after], axis=-1))
+        value = self.found(jnp.concatenate([look_up(embedding, target), after], axis=-1))
         valid = (target > 0) & (weight > 0)[:, None]
         dtype = states.dtype
         return Memory(
