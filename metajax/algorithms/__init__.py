@@ -9,10 +9,10 @@ from metajax.algorithms.gradient import boil as boil
 from metajax.algorithms.gradient import fomaml as fomaml
 from metajax.algorithms.gradient import imaml as imaml
 from metajax.algorithms.gradient import maml as maml
-from metajax.algorithms.gradient import maml_plus_plus as maml_plus_plus
-from metajax.algorithms.gradient import meta_sgd as meta_sgd
-from metajax.algorithms.gradient import multi_step_weights as multi_step_weights
 from metajax.algorithms.gradient import reptile as reptile
+from metajax.algorithms.learned_steps import maml_plus_plus as maml_plus_plus
+from metajax.algorithms.learned_steps import meta_sgd as meta_sgd
+from metajax.algorithms.learned_steps import multi_step_weights as multi_step_weights
 from metajax.algorithms.learners import as_encoder as as_encoder
 from metajax.algorithms.learners import as_function as as_function
 from metajax.algorithms.learners import in_part as in_part

@@ -39,10 +39,10 @@ from metajax.modalities.reconstruction import complete as complete
 from metajax.modalities.reconstruction import completed as completed
 from metajax.modalities.reconstruction import init_completion as init_completion
 from metajax.modalities.reconstruction import prior_weights as prior_weights
-from metajax.modalities.rulers import Ruler as Ruler
-from metajax.modalities.rulers import first_crossing as first_crossing
+from metajax.modalities.ruler_results import Ruler as Ruler
+from metajax.modalities.ruler_results import first_crossing as first_crossing
+from metajax.modalities.ruler_results import ruler_table as ruler_table
 from metajax.modalities.rulers import ruler as ruler
-from metajax.modalities.rulers import ruler_table as ruler_table
 from metajax.modalities.severity import Robustness as Robustness
 from metajax.modalities.severity import corrupt as corrupt
 from metajax.modalities.severity import robustness as robustness

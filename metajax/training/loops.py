@@ -6,27 +6,26 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_counts, check_state
+from metajax._checks import check_state
 from metajax.data.read.streams import Stream
-from metajax.outer.evaluation import Summary, explain_not_finite
+from metajax.outer.evaluation import explain_not_finite
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.outer.task_losses import with_step
 from metajax.training.checkpoints import describe_run, open_checkpoints
 from metajax.training.interrupts import interruptible
 from metajax.training.progress_bars import open_bar
-from metajax.training.records import Log, Record, evaluation_record, mean_info
+from metajax.training.records import Log, Record, mean_info
+from metajax.training.reports import Evaluate, Period, Reporter
 from metajax.training.sources import Source, sampler_source, stream_source
 from metajax.training.steps import compiled_steps
-from metajax.types import Array, Params, PyTree, Sample
-
-Evaluate = Callable[[Params, Array], Mapping[str, Summary]]
+from metajax.types import Array, Count, PyTree, Sample, Size
 
 TRIED = 4
 """Tasks of the first step that are run without compilation where one of them was skipped."""
@@ -40,14 +39,14 @@ def fit(
     dataset: PyTree,
     key: Array,
     *,
-    steps: int,
+    steps: Count,
     seconds: float | None = None,
-    fuse: int = 1,
+    fuse: Size = 1,
     evaluate: Evaluate | None = None,
-    every: int = 1000,
+    every: Size = 1000,
     log: str | pathlib.Path | None = None,
     checkpoint: str | pathlib.Path | None = None,
-    empty_records: int | None = 3,
+    empty_records: Size | None = 3,
     progress: bool = True,
 ) -> tuple[Any, list[Record]]:
     """Trains until `state.step` is `steps`, and records how it goes.
@@ -102,6 +101,7 @@ def fit(
 
     >>> import optax
     >>> from metajax.outer import outer_loop
+    >>> from metajax.types import Params
     >>> task_loss = lambda params, target, key: ((params.slow - target) ** 2, {})
     >>> outer = outer_loop(task_loss, optax.sgd(0.25))
     >>> state, targets = outer.init(Params({}, jnp.zeros(()))), jnp.array([1.0, 3.0])
@@ -112,28 +112,21 @@ def fit(
     (2.0, 30)
     """
     check_state(state)
-    _check_sizes(steps, fuse, every, seconds, empty_records)
+    _check_numbers(seconds, fuse, every)
     source = _make_source(sample, dataset, key, fuse)
     most_seconds = math.inf if seconds is None else seconds
     state = jax.tree.map(jnp.copy, state)  # the compiled steps overwrite what they are given
-    records: list[Record] = []
     run = describe_run(outer, state, key)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints(checkpoint))
-        state, record = checkpoints.restore(state, run)
+        state, found = checkpoints.restore(state, run)
         done = int(state.step)
-        lines = Log(log)
-        is_unlogged = lines.go_on(done, record)
-        evaluated = _evaluation(evaluate, key)
-        if done < steps:
-            _try_evaluation(evaluate, state.params, key)
-        if record is not None and is_unlogged:
-            lines.append({**record, **evaluated(state.params, done)})
+        reporter = Reporter(Log(log), evaluate, key, empty_records)
+        reporter.start(state.params, done, found, is_over=done >= steps)
         interrupted = stack.enter_context(interruptible())
         bar = stack.enter_context(open_bar(done, steps, progress))
         take_steps = _timed_steps(outer, source, key, done)
-        period = _Period(source.tasks)
-        empty = 0
+        period = Period(source.tasks)
         ended = lambda: done >= steps or interrupted.is_set() or period.seconds >= most_seconds
         while not ended():
             number = min(fuse, every - done % every, steps - done)
@@ -144,23 +137,12 @@ def fit(
             if done % every == 0 or ended():
                 record = {"step": done, **period.record()}
                 checkpoints.save(done, state, run, record)  # before anything that may fail
-                record |= evaluated(state.params, done)
-                records.append(record)
-                lines.append(record)
-                empty = empty + 1 if "message" in record else 0
-                if empty_records is not None and empty >= empty_records:
-                    raise FloatingPointError(f"{record['message']} This was so in {empty} records.")
-    return state, records
+                reporter.report(state.params, record)
+    return state, reporter.records
 
 
-def _check_sizes(
-    steps: int, fuse: int, every: int, seconds: float | None, empty_records: int | None
-) -> None:
-    """Checks the numbers among the arguments of `fit`."""
-    check_count("steps", steps, least=0)
-    check_counts(fuse=fuse, every=every)
-    if empty_records is not None:
-        check_count("empty_records", empty_records)
+def _check_numbers(seconds: float | None, fuse: int, every: int) -> None:
+    """Checks the numbers among the arguments of `fit` as far as their annotations do not."""
     if seconds is not None and not seconds > 0:
         raise ValueError(f"{seconds=} must be positive, or None for no limit.")
     if every % fuse:
@@ -171,32 +153,6 @@ def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, f
     if isinstance(sample, Stream):
         return stream_source(sample, key, fuse)
     return sampler_source(sample, dataset, key)
-
-
-def _evaluation(evaluate: Evaluate | None, key: Array) -> Callable[[Params, Any], Record]:
-    """(params, step) -> what `evaluate` adds to the record of this step."""
-
-    def evaluated(params: Params, step: int) -> Record:
-        if evaluate is None:
-            return {}
-        return evaluation_record(evaluate(params, _evaluation_key(key, step)))
-
-    return evaluated
-
-
-def _evaluation_key(key: Array, step: Any) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(key, step), 2)
-
-
-def _try_evaluation(evaluate: Evaluate | None, params: Params, key: Array) -> None:
-    """Finds an `evaluate` that raises before the first step, and not after many of them."""
-    if evaluate is None:
-        return
-    try:
-        jax.eval_shape(evaluate, params, _evaluation_key(key, 0))
-    except Exception:
-        # It may only be that it looks at values, which abstract arrays do not have.
-        evaluate(params, _evaluation_key(key, 0))
 
 
 def _timed_steps(
@@ -250,26 +206,3 @@ def _explain_skipped(
     for number in range(min(TRIED, source.tasks)):
         is_bad = jnp.arange(source.tasks) == number
         explain_not_finite(task_loss, params, tasks, step_key, is_bad)
-
-
-class _Period:
-    """What happened since the last record, and the seconds since the start of the run."""
-
-    def __init__(self, tasks: int):
-        self.tasks = tasks
-        self.seconds = 0.0
-        self.seconds_before = 0.0
-        self.infos: list[Info] = []
-
-    def add(self, info: Info, seconds: float) -> None:
-        self.infos.append(info)
-        self.seconds += seconds
-
-    def record(self) -> Record:
-        """The record of this period. The next period starts here."""
-        steps = sum(len(info.loss) for info in self.infos)
-        speed = steps * self.tasks / (self.seconds - self.seconds_before)
-        means = mean_info(self.infos)
-        self.infos = []
-        self.seconds_before = self.seconds
-        return {"seconds": self.seconds, "tasks_per_second": speed, **means}

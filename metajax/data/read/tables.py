@@ -82,21 +82,16 @@ def table(
     value: dict[str, np.ndarray] = {}
     present: dict[str, Any] = {}
     kept = np.ones(len(lines), bool)
+    read = lambda paths: read_pictures(paths, size, grey, broken, most_pixels)
     for column in images:
-        filled = _filled(column, cells[column])
         paths = _image_paths(file.parent, column, cells[column], anywhere)
-        pictures, read = read_pictures(paths, size, grey, broken, most_pixels)
-        present[column] = filled.copy()
-        present[column][filled] = read
-        value[column] = fill_gaps(column, pictures, present[column])
-        kept &= present[column] | ~filled
+        value[column], present[column], is_broken = _images(column, cells[column], paths, read)
+        kept &= ~is_broken
     if numbers:
         columns = {column: cells[column] for column in numbers}
         value["numbers"], present["numbers"] = _numbers(file, lines, columns)
     for column, encode in texts.items():
-        present[column] = _filled(column, cells[column])
-        encoded = np.asarray(encode([cell for cell in cells[column] if cell]))
-        value[column] = fill_gaps(column, encoded, present[column])
+        value[column], present[column] = _texts(column, cells[column], encode)
 
     if len(value) > 1:
         scale = dict.fromkeys(images, 255)
@@ -167,6 +162,27 @@ def _image_paths(
     return paths
 
 
+def _images(
+    column: str,
+    cells: list[str],
+    paths: list[pathlib.Path],
+    read: Callable[[list[pathlib.Path]], tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The images [lines, ...], and bool[lines] which lines have one, and which have a broken one.
+
+    Args:
+        column: name of the column.
+        cells: of the column.
+        paths: of the cells that are not empty.
+        read: paths -> (the images that can be read, bool[paths] which these are).
+    """
+    filled = _filled(column, cells)
+    images, is_read = read(paths)
+    present = filled.copy()
+    present[filled] = is_read
+    return fill_gaps(column, images, present), present, filled & ~present
+
+
 def _leads_out(cell: str) -> bool:
     """Whether a path leads out of the folder that it is relative to."""
     return os.path.isabs(cell) or os.path.normpath(cell).split(os.sep)[0] == os.pardir
@@ -191,6 +207,15 @@ def _numbers(
                     f"Line {lines[row]} of {file} has no number in {column!r}: {cells[row]!r}."
                 ) from error
     return result, present
+
+
+def _texts(
+    column: str, cells: list[str], encode: Callable[[list[str]], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The encoded texts [lines, ...], and bool[lines] which lines have one."""
+    present = _filled(column, cells)
+    encoded = np.asarray(encode([cell for cell in cells if cell]))
+    return fill_gaps(column, encoded, present), present
 
 
 def _filled(column: str, cells: list[str]) -> np.ndarray:
