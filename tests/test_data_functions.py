@@ -134,6 +134,7 @@ def test_bad_options_are_refused(family):
     with pytest.raises(ValueError, match=r"queries must be a whole number,.* got True"):
         family(1, True)
     if family is not sinusoids:
-        for noise in (-1, float("nan")):
-            with pytest.raises(ValueError, match=rf"noise={noise} must be a standard deviation"):
-                family(1, 1, noise=noise)
+        with pytest.raises(ValueError, match="noise=-1 must be a standard deviation"):
+            family(1, 1, noise=-1)
+        with pytest.raises(ValueError, match="noise must be a finite real number, got nan"):
+            family(1, 1, noise=float("nan"))

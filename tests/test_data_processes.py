@@ -58,7 +58,8 @@ def test_the_factorisation_is_stable_in_float32(kernel, length, size):
 
 @pytest.mark.parametrize("wrong", [(0, 1), (2, 1), (1, float("inf"))])
 def test_bad_ranges_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"length must be its least and greatest value"):
+    what = "(its least and greatest value|.a finite real number, a finite real number.)"
+    with pytest.raises(ValueError, match=f"length must be {what}, "):
         gaussian_processes(1, 1, length=wrong)
-    with pytest.raises(ValueError, match=r"scale must be its least and greatest value"):
+    with pytest.raises(ValueError, match=f"scale must be {what}, "):
         gaussian_processes(1, 1, scale=wrong)

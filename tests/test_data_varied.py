@@ -165,7 +165,7 @@ def test_the_defaults_are_those_of_the_paper():
         ({"ways": (5, 4)}, r"ways\[1\] must be a whole number, 5 or more, got 4"),
         ({"ways": (2, 6), "support": 5}, r"ways=\(2, 6\) .* support=5 one example or more"),
         ({"imbalance": 0.5}, "imbalance=0.5 must be a factor"),
-        ({"imbalance": float("inf")}, "imbalance=inf must be a factor"),
+        ({"imbalance": float("inf")}, "imbalance must be a finite real number, got inf"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -290,7 +290,10 @@ def test_steps_that_kept_no_task_have_no_loss(capsys):
         ({"steps": 4, "every": 0}, "every must be a whole number, 1 or more, got 0"),
         ({"steps": 4, "fuse": 2, "every": 3}, "fuse=2 must divide every=3"),
         ({"steps": math.inf}, "steps must be a whole number,.* got inf"),
-        ({"steps": 4, "seconds": math.nan}, "seconds=nan must be positive"),
+        (
+            {"steps": 4, "seconds": math.nan},
+            "seconds must be a finite real number or None, got nan",
+        ),
         ({"steps": 4, "empty_records": 0}, "empty_records must be a whole number, 1 or more"),
     ],
 )

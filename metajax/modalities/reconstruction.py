@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,7 @@ def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[s
 
 
 @checked
-def completed(encode: Encode, decide: Apply, *, entry: str = "completion") -> Apply:
+def completed(encode: Encode, decide: Callable[..., Any], *, entry: str = "completion") -> Apply:
     """The network that encodes, completes and decides: decide(complete(encode(x))).
 
     With `apply, params = functional(nets.Multimodal(...))`, it is `completed(partial(apply,
