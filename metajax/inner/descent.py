@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,8 @@ def inner_loop(
     wants_value = not isinstance(optimizer, Rule) and needs_value(optimizer)
     whole_loss = _inner_loss(loss, proximity, None)
     step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample)
+    # Each trace would check the same optimizer again.
+    check_derivative = functools.cache(functools.partial(_check_derivative, optimizer, wants_value))
 
     @checked
     def init(params: Params, key: Array) -> Params:
@@ -103,7 +106,11 @@ def inner_loop(
                 "fast."
             )
         check_weights(params.fast, "params.fast")
-        transformation = _transformation(optimizer, params, strategy, wants_value)
+        if strategy.through_optimizer and not isinstance(optimizer, Rule):
+            leaves, structure = jax.tree.flatten(params.fast)
+            kinds = tuple((jnp.ndim(leaf), jnp.result_type(leaf)) for leaf in leaves)
+            check_derivative(structure, kinds)
+        transformation = _transformation(optimizer, params)
         # Only proximity needs the start, which otherwise is not an input of the loss.
         frozen = params if proximity else params._replace(fast=())
         inputs = (frozen, support)
@@ -148,21 +155,14 @@ def _check_arguments(
 
 
 def _transformation(
-    optimizer: optax.GradientTransformation | Rule,
-    params: Params,
-    strategy: Strategy,
-    wants_value: bool,
+    optimizer: optax.GradientTransformation | Rule, params: Params
 ) -> optax.GradientTransformation:
     """The optax transformation, which a rule builds from its parameters."""
-    if isinstance(optimizer, Rule):
-        if not jax.tree.leaves(params.rule):
-            raise ValueError(
-                "params.rule is empty; call params = adaptation.init(params, key) first."
-            )
-        return optimizer.optimizer(params.rule)
-    if strategy.through_optimizer:
-        _check_derivative(optimizer, params.fast, wants_value)
-    return optimizer
+    if not isinstance(optimizer, Rule):
+        return optimizer
+    if not jax.tree.leaves(params.rule):
+        raise ValueError("params.rule is empty; call params = adaptation.init(params, key) first.")
+    return optimizer.optimizer(params.rule)
 
 
 def _inner_loss(loss: Loss, proximity: Proximity, sample: Sample[Batch] | None) -> InnerLoss:
@@ -184,7 +184,10 @@ def _inner_loss(loss: Loss, proximity: Proximity, sample: Sample[Batch] | None) 
 
 
 def _check_derivative(
-    optimizer: optax.GradientTransformation, fast: PyTree, wants_value: bool
+    optimizer: optax.GradientTransformation,
+    wants_value: bool,
+    structure: jax.tree_util.PyTreeDef,
+    kinds: tuple[tuple[int, Any], ...],
 ) -> None:
     """Checks that the first updates have finite derivatives where gradients are zero.
 
@@ -192,10 +195,14 @@ def _check_derivative(
     make the whole meta-gradient NaN (optax#882). Single zeros are tried, and leaves that are all
     zero beside leaves that are not, as of a dead layer. An update that is undefined only where all
     gradients are zero, such as clipping by their norm, is not found.
+
+    Args:
+        optimizer: what is checked.
+        wants_value: whether it needs the loss.
+        structure: of the fast weights.
+        kinds: rank and dtype of each leaf. A small leaf of this kind stands for it.
     """
-    leaves, structure = jax.tree.flatten(fast)
-    # A small leaf of the same rank and dtype stands for each leaf.
-    ones = [np.ones((2,) * max(np.ndim(one), 1), jnp.result_type(one)) for one in leaves]
+    ones = [np.ones((2,) * max(rank, 1), dtype) for rank, dtype in kinds]
     halves = [np.where(np.arange(2), one, 0) for one in ones]
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -218,8 +225,8 @@ def _check_derivative(
     with jax.ensure_compile_time_eval():
         if _is_polynomial(jax.make_jaxpr(update)(halves, ones).jaxpr):
             return
-        odd = np.arange(len(leaves)) % 2
-        live = np.stack([odd * 0 + 1, odd, 1 - odd])[: 3 if len(leaves) > 1 else 1]
+        odd = np.arange(len(ones)) % 2
+        live = np.stack([odd * 0 + 1, odd, 1 - odd])[: 3 if len(ones) > 1 else 1]
         found = jax.jit(jax.vmap(derivatives))(live)
     # A traced step size, as under a vmap over rates, leaves no values to look at.
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found) if is_concrete(leaf)):
