@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from metajax.types import Array, Params, PyTree
+from metajax.types import Array, PyTree
 
 
 def shapes(tree: PyTree) -> PyTree:
@@ -39,12 +38,6 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least:
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}.")
-
-
-def check_counts(least: int = 1, **numbers: Any) -> None:
-    """Checks several whole numbers by name, as `check_count` does."""
-    for name, value in numbers.items():
-        check_count(name, value, least)
 
 
 def has_integers(y: Any) -> bool:
@@ -226,21 +219,6 @@ def check_loss_value(result: object) -> Array:
     return result[0]
 
 
-def check_key(key: Any) -> None:
-    """Checks that something is one random key, of either kind.
-
-    Raises:
-        ValueError: something else.
-    """
-    dtype = getattr(key, "dtype", None)
-    shape = getattr(key, "shape", None)
-    is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    is_old = dtype == jnp.uint32 and shape in ((2,), (4,))  # of threefry, and of rbg
-    if not is_new and not is_old:
-        got = type(key).__name__ if dtype is None else f"{dtype}{list(shape or ())}"
-        raise ValueError(f"key must be one random key, such as jax.random.key(0), got {got}.")
-
-
 def check_state(state: Any) -> None:
     """Checks that something is the state of an outer loop, which counts its steps.
 
@@ -249,68 +227,6 @@ def check_state(state: Any) -> None:
     """
     if not hasattr(state, "step"):
         raise ValueError(f"state must be what outer.init(params) returns, got {shapes(state)}.")
-
-
-def check_params(params: Any) -> None:
-    """Checks what an outer loop is initialised with.
-
-    Raises:
-        ValueError: not a `Params`, or a leaf that is not a floating-point array or number.
-    """
-    if not isinstance(params, Params):
-        fields = getattr(params, "_fields", ())
-        hint = "give its .params" if "params" in fields else "make one with nets.functional(module)"
-        raise ValueError(f"params must be a metajax.Params, got {type(params).__name__}; {hint}.")
-    check_weights(params)
-
-
-def check_weights(tree: PyTree, what: str = "params") -> None:
-    """Checks that every leaf of what is learned is a floating-point array or number.
-
-    Raises:
-        ValueError: the first leaf that is not, with its type.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = getattr(leaf, "dtype", None)
-        is_float = isinstance(leaf, float) or (
-            dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-        )
-        if is_float:
-            continue
-        got = type(leaf).__name__ if dtype is None else f"{dtype}{list(jnp.shape(leaf))}"
-        raise ValueError(
-            f"{what}{jax.tree_util.keystr(path)} is {got}, which gradient descent cannot learn: "
-            "weights are real floating-point arrays. Keep constants out of what is learned, such "
-            "as in a closure or in task.context, and split complex weights into a real and an "
-            "imaginary part."
-        )
-
-
-def needs_value(optimizer: optax.GradientTransformation) -> bool:
-    """Whether an optimizer needs the loss, `value=`, besides gradients and params.
-
-    It is found out by an update of one small array. An optimizer that is made for other weights,
-    and therefore raises another error, does not need it as far as is known.
-
-    Raises:
-        ValueError: an optimizer that needs the loss at other weights, or params of its own.
-    """
-    extended = optax.with_extra_args_support(optimizer)
-    weights = np.ones(2, np.float32)
-    try:
-        jax.eval_shape(lambda: extended.update(weights, extended.init(weights), weights))
-    except Exception as error:  # an optimizer may raise anything
-        text = str(error)
-        needs_more = ("'value_fn'", "no attribute 'fast'", "must be provided")
-        if any(part in text for part in needs_more):
-            raise ValueError(
-                "The optimizer cannot take a step of plain weights from their gradient and the "
-                f"loss: {text}. Line searches (optax.lbfgs, scale_by_backtracking_linesearch) "
-                "evaluate the loss at other weights, and optax.lookahead has params of its own: "
-                "use another optimizer, or lbfgs(linesearch=None)."
-            ) from error
-        return "'value'" in text
-    return False
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_labels, check_row_weights, not_classes
+from metajax._checks import check_labels, check_row_weights, not_classes
 from metajax._tree import row_weights
 from metajax.types import Array, Batch
 
@@ -17,11 +17,10 @@ def weighted_one_hot(batch: Batch, ways: int) -> Array:
     other label that is no class is NaN.
 
     Raises:
-        ValueError: ways below 1, labels that are not int[examples], or weights that are not
+        ValueError: labels that are not int[examples], or weights that are not
             [examples]; where they are concrete, labels outside -1 … ways - 1 in rows whose weight
             is not 0, or negative weights.
     """
-    check_count("ways", ways)
     check_labels(batch.y)
     check_row_weights(batch.weight, len(batch.y))
     wrong_N = not_classes(batch.y, ways, batch.weight, least=-1)

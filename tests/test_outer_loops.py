@@ -190,7 +190,9 @@ def test_errors_say_what_to_do():
         ValueError, match="tasks_at_once=3 must divide the number of tasks, which is 4"
     ):
         problem.outer.step(state, tasks, KEY)
-    with pytest.raises(ValueError, match="tasks_at_once must be a whole number, 1 or more, got 0"):
+    with pytest.raises(
+        ValueError, match="tasks_at_once must be a whole number, 1 or more or None, got 0"
+    ):
         mj.evaluate(problem.task_loss, problem.params, tasks, KEY, tasks_at_once=0)
     with pytest.raises(ValueError, match="same, positive length"):
         problem.outer.step(state, tasks._replace(query=make_tasks(number=5).query), KEY)

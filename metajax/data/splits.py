@@ -68,11 +68,6 @@ def class_split(
     >>> split.parts["train"], split.digest
     (('Greek/alpha', 'Greek/beta'), '818167411397')
     """
-    if strings := [part for part, wanted in parts.items() if isinstance(wanted, str)]:
-        raise ValueError(
-            f"Parts {strings} of {name!r} must be lists of class names or predicates, not one "
-            f"string."
-        )
     chosen = {part: _names_of(wanted, names) for part, wanted in parts.items()}
     return _checked(Split(name, chosen))
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metajax._checked import checked
-from metajax._checks import check_counts
 from metajax._tree import largest
-from metajax.types import Array
+from metajax.types import Array, Size
 
 _PEN = 1.5  # width of the line in pixels
 
@@ -93,7 +92,7 @@ def resample(
 
 
 @checked
-def draw(strokes: Array, *, frames: int, size: int) -> Array:
+def draw(strokes: Array, *, frames: Size, size: Size) -> Array:
     """The video of each drawing, [n, frames, size, size, 1] from 0 to 1, ink bright.
 
     Frame i shows what was drawn at the time (i + 1)/frames; of a line, the part drawn so far. The
@@ -109,7 +108,6 @@ def draw(strokes: Array, *, frames: int, size: int) -> Array:
     Raises:
         ValueError: not four columns; `frames` or `size` below 1.
     """
-    check_counts(frames=frames, size=size)
     if strokes.ndim != 3 or strokes.shape[-1] != 4:
         raise ValueError(f"Need strokes [n, points, (x, y, t, start)], got {strokes.shape}.")
     now = jnp.arange(1, frames + 1, dtype=strokes.dtype) / frames

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_count
+from metajax.types import Size
 
 _SPECIAL = ["[PAD]", "[UNK]"]  # ids 0 and 1
 
@@ -60,7 +60,9 @@ def train_tokenizer(texts: Sequence[str], *, size: int) -> Any:
 
 
 @checked
-def tokenize(tokenizer: Any, texts: Sequence[str], *, length: int, cut: bool = False) -> np.ndarray:
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], *, length: Size, cut: bool = False
+) -> np.ndarray:
     """Token ids int32[texts, length], with zeros as padding at the end.
 
     Args:
@@ -75,7 +77,6 @@ def tokenize(tokenizer: Any, texts: Sequence[str], *, length: int, cut: bool = F
         ValueError: no texts, an empty one, a longer one, or one with a token of id 0; a length
             below 1.
     """
-    check_count("length", length)
     _check_not_empty(texts)
     encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     rows = [encoding.ids for encoding in encodings]

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_weights
+from metajax._learnable import check_weights
 from metajax._tree import count_tasks
-from metajax.types import Array, PyTree, TaskLoss
+from metajax.types import Array, Count, PyTree, TaskLoss
 
 
 class Cost(NamedTuple):
@@ -45,7 +45,7 @@ def estimate_cost(
     params: PyTree,
     tasks: PyTree,
     *,
-    repeats: int = 0,
+    repeats: Count = 0,
 ) -> dict[str, Cost]:
     """Memory, work, time and bias of the meta-gradient under each strategy.
 
@@ -76,7 +76,6 @@ def estimate_cost(
     >>> costs["squared"].flops, costs["squared"].run_seconds
     (288, None)
     """
-    check_count("repeats", repeats, least=0)
     check_weights(params)
     programs: dict[str, Any] = {}
     costs: dict[str, Cost] = {}

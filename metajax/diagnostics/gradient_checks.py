@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_loss_value, check_weights
+from metajax._checks import check_loss_value
+from metajax._learnable import check_weights
 from metajax.diagnostics.differences import random_direction, step_width
 from metajax.diagnostics.inner_loop_checks import check_inner_loop
 from metajax.differentiate.solvers import Solver, conjugate_gradient

@@ -11,7 +11,6 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.differentiate.closures import cotangents_of, hoist_constants, split_floats
 from metajax.differentiate.strategies import (
     Gradient,
@@ -22,14 +21,14 @@ from metajax.differentiate.strategies import (
     result,
     solve_late,
 )
-from metajax.types import Array, PyTree
+from metajax.types import Array, Count, PyTree
 
 Products: TypeAlias = Callable[[InnerLoss, PyTree, PyTree, PyTree, Array], tuple[PyTree, PyTree]]
 """(loss, fast, inputs, u, key) -> (cotangent of fast, cotangent of inputs)."""
 
 
 @checked
-def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
+def mixed_mode(*, remat: Count = 1, save_gradients: bool = True) -> Strategy:
     """Exact derivatives by forward-over-reverse products (MixFlow-MG): little memory.
 
     Reverse mode through g = ∇_θ L(θ, η) needs only uᵀ∂g/∂θ and uᵀ∂g/∂η. The Hessian ∂g/∂θ is
@@ -54,7 +53,6 @@ def mixed_mode(*, remat: int = 1, save_gradients: bool = True) -> Strategy:
 
     Source: Kemaev et al. 2025, arXiv 2505.00793.
     """
-    check_count("remat", remat, 0)
     policy = None
     if save_gradients:
         policy = jax.checkpoint_policies.save_only_these_names("inner_gradient")

@@ -11,16 +11,15 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax._tree import unit_vectors
-from metajax.types import PyTree
+from metajax.types import Count, PyTree, Size
 
 Solver: TypeAlias = Callable[[Callable[[PyTree], PyTree], PyTree], PyTree]
 """(v -> Hv, right-hand side b) -> approximately H⁻¹b, for a symmetric H."""
 
 
 @checked
-def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
+def conjugate_gradient(*, steps: Size = 100, tolerance: float = 1e-6) -> Solver:
     """JAX's conjugate gradient method, for a positive definite H.
 
     H is positive definite at a strict minimum, and for any loss with enough proximity.
@@ -32,7 +31,6 @@ def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
     Raises:
         ValueError: steps below 1.
     """
-    check_count("steps", steps)
 
     def solver(product: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
         solution, _ = jax.scipy.sparse.linalg.cg(product, b, tol=tolerance, maxiter=steps)
@@ -42,7 +40,7 @@ def conjugate_gradient(*, steps: int = 100, tolerance: float = 1e-6) -> Solver:
 
 
 @checked
-def neumann(*, terms: int, rate: float) -> Solver:
+def neumann(*, terms: Count, rate: float) -> Solver:
     """The Neumann series H⁻¹b ≈ α Σₖ (I - αH)ᵏ b, k = 0 … terms.
 
     It equals terms + 1 steps of gradient descent on ½xᵀHx - bᵀx from zero, and converges where
@@ -59,7 +57,6 @@ def neumann(*, terms: int, rate: float) -> Solver:
     Raises:
         ValueError: terms below 0, or a rate that is not positive.
     """
-    check_count("terms", terms, 0)
     if not rate > 0:
         raise ValueError(f"{rate=} must be positive, and below 2 over the largest eigenvalue of H.")
 

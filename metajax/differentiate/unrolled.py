@@ -5,13 +5,12 @@ from __future__ import annotations
 import jax
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.differentiate.strategies import Inner, Strategy, descend, result, solve_late
-from metajax.types import Array, PyTree
+from metajax.types import Array, Count, PyTree, Size
 
 
 @checked
-def unroll(*, remat: int = 0) -> Strategy:
+def unroll(*, remat: Count = 0) -> Strategy:
     """Exact derivatives through every step. Memory grows with the number of steps.
 
     Args:
@@ -25,7 +24,6 @@ def unroll(*, remat: int = 0) -> Strategy:
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400; recursive checkpointing, Chen et al.
     2016, arXiv 1604.06174.
     """
-    check_count("remat", remat, 0)
 
     def solve(inner: Inner, keys: Array) -> PyTree:
         return result(inner, descend(jax.grad(inner.loss), inner, keys, remat=remat))
@@ -54,7 +52,7 @@ def first_order() -> Strategy:
 
 
 @checked
-def truncated(last: int) -> Strategy:
+def truncated(last: Size) -> Strategy:
     """Differentiates the last steps only. It takes the memory of `last` steps, and is biased.
 
     The optimizer's state at the cut is a constant. The start keeps a gradient, because the steps
@@ -70,7 +68,6 @@ def truncated(last: int) -> Strategy:
 
     Source: Shaban et al. 2019, arXiv 1810.10667.
     """
-    check_count("last", last)
 
     def solve(inner: Inner, keys: Array) -> PyTree:
         return solve_late(jax.grad(inner.loss), inner, keys, last)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 
 from metajax._checked import checked
-from metajax._checks import check_key
 from metajax.types import Adaptation, Array, Batch, Params
 
 
@@ -63,7 +62,6 @@ def chain(*links: Adaptation, **named_links: Adaptation) -> Adaptation:
     def adapt(params: Params, support: Batch, key: Array) -> Params:
         rules = _rules_of(params, len(every_link), list(named_links))
         for number, (link, rule) in enumerate(zip(every_link, rules, strict=True)):
-            check_key(key)
             link_key = jax.random.fold_in(key, number)
             adapted = link.adapt(params._replace(rule=rule), support, link_key)
             params = params._replace(fast=adapted.fast)

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_fast_entry
+from metajax._checks import check_fast_entry
 from metajax._class_means import class_means, weighted_one_hot
 from metajax._tree import reference_rows, row_weights
-from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
+from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 ABSENT = -1e9
 """Head bias of a class without support. It is finite, and no softmax gives the class any weight."""
 
 
 @checked
-def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
+def prototypes(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptation:
     """Writes the head of nearest class means (prototypical networks).
 
     cₖ = Σᵢ wᵢ [yᵢ = k] f(xᵢ) / Σᵢ wᵢ [yᵢ = k], and the logits are 2 f(x)·cₖ - |cₖ|², which equals
@@ -47,7 +47,6 @@ def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
     Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175; as a linear head, Triantafillou et al.
     2020, arXiv 1903.03096, section 3.1.
     """
-    check_count("ways", ways)
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
@@ -60,7 +59,7 @@ def prototypes(embed: Apply, ways: int, *, entry: str = "head") -> Adaptation:
 
 
 @checked
-def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adaptation:
+def ridge(embed: Apply, ways: Size | None = None, *, entry: str = "head") -> Adaptation:
     """Writes the head of ridge regression (R2-D2).
 
     W = (XᵀDX + λI)⁻¹ XᵀDY with the row weights D, and the logits are a X W + b. λ, a and b are
@@ -82,8 +81,6 @@ def ridge(embed: Apply, ways: int | None = None, *, entry: str = "head") -> Adap
 
     Source: Bertinetto et al. 2019, arXiv 1805.08136.
     """
-    if ways is not None:
-        check_count("ways", ways)
 
     @checked
     def init(params: Params, key: Array) -> Params:

@@ -13,18 +13,13 @@ import optax
 from jax.extend.core import Jaxpr
 
 from metajax._checked import checked
-from metajax._checks import (
-    check_count,
-    check_loss_value,
-    check_weights,
-    is_concrete,
-    needs_value,
-)
+from metajax._checks import check_loss_value, is_concrete
+from metajax._learnable import check_weights, needs_value
 from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll
 from metajax.inner.rules import Rule
-from metajax.types import Adaptation, Array, Batch, Loss, Params, PyTree, Sample
+from metajax.types import Adaptation, Array, Batch, Count, Loss, Params, PyTree, Sample
 
 UPDATES = 3
 """Updates whose derivative is checked. That of `optax.radam` is NaN from the third one on."""
@@ -40,7 +35,7 @@ def inner_loop(
     loss: Loss,
     optimizer: optax.GradientTransformation | Rule,
     *,
-    steps: int,
+    steps: Count,
     differentiate: Strategy | None = None,
     proximity: Proximity = 0.0,
     sample: Sample[Batch] | None = None,
@@ -126,19 +121,13 @@ def inner_loop(
 
 
 def _check_arguments(
-    optimizer: object, steps: object, strategy: object, proximity: Proximity, path: bool
+    optimizer: object, steps: int, strategy: Strategy, proximity: Proximity, path: bool
 ) -> None:
-    """Checks the arguments of `inner_loop`."""
-    check_count("steps", steps, 0)
+    """Checks the arguments of `inner_loop` as far as their annotations do not."""
     if not isinstance(optimizer, (optax.GradientTransformation, Rule)):
         raise ValueError(
             "optimizer must be an optax.GradientTransformation or a metajax.Rule, got "
             f"{optimizer!r}."
-        )
-    if not isinstance(strategy, Strategy):
-        raise ValueError(
-            "differentiate must be a strategy, such as unroll() or first_order(), got "
-            f"{strategy!r}."
         )
     if not strategy.through_steps and (path or isinstance(optimizer, Rule)):
         raise ValueError(

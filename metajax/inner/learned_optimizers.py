@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_count, shapes
+from metajax._checks import shapes
 from metajax.inner.rules import Rule
-from metajax.types import Array, Params, PyTree
+from metajax.types import Array, Params, PyTree, Size
 
 _DECAYS = (0.5, 0.9, 0.99)
 """Decays of the averages of the gradient: over about 2, 10 and 100 steps."""
 
 
 @checked
-def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
+def learned_optimizer(rate: float, *, hidden: Size = 16) -> Rule:
     """A network for every parameter, which corrects Adam: Δθ = -rate e^a (m/√v + b).
 
     (a, b) = MLP(features). The features of a weight are its gradient, the averages of its gradient
@@ -36,7 +36,6 @@ def learned_optimizer(rate: float, *, hidden: int = 16) -> Rule:
 
     Source: after Metz et al. 2020, arXiv 2009.11243.
     """
-    check_count("hidden", hidden)
     inputs = 2 + 2 * len(_DECAYS) + 3
 
     @checked

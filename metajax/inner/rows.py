@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, has_integers, shapes
+from metajax._checks import has_integers, shapes
 from metajax._tree import count_rows, row_weights
-from metajax.types import Array, Batch, Sample
+from metajax.types import Array, Batch, Sample, Size
 
 
 @checked
@@ -34,7 +34,7 @@ def take(batch: Batch, rows: Array) -> Batch:
 
 
 @checked
-def minibatch(size: int) -> Sample[Batch]:
+def minibatch(size: Size) -> Sample[Batch]:
     """Draws rows without replacement, for `inner_loop(sample=minibatch(size))`.
 
     Padded rows, which are those of weight 0, are drawn only after all others. A batch without
@@ -54,7 +54,6 @@ def minibatch(size: int) -> Sample[Batch]:
     >>> sorted(minibatch(2)(batch, jax.random.key(0)).x.tolist())
     [0, 3]
     """
-    check_count("size", size)
 
     @checked
     def sample(batch: Batch, key: Array) -> Batch:

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_count, is_concrete, shapes
-from metajax.types import Array, Params, PyTree
+from metajax._checks import is_concrete, shapes
+from metajax.types import Array, Params, PyTree, Size
 
 
 class Rule(NamedTuple):
@@ -59,7 +59,7 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
 
 
 @checked
-def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
+def learned_rates(initial: float, *, steps: Size | None = None) -> Rule:
     """Meta-SGD: gradient descent with a learned step size for every fast weight.
 
     θ' = θ - α ⊙ ∇L(θ).
@@ -79,7 +79,7 @@ def learned_rates(initial: float, *, steps: int | None = None) -> Rule:
 
 
 @checked
-def leaf_rates(initial: float, *, steps: int | None = None) -> Rule:
+def leaf_rates(initial: float, *, steps: Size | None = None) -> Rule:
     """Gradient descent with a learned step size for every leaf of the fast weights.
 
     With `steps` it is the rule of MAML++. Arguments and errors are those of `learned_rates`.
@@ -90,7 +90,7 @@ def leaf_rates(initial: float, *, steps: int | None = None) -> Rule:
 
 
 @checked
-def shared_rate(initial: float, *, steps: int | None = None) -> Rule:
+def shared_rate(initial: float, *, steps: Size | None = None) -> Rule:
     """Gradient descent with one learned step size for all fast weights.
 
     With `steps` it is a learned schedule. Arguments and errors are those of `learned_rates`.
@@ -105,8 +105,6 @@ def _descent_with_rates(
 
     `like` maps the fast weights to a tree with one leaf for each array of step sizes.
     """
-    if steps is not None:
-        check_count("steps", steps)
     axis = () if steps is None else (steps,)
 
     @checked

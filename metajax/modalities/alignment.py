@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_positive
+from metajax._checks import check_positive
 from metajax._tree import largest
 from metajax.modalities.rows import paired_rows, weighted_mean
-from metajax.types import Array, Scalar
+from metajax.types import Array, Scalar, Size
 
 
 @checked
@@ -112,7 +112,7 @@ def triplet(
 
 
 @checked
-def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) -> Array:
+def recall(first: Array, second: Array, k: Size, *, weight: Array | None = None) -> Array:
     """Recall at k: how often the partner of a row is among the k closest rows of `second`.
 
     The partner of row i of `first` is row i of `second`. Closeness is the cosine. A row that is
@@ -137,7 +137,6 @@ def recall(first: Array, second: Array, k: int, *, weight: Array | None = None) 
     >>> recall(views, views, 1).item(), recall(views, views[::-1], 1).item()
     (1.0, 0.0)
     """
-    check_count("k", k)
     cosine_NxN, weight_N = _cosines(first, second, weight)
     others_NxN = (weight_N > 0)[None, :] & ~jnp.eye(len(weight_N), dtype=bool)
     farther_NxN = cosine_NxN < jnp.diagonal(cosine_NxN)[:, None]

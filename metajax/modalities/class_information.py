@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_counts
 from metajax._class_means import class_means, weighted_one_hot
 from metajax.inner.closed_form import embed_support, nearest_mean_head, write_head
 from metajax.modalities.checks import check_rule
-from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
+from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 
 class Describe(Protocol):
@@ -27,7 +26,7 @@ class Describe(Protocol):
 
 @checked
 def adaptive_prototypes(
-    embed: Apply, describe: Describe, ways: int, width: int, *, entry: str = "head"
+    embed: Apply, describe: Describe, ways: Size, width: Size, *, entry: str = "head"
 ) -> Adaptation:
     """Writes the head of class means mixed with side information about the class (AM3).
 
@@ -51,7 +50,6 @@ def adaptive_prototypes(
     Source: AM3, Xing et al. 2019, arXiv 1902.07104; zero-shot with a graph, Wang et al. 2018,
     arXiv 1803.08035.
     """
-    check_counts(ways=ways, width=width)
 
     @checked
     def init(params: Params, key: Array) -> Params:
@@ -72,7 +70,7 @@ def adaptive_prototypes(
 
 @checked
 def cross_modal_prototypes(
-    embed: Apply, describe: Describe, ways: int, *, entry: str = "head"
+    embed: Apply, describe: Describe, ways: Size, *, entry: str = "head"
 ) -> Adaptation:
     """Writes the head of class means that count side information as one more shot.
 
@@ -91,7 +89,6 @@ def cross_modal_prototypes(
 
     Source: Lin et al. 2023, arXiv 2301.06267.
     """
-    check_count("ways", ways)
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
@@ -106,7 +103,7 @@ def cross_modal_prototypes(
 
 @checked
 def described_head(
-    describe: Describe, ways: int, width: int, *, hidden: int = 64, entry: str = "head"
+    describe: Describe, ways: Size, width: Size, *, hidden: Size = 64, entry: str = "head"
 ) -> Adaptation:
     """Writes a head that a hypernetwork computes from side information about the classes.
 
@@ -128,7 +125,6 @@ def described_head(
 
     Source: Jackson et al. 2022, arXiv 2210.04843.
     """
-    check_counts(ways=ways, width=width, hidden=hidden)
 
     @checked
     def init(params: Params, key: Array) -> Params:

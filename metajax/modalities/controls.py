@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._tree import count_tasks, row_weights
 from metajax.outer.evaluation import Summary, evaluate
-from metajax.types import Array, Batch, Params, PyTree, Task, TaskLoss
+from metajax.types import Array, Batch, Params, PyTree, Size, Task, TaskLoss
 
 
 @checked
@@ -19,7 +19,7 @@ def compare_side_information(
     key: Array,
     *,
     names_only: PyTree | None = None,
-    tasks_at_once: int | None = None,
+    tasks_at_once: Size | None = None,
 ) -> dict[str, dict[str, Summary]]:
     """Evaluates a learner with its side information, and with controls in place of it.
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_fast_entry, check_no_modality_missing
+from metajax._checks import check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
 from metajax._tree import clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode, encode_batch
-from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
+from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 
 @checked
-def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adaptation:
+def modal_prototypes(encode: Encode, ways: Size, *, entry: str = "head") -> Adaptation:
     """Writes the head of nearest class means of each modality; `late_head` applies the heads.
 
     The score of class k in modality m is sₘₖ = 2 fₘ·cₘₖ - |cₘₖ|². cₘₖ is the weighted mean of the
@@ -42,7 +42,6 @@ def modal_prototypes(encode: Encode, ways: int, *, entry: str = "head") -> Adapt
 
     Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175, for one modality.
     """
-    check_count("ways", ways)
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:

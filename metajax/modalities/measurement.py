@@ -67,7 +67,7 @@ def first_shots(task: Task, shots: int | Array, ways: Size) -> Task:
 
 
 @checked
-def encode_tasks(encode: Encode, params: Params, tasks: Task, *, tasks_at_once: int = 16) -> Task:
+def encode_tasks(encode: Encode, params: Params, tasks: Task, *, tasks_at_once: Size = 16) -> Task:
     """The same tasks with features in place of inputs, for a frozen encoder.
 
     Use it to encode once what several adaptations read; their encoder is then

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_key, check_names
+from metajax._checks import check_names
 from metajax.types import Array, Modalities
 
 Rate: TypeAlias = float | Array | Mapping[str, float | Array]
@@ -151,7 +151,6 @@ def _mask_probabilities(
 
 def _draw(present_NxM: Array, rate_M: Array, key: Array, keep_one: bool) -> Array:
     """Which modalities stay present, bool[n, M]."""
-    check_key(key)
     drop_key, keep_key = jax.random.split(key)
     uniform_NxM = jax.random.uniform(drop_key, present_NxM.shape, rate_M.dtype)
     kept_NxM = present_NxM & (uniform_NxM >= rate_M[None])

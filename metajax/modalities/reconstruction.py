@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax._tree import clear_absent, keep_rows
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode
-from metajax.types import Apply, Array, Modalities, Params, PyTree
+from metajax.types import Apply, Array, Modalities, Params, PyTree, Size
 
 _SOFTPLUS_IS_ONE = math.log(math.e - 1)
 """softplus of it is 1."""
@@ -22,7 +21,7 @@ _SOFTPLUS_IS_ONE = math.log(math.e - 1)
 
 @checked
 def init_completion(
-    priors: Mapping[str, Array], key: Array, *, hidden: int = 32
+    priors: Mapping[str, Array], key: Array, *, hidden: Size = 32
 ) -> dict[str, PyTree]:
     """The parameters of `complete` before training.
 
@@ -40,7 +39,6 @@ def init_completion(
     Raises:
         ValueError: priors that are not real numbers [K, d], or hidden below 1.
     """
-    check_count("hidden", hidden)
     shapes = {name: jnp.shape(prior) for name, prior in priors.items()}
     real = all(jnp.issubdtype(jnp.result_type(prior), jnp.inexact) for prior in priors.values())
     if not shapes or not real or any(len(shape) != 2 for shape in shapes.values()):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts, check_fast_entry, check_no_modality_missing
+from metajax._checks import check_fast_entry, check_no_modality_missing
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.checks import check_rule
@@ -17,12 +17,12 @@ from metajax.modalities.support_statistics import (
     leave_one_out_scores,
     modality_statistics,
 )
-from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree
+from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree, Size
 
 
 @checked
 def support_weights(
-    encode: Encode, ways: int, *, hidden: int = 16, entry: str = "modality_weights"
+    encode: Encode, ways: Size, *, hidden: Size = 16, entry: str = "modality_weights"
 ) -> Adaptation:
     """Writes the log-weight of each modality, which a small network computes from the support set.
 
@@ -58,7 +58,6 @@ def support_weights(
     >>> adapted.fast["modality_weights"]["audio"].item()  # static weights before training
     1.0
     """
-    check_counts(ways=ways, hidden=hidden)
     inputs = 2 * len(STATISTICS)
 
     @checked
@@ -100,7 +99,7 @@ def support_weights(
 
 
 @checked
-def leave_one_out_loss(encode: Encode, ways: int, *, entry: str = "modality_weights") -> Loss:
+def leave_one_out_loss(encode: Encode, ways: Size, *, entry: str = "modality_weights") -> Loss:
     """Cross-entropy of each support example under the class means of the other examples.
 
     It is a loss that log-weights of modalities can descend in an inner loop: if only they are fast,
@@ -122,7 +121,6 @@ def leave_one_out_loss(encode: Encode, ways: int, *, entry: str = "modality_weig
         ValueError: ways below 1; when traced, a batch whose x is not a `Modalities`, labels that
             are not int[examples], or log-weights that lack a modality.
     """
-    check_counts(ways=ways)
 
     @checked
     def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:

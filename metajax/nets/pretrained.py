@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.texts import sentence_tokens, sentences_folder
 from metajax.nets.adapters import functional
 from metajax.nets.sentences import PostNormBlock, SentenceEncoder
+from metajax.types import Size
 
 Saved = dict[str, np.ndarray]
 
@@ -54,7 +54,7 @@ def pretrained_sentences(outputs: int = 1, *, rngs: nnx.Rngs) -> SentenceEncoder
 
 @checked
 def sentence_features(
-    texts: Sequence[str], *, length: int = 254, cut: bool = False, at_once: int = 64
+    texts: Sequence[str], *, length: int = 254, cut: bool = False, at_once: Size = 64
 ) -> np.ndarray:
     """The vector of each text by the pretrained sentence encoder.
 
@@ -75,7 +75,6 @@ def sentence_features(
         ValueError: texts that `data.sentence_tokens` refuses, or `at_once` below 1.
         ImportError: without the package of the weights, or without tokenizers or safetensors.
     """
-    check_count("at_once", at_once)
     tokens = sentence_tokens(texts, length=length, cut=cut)
     apply, params = functional(pretrained_sentences(rngs=nnx.Rngs(0)))
     encode = jax.jit(apply, static_argnames="method")

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax._tree import unit_vectors
-from metajax.types import Array, PyTree
+from metajax.types import Array, PyTree, Size
 
 
 @checked
@@ -69,7 +68,7 @@ def forward(
 
 
 @checked
-def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
+def evolution(*, pairs: Size, std: float) -> Callable[..., Any]:
     """Antithetic evolution strategies: an estimate of the gradient from values only.
 
     ∇E L(φ + σε) ≈ 1/(2nσ) Σᵢ (L(φ + σεᵢ) - L(φ - σεᵢ)) εᵢ with Gaussian noise ε. It is unbiased for
@@ -90,7 +89,6 @@ def evolution(*, pairs: int, std: float) -> Callable[..., Any]:
 
     Source: Salimans et al. 2017, arXiv 1703.03864; Metz et al. 2019, arXiv 1810.10180.
     """
-    check_count("pairs", pairs)
     if not std > 0:
         raise ValueError(f"{std=} must be positive.")
 

@@ -12,7 +12,7 @@ from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
-from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
+from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
 
 
 class Summary(NamedTuple):
@@ -37,7 +37,7 @@ def evaluate(
     tasks: PyTree,
     key: Array,
     *,
-    tasks_at_once: int | None = None,
+    tasks_at_once: Size | None = None,
     axis_name: str | None = None,
 ) -> dict[str, Summary]:
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_count, check_key
 from metajax._tree import count_tasks
 from metajax.types import Array, Params, PyTree
 
@@ -42,10 +41,8 @@ def chunk_tasks(
         ValueError: no tasks, leaves that differ in their number of tasks, or `tasks_at_once` that
             does not divide it.
     """
-    check_key(key)
     number = count_tasks(tasks)
     size = _fitting_size(number, params, tasks) if tasks_at_once is None else tasks_at_once
-    check_count("tasks_at_once", size)
     if number % size:
         raise ValueError(f"{tasks_at_once=} must divide the number of tasks, which is {number}.")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(number))

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_params, needs_value
+from metajax._learnable import check_params, needs_value
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step
-from metajax.types import Array, Metrics, Params, PyTree, TaskLoss
+from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
 
 
 class State(NamedTuple):
@@ -75,7 +75,7 @@ def outer_loop(
     optimizer: optax.GradientTransformation,
     *,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
-    tasks_at_once: int | None = None,
+    tasks_at_once: Size | None = None,
     axis_name: str | None = None,
 ) -> OuterLoop[State]:
     """Descends the mean task loss: φ ← φ + optimizer(∇φ mean_τ L(φ, τ)).

@@ -11,11 +11,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
-from metajax._checks import check_counts, check_loss_value, check_params
+from metajax._checks import check_loss_value
+from metajax._learnable import check_params
 from metajax._tree import along, count_tasks
 from metajax.inner.rules import Rule
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
-from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Task
+from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Size, Task
 
 
 class PersistentState(NamedTuple):
@@ -50,9 +51,9 @@ def persistent(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    horizon: int,
-    truncation: int,
-    pairs: int,
+    horizon: Size,
+    truncation: Size,
+    pairs: Size,
     std: float,
     start: Callable[[Params, Array], PyTree] | None = None,
     sample: Sample[Batch] | None = None,
@@ -103,7 +104,6 @@ def persistent(
             f"persistent() trains a metajax.Rule, such as learned_optimizer(1e-3), got {rule!r}."
         )
     optimizer, wants_value = checked_optimizer(optimizer)
-    check_counts(horizon=horizon, truncation=truncation, pairs=pairs)
     if horizon % truncation or not std > 0:
         raise ValueError(f"{truncation=} must divide {horizon=}, and {std=} must be positive.")
 

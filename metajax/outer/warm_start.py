@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_params
+from metajax._learnable import check_params
 from metajax._tree import count_tasks
 from metajax.outer.outer_loops import Info, OuterLoop, State, checked_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task

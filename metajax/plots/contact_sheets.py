@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_counts, shapes
+from metajax._checks import shapes
 from metajax.data.datasets import Dataset
 from metajax.data.strokes import draw
 from metajax.data.values import scaled
 from metajax.plots.images import MARGIN, draw_image
-from metajax.types import Modalities, PyTree, Series
+from metajax.types import Modalities, PyTree, Series, Size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ MOST_CHANNELS = 8
 
 @checked
 def contact_sheet(
-    axes: Axes, dataset: Dataset, *, classes: int = 6, examples: int = 8, title: str = ""
+    axes: Axes, dataset: Dataset, *, classes: Size = 6, examples: Size = 8, title: str = ""
 ) -> None:
     """Draws the first examples of some classes, which are spread evenly over the data set.
 
@@ -51,7 +51,6 @@ def contact_sheet(
     Raises:
         ValueError: `classes` or `examples` is not a whole number, 1 or more.
     """
-    check_counts(classes=classes, examples=examples)
     chosen = _spread(dataset.classes, classes)
     modalities = len(dataset.x.value) if isinstance(dataset.x, Modalities) else 1
     height = 1 if modalities == 1 else modalities + 0.25

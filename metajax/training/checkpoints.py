@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from metajax._checked import checked
-from metajax._checks import needs_value
+from metajax._learnable import needs_value
 from metajax.outer.outer_loops import OuterLoop
 from metajax.training.records import Record
 from metajax.types import Array, PyTree

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import jax
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_metric_names, check_state
+from metajax._checks import check_metric_names, check_state
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.training.records import RESERVED
-from metajax.types import Array, PyTree, Sample
+from metajax.types import Array, Count, PyTree, Sample
 
 Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
 """(what a step reads, key, number of the outer step) -> tasks."""
@@ -27,7 +27,7 @@ def scan(
     dataset: PyTree,
     key: Array,
     *,
-    steps: int,
+    steps: Count,
 ) -> tuple[Any, Info]:
     """Takes outer steps as one pure function, for `jax.jit` and `jax.vmap`.
 
@@ -66,7 +66,6 @@ def scan(
     >>> jax.vmap(train)(jax.random.split(jax.random.key(0), 3)).round(3).tolist()
     [2.0, 2.0, 2.0]
     """
-    check_count("steps", steps, least=0)
     check_state(state)
     return take_steps(outer, sampler_draw(sample), state, key, dataset, steps)
 

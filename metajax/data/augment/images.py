@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.augment.checks import check_image, check_range
-from metajax.types import Array, PyTree
+from metajax.types import Array, Count, PyTree
 
 Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
 """(x, key) -> x: one example, without a leading axis, changed at random."""
@@ -79,7 +78,7 @@ def sometimes(augmentation: Augmentation, probability: float) -> Augmentation:
 
 
 @checked
-def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
+def crop(padding: Count, *, fill: float = 0.0) -> Augmentation:
     """Takes a window of the image's own size at a random place of the image with a border.
 
     Args:
@@ -96,7 +95,6 @@ def crop(padding: int, *, fill: float = 0.0) -> Augmentation:
     >>> crop(1)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [0, 1, 1]]
     """
-    check_count("padding", padding, 0)
 
     @checked
     def augment(x: Array, key: Array) -> Array:
@@ -189,7 +187,7 @@ def colour(
 
 
 @checked
-def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
+def cutout(size: Count, *, fill: float = 0.0) -> Augmentation:
     """Blanks out a square. Its centre is any pixel, so that part of it may lie outside.
 
     Args:
@@ -208,7 +206,6 @@ def cutout(size: int, *, fill: float = 0.0) -> Augmentation:
 
     Source: DeVries and Taylor 2017, arXiv 1708.04552.
     """
-    check_count("size", size, 0)
 
     @checked
     def augment(x: Array, key: Array) -> Array:

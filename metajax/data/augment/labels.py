@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 
 from metajax._checked import checked
-from metajax._checks import check_counts, check_labels, shapes
+from metajax._checks import check_labels, shapes
 from metajax.data.tasks.drawing import at_step, with_step_of
-from metajax.types import Array, Batch, PyTree, Sample, Task
+from metajax.types import Array, Batch, PyTree, Sample, Size, Task
 
 
 @checked
-def permuted_labels(sample: Sample[Task], ways: int) -> Sample[Task]:
+def permuted_labels(sample: Sample[Task], ways: Size) -> Sample[Task]:
     """Renumbers the classes of a task at random.
 
     Support set, query set and `support.info` are renumbered alike. `episodes` numbers classes at
@@ -40,7 +40,6 @@ def permuted_labels(sample: Sample[Task], ways: int) -> Sample[Task]:
 
     Source: Rajendran, Irpan and Jang 2020, arXiv 2007.05549.
     """
-    check_counts(ways=ways)
 
     @checked
     def sample_permuted(dataset: PyTree, key: Array, *, step: Array | None = None) -> Task:

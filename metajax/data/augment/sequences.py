@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts, shapes
+from metajax._checks import shapes
 from metajax._tree import keep_rows
 from metajax.data.augment.checks import check_range, check_sequence
 from metajax.data.augment.images import Augmentation
-from metajax.types import Array, Series
+from metajax.types import Array, Count, Series, Size
 
 
 @checked
-def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
+def spec_augment(time: Count, frequency: Count, *, masks: Size = 2) -> Augmentation:
     """Masks stretches of time and bands of frequency of a spectrogram: SpecAugment without warping.
 
     Each stretch is w steps long, with w uniform in 0, ..., min(time, length), at a uniform place
@@ -44,8 +44,6 @@ def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
 
     Source: Park et al. 2019, arXiv 1904.08779, whose larger policies have two masks of each kind.
     """
-    check_counts(0, time=time, frequency=frequency)
-    check_counts(masks=masks)
 
     def mask(value: Array, length: Array, key: Array) -> Array:
         steps, channels = value.shape
@@ -72,7 +70,7 @@ def spec_augment(time: int, frequency: int, *, masks: int = 2) -> Augmentation:
 
 
 @checked
-def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
+def wave(*, shift: Count = 0, gain: float = 0.0) -> Augmentation:
     """Shifts a recording by up to `shift` samples and changes its level by up to `gain` decibels.
 
     x ← 10^(g/20) x with g uniform in [-gain, gain]; the shift is a uniform whole number. Samples
@@ -94,7 +92,6 @@ def wave(*, shift: int = 0, gain: float = 0.0) -> Augmentation:
     >>> x.tolist()
     [0.0, 1.0, 2.0]
     """
-    check_counts(0, shift=shift)
     check_range("gain", gain, 120.0)
 
     def move(value: Array, key: Array) -> Array:

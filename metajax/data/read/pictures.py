@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from metajax._checked import checked
 from metajax._checks import check_count
+from metajax.types import Size
 
 Prepare: TypeAlias = Callable[[Any], ArrayLike]
 """(feature of one example, as TensorFlow Datasets decodes it) -> array, always of one shape."""
@@ -29,7 +30,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for each number of chann
 
 
 @checked
-def square(size: int) -> Prepare:
+def square(size: Size) -> Prepare:
     """A function that cuts out the middle square of a picture and resizes it.
 
     Use it as `tfds(..., prepare=square(84))` for photographs of different sizes.
@@ -44,7 +45,6 @@ def square(size: int) -> Prepare:
         ValueError: size below 1.
         ImportError: Pillow is missing.
     """
-    check_count("size", size)
     _pillow()
     return functools.partial(decode_picture, channels=None, size=size, as_stored=True)
 

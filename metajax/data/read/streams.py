@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_counts, shapes
+from metajax._checks import shapes
 from metajax._tree import count_tasks
 from metajax.data.datasets import Dataset
 from metajax.data.read.row_readers import REFUSED, row_reader
 from metajax.data.tasks.drawing import at_step, map_inputs
 from metajax.data.tasks.row_numbers import draw_numbers
 from metajax.data.values import Scale, as_scale, is_row_numbers, scaled
-from metajax.types import Array, PyTree, Sample
+from metajax.types import Array, Count, PyTree, Sample, Size
 
 
 class Stream(NamedTuple):
@@ -74,9 +74,9 @@ def stream(
     *,
     augment: Callable[[Sample[PyTree]], Sample[PyTree]] | None = None,
     scale: float | Mapping[str, float] | Scale = None,
-    threads: int = 2,
-    workers: int = 0,
-    ahead: int = 4,
+    threads: Size = 2,
+    workers: Count = 0,
+    ahead: Size = 4,
     shard: tuple[int, int] = (0, 1),
 ) -> Stream:
     """Makes a sampler for `training.fit` whose data set stays on disk.
@@ -119,8 +119,6 @@ def stream(
     >>> next(tasks_of(feed, jax.random.key(0))).query.x.shape
     (5, 6, 8, 8, 1)
     """
-    check_counts(threads=threads, ahead=ahead)
-    check_counts(0, workers=workers)
     index, count = shard
     if not 0 <= index < count:
         raise ValueError(f"{shard=} must be (index, count), with an index from 0 to count - 1.")

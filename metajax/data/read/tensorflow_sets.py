@@ -102,8 +102,6 @@ def tfds(
 
     Source: tensorflow.org/datasets.
     """
-    if isinstance(keep, str):
-        raise ValueError(f"{keep=} must be several names or a predicate; for one name, [{keep!r}].")
     source = open_split(name, split, data_dir, download)
     paths, labels = feature_names(source, features, label)
     given = functions_by_modality(prepare, paths)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
+from metajax.types import Size
 
 _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -34,7 +34,7 @@ def written_digits() -> Dataset:
 
 
 @checked
-def spoken_digits(*, samples: int = 6000, speakers: Sequence[str] | None = None) -> Dataset:
+def spoken_digits(*, samples: Size = 6000, speakers: Sequence[str] | None = None) -> Dataset:
     """Spoken digits as int16[samples] at 8 kHz, "zero" to "nine": 50 of each by each of 4 speakers.
 
     A shorter recording is followed by zeros, a longer one loses its end. At 6 000 samples (0.75
@@ -53,7 +53,6 @@ def spoken_digits(*, samples: int = 6000, speakers: Sequence[str] | None = None)
 
     Source: the Free Spoken Digit Dataset, github.com/Jakobovski/free-spoken-digit-dataset.
     """
-    check_count("samples", samples)
     stored = read_data_file("fsdd.npz", ("wave", "offset", "digit", "speaker"))
     known = np.unique(stored["speaker"]).tolist()
     chosen = known if speakers is None else list(speakers)

@@ -24,7 +24,7 @@ from metajax._checks import check_count
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.sets.caches import UNREADABLE, cache_path, write_cache
 from metajax.data.sets.glyph_fonts import drawn_classes
-from metajax.types import Array
+from metajax.types import Array, Count
 
 _FORMAT = 1  # of the cache file: raise it when the images would change
 
@@ -35,7 +35,7 @@ _GREATEST = np.array([np.pi / 12, 1.2, 0.2, 3.0, 3.0])
 
 @checked
 def glyphs(
-    *, styles: int = 12, seed: int = 0, cache: str | os.PathLike[str] | None = None
+    *, styles: int = 12, seed: Count = 0, cache: str | os.PathLike[str] | None = None
 ) -> Dataset:
     """Every letter that at least `styles` fonts draw, as uint8 images [28, 28, 1] with ink = 255.
 
@@ -56,7 +56,6 @@ def glyphs(
         ImportError: matplotlib or platformdirs is missing.
     """
     check_count("styles", styles, 2)  # one for the support set, and one for the query set
-    check_count("seed", seed, 0)
     path = cache_path(f"glyphs-{_FORMAT}", f"styles{styles}-seed{seed}", cache)
     with contextlib.suppress(*UNREADABLE):
         return read_cache(path)

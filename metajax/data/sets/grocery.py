@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.datasets import Dataset, dataset
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.pictures import decode_picture
+from metajax.types import Size
 
 
 @checked
-def groceries(*, size: int = 32, split: str | None = None) -> Dataset:
+def groceries(*, size: Size = 32, split: str | None = None) -> Dataset:
     """Shop photographs uint8[size, size, 3] of 81 products in 43 coarse classes.
 
     A class has a name such as "Apple/Golden-Delicious". The middle square of each photograph is
@@ -38,7 +38,6 @@ def groceries(*, size: int = 32, split: str | None = None) -> Dataset:
 
     Source: Klasson, Zhang and Kjellström 2019, arXiv 1901.00711.
     """
-    check_count("size", size)
     arrays = ("jpeg", "offset", "fine", "split", "fine_name", "coarse_name", "iconic")
     stored = read_data_file("grocery.npz", arrays)
     if split is not None and split not in stored["split"]:

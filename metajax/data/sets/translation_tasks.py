@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.datasets import Dataset
-from metajax.types import Array, Batch, Sample, Task
+from metajax.types import Array, Batch, Count, Sample, Size, Task
 
 
 @checked
@@ -39,8 +38,8 @@ def translation_task(
     label: Array | int,
     key: Array,
     *,
-    shots: int,
-    queries: int,
+    shots: Count,
+    queries: Size,
     pool: int | None = None,
 ) -> Task:
     """A task of one class: pairs to learn from, drawn uniformly, and other sources to translate.
@@ -69,7 +68,7 @@ def translation_task(
             large as a class.
     """
     size = shots if pool is None else pool
-    _check_sizes(dataset, shots, queries, size)
+    _check_pool(dataset, shots, size)
     row_key, query_key = jax.random.split(key)
     rows = dataset.start[label] + jax.random.permutation(row_key, dataset.smallest)
     asked = _answerable(dataset.x["words"][rows], size)
@@ -98,10 +97,8 @@ def phrase_pairs(dataset: Dataset, rows: Array) -> Batch:
     return Batch(x={"source": source, "target": target}, y=target)
 
 
-def _check_sizes(dataset: Dataset, shots: int, queries: int, pool: int) -> None:
+def _check_pool(dataset: Dataset, shots: int, pool: int) -> None:
     """Checks that a class has enough pairs."""
-    check_count("shots", shots, 0)
-    check_count("queries", queries)
     if not max(shots, 1) <= pool < dataset.smallest:
         raise ValueError(
             f"The pool must have at least {shots=} pairs and 1, and leave some of the "

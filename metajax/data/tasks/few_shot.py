@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_counts, check_labels, check_no_list
+from metajax._checks import check_labels, check_no_list
 from metajax._tree import clear_absent
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import (
@@ -24,7 +24,7 @@ from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample, Size,
 
 
 @checked
-def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
+def episodes(ways: Size, shots: Size, queries: Size) -> Sample[Task]:
     """Draws classification tasks of N ways and K shots.
 
     Classes and examples are drawn without replacement, uniformly. Classes are numbered 0 to
@@ -51,7 +51,6 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
     >>> task.support.x.shape, task.query.y.tolist()
     ((2, 1), [0, 0, 0, 1, 1, 1])
     """
-    check_counts(ways=ways, shots=shots, queries=queries)
 
     @checked
     def sample(dataset: Dataset, key: Array) -> Task:
@@ -66,7 +65,7 @@ def episodes(ways: int, shots: int, queries: int) -> Sample[Task]:
 
 
 @checked
-def batches(size: int) -> Sample[Batch]:
+def batches(size: Size) -> Sample[Batch]:
     """Draws rows of all classes with their global labels, for `supervised`.
 
     Args:
@@ -83,7 +82,6 @@ def batches(size: int) -> Sample[Batch]:
     >>> batches(size=5)(source, jax.random.key(0)).x.shape
     (5, 1)
     """
-    check_counts(size=size)
 
     @checked
     def sample(dataset: Dataset, key: Array) -> Batch:
@@ -95,7 +93,7 @@ def batches(size: int) -> Sample[Batch]:
 
 
 @checked
-def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
+def meta_batch(sample: Sample[Drawn], tasks: Size) -> Sample[Drawn]:
     """Draws several independent tasks at once, as `outer_loop` and `evaluate` take them.
 
     A keyword `step` is handed on if the sampler takes one.
@@ -114,7 +112,6 @@ def meta_batch(sample: Sample[Drawn], tasks: int) -> Sample[Drawn]:
     >>> meta_batch(sinusoids(shots=5, queries=10), tasks=3)((), jax.random.key(0)).support.x.shape
     (3, 5, 1)
     """
-    check_counts(tasks=tasks)
 
     @checked
     def sample_many(dataset: PyTree, key: Array, *, step: Array | None = None) -> Drawn:
@@ -142,7 +139,6 @@ def check_task(task: Any, ways: Size) -> None:
     Traceback (most recent call last):
     ValueError: Labels of the query set must be integers in 0 to 1, got [0 2].
     """
-    check_count("ways", ways)
     for name, batch in {"support": task.support, "query": task.query}.items():
         _check_label_range(name, batch.y, ways)
         _check_inputs(name, batch)

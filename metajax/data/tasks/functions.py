@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_counts
-from metajax.types import Array, Batch, PyTree, Sample, Task
+from metajax.types import Array, Batch, PyTree, Sample, Size, Task
 
 
 @checked
-def sinusoids(shots: int, queries: int) -> Sample[Task]:
+def sinusoids(shots: Size, queries: Size) -> Sample[Task]:
     """Draws sinusoids to regress on.
 
     y = A sin(x - φ) with A in [0.1, 5], φ in [0, π] and x in [-5, 5], all uniform.
@@ -36,7 +35,6 @@ def sinusoids(shots: int, queries: int) -> Sample[Task]:
 
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.1.
     """
-    check_counts(shots=shots, queries=queries)
 
     @checked
     def sample(dataset: PyTree, key: Array) -> Task:
@@ -81,7 +79,7 @@ _FAMILIES = {
 
 
 @checked
-def regressions(shots: int, queries: int, *, noise: float = 0.0) -> dict[str, Sample[Task]]:
+def regressions(shots: Size, queries: Size, *, noise: float = 0.0) -> dict[str, Sample[Task]]:
     """Five families of functions to regress on, as modes for `task_modes`.
 
     y = a g(x - c) + b + noise ε with x uniform in [-5, 5], ε standard normal, and a, b and c
@@ -114,7 +112,6 @@ def regressions(shots: int, queries: int, *, noise: float = 0.0) -> dict[str, Sa
     Source: Vuorio et al. 2019, arXiv 1910.13616; ranges as in the authors' code,
     github.com/vuoristo/MMAML-Regression.
     """
-    check_counts(shots=shots, queries=queries)
     check_noise(noise)
     return {
         name: _sample_family(family, shots, queries, noise) for name, family in _FAMILIES.items()
@@ -148,7 +145,7 @@ def _sample_family(family: _Family, shots: int, queries: int, noise: float) -> S
 
 
 @checked
-def harmonics(shots: int, queries: int, *, noise: float = 0.0) -> Sample[Task]:
+def harmonics(shots: Size, queries: Size, *, noise: float = 0.0) -> Sample[Task]:
     """Draws waves with their first overtone to regress on.
 
     y = a₁ sin(ωx + b₁) + a₂ sin(2ωx + b₂) + noise ε, with ω uniform in [5, 7], b in [0, 2π], and a
@@ -175,7 +172,6 @@ def harmonics(shots: int, queries: int, *, noise: float = 0.0) -> Sample[Task]:
     Source: Lacoste et al. 2018, arXiv 1806.07528; amplitudes as in torchmeta,
     github.com/tristandeleu/pytorch-meta.
     """
-    check_counts(shots=shots, queries=queries)
     check_noise(noise)
 
     @checked

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.splits import group_of
 from metajax.data.tasks.drawing import draw_distinct, draw_task
-from metajax.types import Array, Sample, Task
+from metajax.types import Array, Sample, Size, Task
 
 
 @checked
 def grouped_episodes(
-    ways: int, shots: int, queries: int, *, group: Callable[[str], Hashable] = group_of
+    ways: Size, shots: Size, queries: Size, *, group: Callable[[str], Hashable] = group_of
 ) -> Sample[Task]:
     """Draws tasks within a group of classes, such as an alphabet: similar classes are harder.
 
@@ -45,7 +44,6 @@ def grouped_episodes(
     >>> sorted(names[number] for number in task.support.x)
     ['Latin/a', 'Latin/b', 'Latin/c']
     """
-    check_counts(ways=ways, shots=shots, queries=queries)
 
     @checked
     def sample(dataset: Dataset, key: Array) -> Task:

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count, check_counts, check_labels
+from metajax._checks import check_labels
 from metajax._tree import row_weights
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.data.tasks.few_shot import episodes
-from metajax.types import Array, Batch, PyTree, Sample, Task
+from metajax.types import Array, Batch, Count, PyTree, Sample, Size, Task
 
 
 @checked
 def semi_supervised(
-    ways: int, shots: int, queries: int, *, unlabelled: int, distractors: int = 0
+    ways: Size, shots: Size, queries: Size, *, unlabelled: Size, distractors: Count = 0
 ) -> Sample[Task]:
     """Draws tasks whose support set also has examples without a label.
 
@@ -55,8 +55,6 @@ def semi_supervised(
     Source: Ren et al. 2018, arXiv 1803.00676. There the examples that may have a label are chosen
     once for the whole data set; here they are chosen for each task.
     """
-    check_counts(ways=ways, shots=shots, queries=queries, unlabelled=unlabelled)
-    check_count("distractors", distractors, 0)
     classes = ways + distractors
     sample_all = episodes(classes, shots + unlabelled, queries)
 

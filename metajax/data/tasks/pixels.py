@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_count
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.drawing import take_examples
-from metajax.types import Array, Batch, Sample, Task
+from metajax.types import Array, Batch, Sample, Size, Task
 
 
 @checked
-def image_completion(pixels: int, queries: int | None = None) -> Sample[Task]:
+def image_completion(pixels: Size, queries: Size | None = None) -> Sample[Task]:
     """Draws images to complete: a task is one image, and an example is one of its pixels.
 
     x is the place of a pixel and y its colour.
@@ -40,9 +39,6 @@ def image_completion(pixels: int, queries: int | None = None) -> Sample[Task]:
 
     Source: Garnelo et al. 2018, arXiv 1807.01613, section 4.2.
     """
-    check_count("pixels", pixels)
-    if queries is not None:
-        check_count("queries", queries)
 
     @checked
     def sample(dataset: Dataset, key: Array) -> Task:

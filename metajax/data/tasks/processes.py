@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts
 from metajax.data.tasks.functions import check_noise, first_and_rest
-from metajax.types import Array, PyTree, Sample, Task
+from metajax.types import Array, PyTree, Sample, Size, Task
 
 _JITTER = 2e-7
 """Added to the diagonal for each example: rounding to float32 would make it indefinite."""
@@ -40,8 +39,8 @@ def matern(distance: Array) -> Array:
 
 @checked
 def gaussian_processes(
-    shots: int,
-    queries: int,
+    shots: Size,
+    queries: Size,
     *,
     kernel: Callable[[Array], Array] = rbf,
     length: tuple[float, float] = (0.1, 0.6),
@@ -77,7 +76,6 @@ def gaussian_processes(
     Sources: Garnelo et al. 2018, arXiv 1807.01622, and Kim et al. 2019, arXiv 1901.05761; ranges as
     in the authors' code, github.com/google-deepmind/neural-processes.
     """
-    check_counts(shots=shots, queries=queries)
     check_noise(noise)
     _check_range("length", length)
     _check_range("scale", scale)

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.few_shot import episodes
-from metajax.types import Array, Batch, PyTree, Sample, Task
+from metajax.types import Array, Batch, PyTree, Sample, Size, Task
 
 
 @checked
 def continual(
-    ways: int, tasks: int, shots: int, queries: int, *, local: bool = False
+    ways: Size, tasks: Size, shots: Size, queries: Size, *, local: bool = False
 ) -> Sample[Task]:
     """Draws a sequence of tasks of different classes, for continual learning.
 
@@ -49,7 +48,6 @@ def continual(
 
     Source: van de Ven and Tolias 2019, arXiv 1904.07734, for the two settings.
     """
-    check_counts(ways=ways, tasks=tasks)
     sample_all = episodes(ways * tasks, shots, queries)
 
     def divide(leaf: Array) -> Array:

@@ -10,21 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_counts
+from metajax._checks import check_count
 from metajax._tree import keep_rows
 from metajax.data.datasets import Dataset, check_sizes
 from metajax.data.tasks.drawing import draw_distinct, swap_places, take_examples, take_info
 from metajax.data.tasks.grouped import group_members
-from metajax.types import Array, Batch, Sample, Task
+from metajax.types import Array, Batch, Sample, Size, Task
 
 
 @checked
 def varied_episodes(
     ways: tuple[int, int] = (5, 50),
-    support: int = 500,
-    queries: int = 10,
+    support: Size = 500,
+    queries: Size = 10,
     *,
-    shots: int = 100,
+    shots: Size = 100,
     imbalance: float = 2.0,
     group: Callable[[str], Hashable] | None = None,
 ) -> Sample[Task]:
@@ -76,7 +76,7 @@ def varied_episodes(
     Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.2, whose numbers are the
     defaults. Omniglot has `group=group_of` there: the characters of an alphabet.
     """
-    _check_options(ways, support, queries, shots, imbalance)
+    _check_options(ways, support, imbalance)
     limits = _Limits(support, queries, shots, math.log(imbalance))
 
     @checked
@@ -134,12 +134,10 @@ class _Slots(NamedTuple):
     used: Array
 
 
-def _check_options(
-    ways: tuple[int, int], support: int, queries: int, shots: int, imbalance: float
-) -> None:
-    """Checks the options of `varied_episodes`."""
-    check_counts(1, **{"ways[0]": ways[0], "support": support, "queries": queries, "shots": shots})
-    check_counts(ways[0], **{"ways[1]": ways[1]})
+def _check_options(ways: tuple[int, int], support: int, imbalance: float) -> None:
+    """Checks the options of `varied_episodes` as far as their annotations do not."""
+    check_count("ways[0]", ways[0])
+    check_count("ways[1]", ways[1], least=ways[0])
     if ways[1] > support:
         raise ValueError(
             f"{ways=} must be the fewest and most classes, and {support=} one example or more of "
