@@ -35,8 +35,13 @@ class Kind(NamedTuple):
 
 def or_none(kind: Kind) -> Kind:
     """The kind, or None."""
-    words = kind.words if kind.words.endswith(" or None") else f"{kind.words} or None"
+    words = kind.words if kind.words.endswith(" or None") else _either(kind.words, "None")
     return Kind(words, lambda value: value is None or kind.fits(value))
+
+
+def _either(*words: str) -> str:
+    """The words of several kinds, of which a value has one."""
+    return (", or " if any("," in one for one in words) else " or ").join(words)
 
 
 def kind_of(hint: Any) -> Kind:
@@ -51,7 +56,7 @@ def kind_of(hint: Any) -> Kind:
             parts = (jax.typing.ArrayLike, *(part for part in parts if part not in _ARRAY_LIKE))
         kinds = [kind_of(part) for part in parts]
         return Kind(
-            " or ".join(kind.words for kind in kinds),
+            _either(*(kind.words for kind in kinds)),
             lambda value: any(kind.fits(value) for kind in kinds),
         )
     if not inspect.isclass(origin) or origin in (object, inspect.Parameter.empty):

@@ -326,7 +326,7 @@ WRONG = {
     "one name": (
         "letters",
         {"keep": "Greek_1"},
-        r"keep must be .* a sequence, each part a string or None, got 'Greek_1'",
+        r"keep must be .* a sequence, each part a string, or None, got 'Greek_1'",
     ),
     "no class": ("letters", {"keep": lambda name: False}, "keep leaves no class of letters"),
     "one prepare for two": (

@@ -191,7 +191,7 @@ def test_errors_say_what_to_do():
     ):
         problem.outer.step(state, tasks, KEY)
     with pytest.raises(
-        ValueError, match="tasks_at_once must be a whole number, 1 or more or None, got 0"
+        ValueError, match="tasks_at_once must be a whole number, 1 or more, or None, got 0"
     ):
         mj.evaluate(problem.task_loss, problem.params, tasks, KEY, tasks_at_once=0)
     with pytest.raises(ValueError, match="same, positive length"):

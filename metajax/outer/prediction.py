@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +12,13 @@ from metajax._checked import checked
 from metajax._checks import check_no_list, shapes
 from metajax._tree import count_rows
 from metajax.outer.task_losses import after_support
-from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
+from metajax.types import Adaptation, Array, Batch, Params, PyTree
 
 
 @checked
 def predict(
     adaptation: Adaptation,
-    apply: Apply,
+    apply: Callable[..., Any],
     params: Params,
     support: Batch,
     x: PyTree,
@@ -31,8 +32,8 @@ def predict(
 
     Args:
         adaptation: how the fast weights are rewritten.
-        apply: (params, x, key, reference=...) -> outputs [examples, ...]. It gets no key, so it is
-            deterministic.
+        apply: (params, x, reference=...) -> outputs [examples, ...]. It gets no key, so it is
+            deterministic; `reference` is given only if `inductive`.
         params: what the outer loop learned.
         support: a few labelled examples.
         x: inputs [examples, ...].
