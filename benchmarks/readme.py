@@ -72,11 +72,13 @@ def sinusoid():
 
 
 def over_seeds(values):
-    """The mean, the smallest and the largest."""
-    if not values:
+    """The mean, the smallest and the largest of the seeds that do not diverge on a test task."""
+    kept = [value for value in values or () if value < 1000]
+    if not kept:
         return "diverges"
-    mean = sum(values) / len(values)
-    return f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+    text = f"{sum(kept) / len(kept):.2f} ({min(kept):.2f} to {max(kept):.2f})"
+    lost = len(values) - len(kept)
+    return f"{text}; {lost} of {len(values)} seeds diverges" if lost else text
 
 
 def bilevel():
