@@ -28,6 +28,16 @@ def test_a_split_is_written_and_read(tmp_path):
         load_split(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(("old", "new"), [("mine", "mind"), ("dropped", "droppee"), ('"c"', '"d"')])
+def test_a_changed_name_or_dropped_class_is_refused(tmp_path, old, new):
+    split = Split("mine", {"train": ("a",), "test": ("b",)}, dropped=("c",))
+    path = tmp_path / "split.json"
+    save_split(split, path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match="one of which is not as saved"):
+        load_split(path)
+
+
 def test_dropped_classes_are_saved(tmp_path):
     split = Split("mine", {"train": ("a",), "test": ("b",)}, dropped=("a", "c"))
     save_split(split, tmp_path / "split.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from metajax.data.whole_files import open_whole
 
 @checked
 def save_split(split: Split, path: str | os.PathLike[str]) -> None:
-    """Writes a split as JSON: its name, digest, parts and dropped classes.
+    """Writes a split as JSON: its name, digest, parts, dropped classes and a checksum of these.
 
     Args:
         split: what to write.
@@ -23,6 +24,7 @@ def save_split(split: Split, path: str | os.PathLike[str]) -> None:
     stored = {"name": split.name, "digest": split.digest, "parts": split.parts}
     if split.dropped:
         stored["dropped"] = split.dropped
+    stored["checksum"] = _checksum(stored)
     text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
     with open_whole(path) as file:
         file.write(text.encode())
@@ -40,7 +42,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a split, or its classes are not those that were saved.
+        ValueError: the file is not a split, or anything in it is not what was saved.
 
     >>> import tempfile
     >>> from metajax.data.splits import class_split
@@ -53,7 +55,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     try:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         split = _split_of(stored)
-        digest = stored["digest"]
+        digest, checksum = stored["digest"], stored["checksum"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a split of classes ({error!r}); write it with `save_split`."
@@ -63,7 +65,18 @@ def load_split(path: str | os.PathLike[str]) -> Split:
             f"The classes in {path} have the digest {split.digest}, not {digest} as saved; get "
             f"the file again."
         )
+    if _checksum(stored) != checksum:
+        raise ValueError(
+            f"{path} has the name {split.name!r} and the dropped classes {list(split.dropped)}, "
+            "one of which is not as saved; get the file again, or write another with `save_split`."
+        )
     return split
+
+
+def _checksum(stored: dict[str, Any]) -> str:
+    """A short hash of everything else in the file."""
+    others = {name: value for name, value in stored.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _split_of(stored: Any) -> Split:
