@@ -101,9 +101,18 @@ def test_batch_norm_in_an_own_net_is_refused_by_name():
         apply(params, x, reference=jnp.arange(6) < 4)
     net = Own(norm)
     net.eval()
+    norm.mean[...] = jnp.ones(4, jnp.float32)  # as if it were trained
     apply, params = mj.nets.functional(net)
     one = apply(params, x[:1], reference=jnp.ones(1, bool))
     np.testing.assert_allclose(apply(params, x, reference=jnp.arange(6) < 4)[:1], one, rtol=1e-6)
+
+
+def test_stored_statistics_that_nothing_has_learned_are_said():
+    net = Own(nnx.BatchNorm(4, use_running_average=True, rngs=nnx.Rngs(0)))
+    with pytest.warns(UserWarning, match=r"The layer norm is an nnx.BatchNorm .* not normalise"):
+        mj.nets.functional(net)
+    net.norm.var[...] = jnp.full(4, 2, jnp.float32)
+    mj.nets.functional(net)  # a warning would be an error here
 
 
 def test_a_padded_task_of_an_own_net_is_the_task_without_padding():
@@ -345,6 +354,9 @@ def test_a_state_in_place_of_params_is_refused():
         ValueError, match=r"must be a metajax\.Params, got State; give its \.params"
     ):
         outer.init(state)
+    support = mj.Batch(np.ones(2), np.zeros(2))
+    with pytest.raises(ValueError, match=r"metajax\.Params, got a State; give its \.params"):
+        mj.predict(mj.identity(), lambda params, x: x, state, support, np.ones(2), KEY)
 
 
 @pytest.mark.parametrize(

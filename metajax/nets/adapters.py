@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._checks import takes
+from metajax._checks import is_concrete, takes
 from metajax.nets.division import join_params, weights_reader
 from metajax.nets.norms import TaskNorm
 from metajax.types import Apply, Array, Modalities, Params, PyTree
@@ -26,6 +27,10 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     all rows is an error. `apply` accepts any division of the weights into fast and slow ones, so
     `split_params` can divide them anew. It ignores entries that the net does not have, which
     adaptations and other functions use.
+
+    An `nnx.BatchNorm` takes its statistics from all rows of the batch, as `TaskNorm` does; after
+    `module.eval()` it uses the stored ones, which `apply` never updates. A warning says so where
+    nothing has learned them.
 
     Args:
         module: an NNX module. What it has besides parameters (the statistics of `FrozenNorm`,
@@ -50,6 +55,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     (4, 2)
     """
     _check_filter(fast, module)
+    _warn_of_first_statistics(module)
     constant = (nnx.RngState, nnx.BatchStat)
     is_fast = nnx.All(fast, nnx.Not(constant))
     graph, *states = nnx.split(module, is_fast, nnx.Param, ...)
@@ -119,13 +125,33 @@ def _set_reference(net: nnx.Module, reference: Array) -> None:
         if isinstance(node, TaskNorm):
             node.default_reference = lambda: reference
         if isinstance(node, nnx.BatchNorm) and not node.use_running_average:
-            name = "/".join(map(str, path)) or type(net).__name__
             raise ValueError(
-                f"The layer {name} is an nnx.BatchNorm, whose statistics count all rows, padded "
-                "ones and queries included, although the batch says which rows count. Use "
-                "metajax.nets.TaskNorm, or give the module an argument `reference` and call the "
-                "layer with mask=, or call module.eval() to use the stored statistics."
+                f"The layer {_name(path, net)} is an nnx.BatchNorm, whose statistics count all "
+                "rows, padded ones and queries included, although the batch says which rows "
+                "count. Use metajax.nets.TaskNorm, or give the module an argument `reference` and "
+                "call the layer with mask=, or call module.eval() to use the stored statistics."
             )
+
+
+def _warn_of_first_statistics(module: nnx.Module) -> None:
+    """Warns of layers that normalise by the mean 0 and the variance 1 that they were made with."""
+    for path, node in nnx.iter_graph(module):
+        if not isinstance(node, nnx.BatchNorm) or not node.use_running_average:
+            continue
+        mean, variance = node.mean[...], node.var[...]
+        if is_concrete(mean, variance) and not mean.any() and (variance == 1).all():
+            warnings.warn(
+                f"The layer {_name(path, module)} is an nnx.BatchNorm that uses its stored "
+                "statistics, which are still those that it was made with, and metajax never "
+                "updates them: it does not normalise. Load the statistics of a trained net, or "
+                "use metajax.nets.TaskNorm.",
+                stacklevel=4,
+            )
+
+
+def _name(path: tuple[Any, ...], module: nnx.Module) -> str:
+    """The name of a part of a module."""
+    return "/".join(map(str, path)) or type(module).__name__
 
 
 def _random_streams(module: nnx.Module) -> set[str]:
