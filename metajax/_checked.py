@@ -112,8 +112,9 @@ def _message(documented: Any, name: str, kind: Kind, value: Any) -> str:
     got = _got(value)
     if (inspect.isfunction(value) or inspect.isclass(value)) and "a function" not in kind.words:
         got += ", which was not called"
-    if "metajax.Params" in kind.words and "params" in getattr(value, "_fields", ()):
-        got += "; give its .params"
+    field = "params" if "metajax.Params" in kind.words else name
+    if field in getattr(value, "_fields", ()):
+        got += f"; give its .{field}"
     text = f"{name} must be {kind.words}, got {got}; an argument of {_title(documented)}."
     doc = inspect.getdoc(documented) or ""
     entry = re.search(rf"^    ({name}: .*(?:\n     .*)*)", doc, re.MULTILINE)

@@ -359,6 +359,16 @@ def test_a_state_in_place_of_params_is_refused():
         mj.predict(mj.identity(), lambda params, x: x, state, support, np.ones(2), KEY)
 
 
+def test_a_recipe_names_its_own_argument():
+    net = make_module()
+    with pytest.raises(ValueError, match=r"got a Learner; give its \.task_loss"):
+        mj.outer_loop(mj.algorithms.maml(net), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="loss must be a function that makes a loss of a net"):
+        mj.algorithms.maml(net, loss=net)
+    with pytest.raises(ValueError, match=r"inner_steps must be .* 0 or more, got -1"):
+        mj.algorithms.maml(net, inner_steps=-1)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

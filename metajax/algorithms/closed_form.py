@@ -7,12 +7,12 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of, loss_of
 from metajax.differentiate import Strategy
 from metajax.inner import chain, inner_loop, prototypes, ridge
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
-from metajax.types import Learner
+from metajax.types import Count, Learner
 
 
 @checked
@@ -38,7 +38,7 @@ def r2d2(
     embed, apply, params = as_encoder(net, entry)
     adaptation = ridge(embed, ways, entry=entry)
     params = adaptation.init(params, jax.random.key(0))
-    task_loss = query_loss(adaptation, loss(apply), inductive=inductive)
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
 
 
@@ -49,7 +49,7 @@ def proto_maml(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 0.05,
-    inner_steps: int = 3,
+    inner_steps: Count = 3,
     differentiate: Strategy | None = None,
     inductive: bool = False,
 ) -> Learner:
@@ -69,7 +69,7 @@ def proto_maml(
     Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.1.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adaptation = chain(
         head=prototypes(embed_of(apply), ways),
         descent=inner_loop(

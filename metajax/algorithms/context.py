@@ -11,12 +11,12 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
+from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part, loss_of
 from metajax.inner import chain, film, inner_loop, modulate, modulated
 from metajax.losses import squared_error
 from metajax.nets import functional, join_params
 from metajax.outer import query_loss
-from metajax.types import Apply, Array, Batch, Learner, Params, PyTree
+from metajax.types import Apply, Array, Batch, Count, Learner, Params, PyTree
 
 
 @checked
@@ -26,7 +26,7 @@ def cavia(
     context: int = 5,
     loss: MakeLoss = squared_error,
     inner_rate: float = 1.0,
-    inner_steps: int = 1,
+    inner_steps: Count = 1,
     inductive: bool = False,
 ) -> Learner:
     """CAVIA: gradient descent on a few context numbers, which are an input of the net.
@@ -47,7 +47,7 @@ def cavia(
     """
     apply, params = as_function(net)
     with_context = _with_context(apply)
-    of_net = loss(with_context)
+    of_net = loss_of(loss, with_context)
     adaptation = inner_loop(of_net, optax.sgd(inner_rate), steps=inner_steps)
     params = Params(fast={"context": jnp.zeros(context)}, slow=join_params(params))
     task_loss = query_loss(adaptation, of_net, inductive=inductive)
@@ -62,7 +62,7 @@ def mmaml(
     loss: MakeLoss = squared_error,
     items: Callable[[Params, Batch, Array], Array] | None = None,
     inner_rate: float = 0.01,
-    inner_steps: int = 5,
+    inner_steps: Count = 5,
     head: str = "head",
     inductive: bool = False,
 ) -> Learner:
@@ -96,7 +96,7 @@ def mmaml(
     size = ravel_pytree(modulation)[0].size
 
     modulated_apply: Apply = modulated(apply)  # type: ignore[assignment]
-    of_net = loss(modulated_apply)
+    of_net = loss_of(loss, modulated_apply)
     read, start = functional(reader(size))
     adaptation = chain(
         modulation=modulate(read, start, items=items),

@@ -7,13 +7,13 @@ import math
 import optax
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part
+from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part, loss_of
 from metajax.differentiate import Strategy, conjugate_gradient, first_order, implicit
 from metajax.inner import inner_loop, minibatch
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
 from metajax.outer import reptile as reptile_loss
-from metajax.types import Learner
+from metajax.types import Count, Learner
 
 
 @checked
@@ -22,7 +22,7 @@ def maml(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 2.0,
-    inner_steps: int = 1,
+    inner_steps: Count = 1,
     differentiate: Strategy | None = None,
     inductive: bool = False,
 ) -> Learner:
@@ -43,7 +43,7 @@ def maml(
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adaptation = inner_loop(
         of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
     )
@@ -56,7 +56,7 @@ def fomaml(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 2.0,
-    inner_steps: int = 1,
+    inner_steps: Count = 1,
     inductive: bool = False,
 ) -> Learner:
     """First-order MAML: MAML without second derivatives.
@@ -82,7 +82,7 @@ def anil(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 0.1,
-    inner_steps: int = 5,
+    inner_steps: Count = 5,
     head: str = "head",
     inductive: bool = False,
 ) -> Learner:
@@ -116,7 +116,7 @@ def boil(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 0.5,
-    inner_steps: int = 1,
+    inner_steps: Count = 1,
     head: str = "head",
     inductive: bool = False,
 ) -> Learner:
@@ -142,7 +142,7 @@ def reptile(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 1e-3,
-    inner_steps: int = 5,
+    inner_steps: Count = 5,
     batch: int | None = None,
 ) -> Learner:
     """Reptile: moves the start toward the weights that gradient descent on a task reaches.
@@ -164,7 +164,7 @@ def reptile(
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adaptation = inner_loop(
         of_net,
         optax.adam(inner_rate, b1=0.0),
@@ -181,9 +181,9 @@ def imaml(
     *,
     loss: MakeLoss = cross_entropy,
     inner_rate: float = 0.1,
-    inner_steps: int = 16,
+    inner_steps: Count = 16,
     proximity: float = 2.0,
-    solver_steps: int = 5,
+    solver_steps: Count = 5,
     inductive: bool = False,
 ) -> Learner:
     """iMAML: MAML with implicit derivatives of a regularised minimum, without the path to it.
@@ -205,7 +205,7 @@ def imaml(
     instead.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adaptation = inner_loop(
         of_net,
         optax.sgd(inner_rate),

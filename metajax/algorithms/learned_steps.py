@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function
+from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
 from metajax.differentiate import Strategy, first_order, mixed_mode
 from metajax.inner import inner_loop, leaf_rates, learned_rates
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss, switch_at
 from metajax.outer.task_losses import StepWeights
-from metajax.types import Array, Learner, Size
+from metajax.types import Array, Count, Learner, Size
 
 KEY_OF_RULES = 0
 """Seed of rules whose initial value is not random."""
@@ -24,7 +24,7 @@ def meta_sgd(
     *,
     loss: MakeLoss = cross_entropy,
     initial_rate: float = 0.1,
-    inner_steps: int = 1,
+    inner_steps: Count = 1,
     differentiate: Strategy | None = None,
     inductive: bool = False,
 ) -> Learner:
@@ -44,7 +44,7 @@ def meta_sgd(
     Source: Li et al. 2017, arXiv 1707.09835.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adaptation = inner_loop(
         of_net, learned_rates(initial_rate), steps=inner_steps, differentiate=differentiate
     )
@@ -58,7 +58,7 @@ def maml_plus_plus(
     *,
     loss: MakeLoss = cross_entropy,
     initial_rate: float = 0.1,
-    inner_steps: int = 5,
+    inner_steps: Count = 5,
     multi_step_until: int = 5_000,
     first_order_until: int = 25_000,
     inductive: bool = False,
@@ -88,7 +88,7 @@ def maml_plus_plus(
     Source: Antoniou, Edwards and Storkey 2019, arXiv 1810.09502.
     """
     apply, params = as_function(net)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     rule = leaf_rates(initial_rate, steps=inner_steps)
     weights = multi_step_weights(inner_steps, multi_step_until)
 

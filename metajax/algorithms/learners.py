@@ -57,6 +57,20 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     return apply, linear_head(apply, entry=entry), Params(fast={}, slow=join_params(params))
 
 
+def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:
+    """The loss of a network.
+
+    Raises:
+        ValueError: a net in place of the function that makes a loss of it.
+    """
+    if isinstance(make_loss, nnx.Module):
+        raise ValueError(
+            "loss must be a function that makes a loss of a net, such as "
+            f"metajax.losses.cross_entropy, got a net, {type(make_loss).__name__}."
+        )
+    return make_loss(apply)
+
+
 def embed_of(apply: Apply) -> Apply:
     """The method `embed` of a Flax module, of which `functional` made `apply`."""
     return functools.partial(apply, method="embed")  # type: ignore[call-arg]

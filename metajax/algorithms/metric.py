@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, loss_of
 from metajax.inner import prototypes
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
@@ -38,5 +38,5 @@ def protonets(
     """
     embed, apply, params = as_encoder(net, entry)
     adaptation = prototypes(embed, ways, entry=entry)
-    task_loss = query_loss(adaptation, loss(apply), inductive=inductive)
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)

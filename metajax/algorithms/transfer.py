@@ -10,14 +10,14 @@ from flax import nnx
 
 from metajax._checked import checked
 from metajax._checks import shapes
-from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in_part
+from metajax.algorithms.learners import MakeLoss, Net, as_function, embed_of, in_part, loss_of
 from metajax.differentiate import first_order
 from metajax.inner import chain, identity, inner_loop, learned, prototypes
 from metajax.losses import cross_entropy
 from metajax.nets import join_params, split_params
 from metajax.nets.division import weight_paths
 from metajax.outer import query_loss, supervised
-from metajax.types import Learner, Params
+from metajax.types import Count, Learner, Params
 
 
 @checked
@@ -33,7 +33,7 @@ def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
     Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
     """
     apply, params = as_function(net)
-    return Learner(apply, params, identity(), supervised(loss(apply)))
+    return Learner(apply, params, identity(), supervised(loss_of(loss, apply)))
 
 
 @checked
@@ -43,7 +43,7 @@ def fine_tuning(
     *,
     loss: MakeLoss = cross_entropy,
     rate: float = 1e-3,
-    steps: int = 20,
+    steps: Count = 20,
     head_only: bool = False,
     inductive: bool = False,
 ) -> Learner:
@@ -66,7 +66,7 @@ def fine_tuning(
     """
     fast = in_part("head") if head_only else None
     apply, params = as_function(net, fast=fast)
-    of_net = loss(apply)
+    of_net = loss_of(loss, apply)
     adam = learned(functools.partial(optax.adam, eps_root=1e-8), rate)
     adaptation = chain(
         head=prototypes(embed_of(apply), ways),

@@ -216,8 +216,8 @@ def _class_sizes(labels: np.ndarray, classes: int) -> np.ndarray:
     if not count.all():
         empty = np.flatnonzero(count == 0).tolist()
         raise ValueError(
-            f"Classes {empty[:10]} have no example; renumber the labels "
-            f"(np.unique, return_inverse=True)."
+            f"Classes {empty[:10]} have no example. Labels start at 0 and leave no number out: "
+            "names, labels = np.unique(labels, return_inverse=True) numbers them so."
         )
     return count
 
