@@ -51,6 +51,19 @@ class Dataset:
     info: PyTree = ()
     scale: Scale = dataclasses.field(default=None, metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """One line: how many examples and classes there are, and of which kind."""
+        least, most = self.smallest, max(self.sizes)
+        each = f"{least} each" if least == most else f"{least} to {most} each"
+        names = ", ".join(self.names[:3]) + ", ..." * (self.classes > 3)
+        x = self.x.value if isinstance(self.x, Modalities) else self.x
+        parts = [
+            f"{sum(self.sizes):,} examples of {self.classes:,} classes, {each}: {names}",
+            f"x: {shapes(x)}".replace("'", ""),
+            f"scale: {self.scale}",
+        ]
+        return f"Dataset({'; '.join(parts)})"
+
     @property
     def classes(self) -> int:
         """Number of classes."""
