@@ -82,6 +82,10 @@ from metajax.outer import summarize as summarize
 from metajax.outer import supervised as supervised
 from metajax.outer import switch_at as switch_at
 
+# What was learned, in a file.
+from metajax.training import load as load
+from metajax.training import save as save
+
 # Can this gradient be trusted, and what does it cost?
 from metajax.diagnostics import check_meta_gradient as check_meta_gradient
 from metajax.diagnostics import cost_table as cost_table

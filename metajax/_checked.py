@@ -10,11 +10,18 @@ import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
+
 from metajax._checks import shapes, shorten
 from metajax._kinds import KEY, KEYS, NUMBERS, Kind, kind_of, or_none
 from metajax.types import Batch, Task
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
+
+TEXT_LABELS = (
+    "; of labels that are texts, names, y = np.unique(labels, return_inverse=True) makes integers"
+)
+"""What to do about the labels of a batch that are texts."""
 
 
 def checked(item: Checked) -> Checked:
@@ -128,6 +135,14 @@ def _title(documented: Any) -> str:
     return documented.__qualname__.rpartition("<locals>.")[2]
 
 
+def _has_texts(batch: Any) -> bool:
+    """Whether a leaf of a batch or task is a text or an array of texts."""
+    return any(
+        isinstance(leaf, str) or getattr(getattr(leaf, "dtype", None), "kind", None) in ("T", "U")
+        for leaf in jax.tree.leaves(batch)
+    )
+
+
 def _got(value: Any) -> str:
     """A short description of a value of the wrong kind."""
     if isinstance(value, str):
@@ -137,7 +152,7 @@ def _got(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Batch | Task):
-        return shorten(str(shapes(value)))
+        return shorten(str(shapes(value))) + (TEXT_LABELS if _has_texts(value) else "")
     if inspect.isfunction(value):
         return f"the function {value.__name__}"
     if inspect.isclass(value):

@@ -174,3 +174,21 @@ class Learner(NamedTuple):
     params: Params
     adaptation: Adaptation
     task_loss: TaskLoss
+
+    def __repr__(self) -> str:
+        """One line: what made its functions, and how many numbers there are in params."""
+        if not isinstance(self.adaptation, Adaptation) or not isinstance(self.params, Params):
+            return f"Learner{tuple.__repr__(self)}"  # a tree of something else
+        made = f"adaptation: {_maker(self.adaptation.adapt)}; task loss: {_maker(self.task_loss)}"
+        sizes = [f"{_count_numbers(part):,} {name}" for name, part in self.params._asdict().items()]
+        return f"Learner({made}; numbers in params: {', '.join(sizes)})"
+
+
+def _maker(function: Any) -> str:
+    """The name of the function that a function was defined in, or its own."""
+    return getattr(function, "__qualname__", type(function).__name__).partition(".")[0]
+
+
+def _count_numbers(tree: PyTree) -> int:
+    """How many numbers the arrays of a pytree have; what is no array counts as one."""
+    return sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree))

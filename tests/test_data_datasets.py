@@ -116,11 +116,17 @@ def test_several_modalities_go_through_data_sets_and_episodes():
 
 BAD = {
     "float labels": (np.zeros((2, 1)), np.array([0.0, 1.0]), "Labels must be integers"),
-    "names as labels": (
+    "labels of two kinds": (
         np.zeros((2, 1)),
-        np.array(["a", "b"]),
-        "y must be an array of numbers, got <U1",
+        ["a", 1],
+        "y must be an array of numbers, or a sequence, each part a string, got",
     ),
+    "labels in two columns": (
+        np.zeros((2, 1)),
+        np.array([["a"], ["b"]]),
+        "y must be an array of numbers, or a sequence, each part a string, got <U1",
+    ),
+    "texts of another length": (np.zeros((3, 1)), ["a", "b"], "same, positive number of rows"),
     "negative labels": (np.zeros((2, 1)), np.array([-1, 0]), "Labels must lie in 0 to"),
     "an empty class": (np.zeros((2, 1)), np.array([0, 2]), r"Classes \[1\] have no example"),
     "lengths that differ": (np.zeros((3, 1)), np.array([0, 1]), "same, positive number of rows"),
@@ -144,6 +150,44 @@ def test_bad_values_are_refused(case):
     x, y, message = BAD[case]
     with jax.enable_x64(False), pytest.raises(ValueError, match=message):
         data.dataset(x, y)
+
+
+MISSING = r"x\['price'\] is not finite in rows \[1\]; .*as_modalities\(.* present="
+
+
+def test_the_error_of_a_missing_value_leads_to_modalities():
+    x, labels = {"price": np.array([[0.0], [np.nan]])}, np.array([0, 1])
+    with pytest.raises(ValueError, match=MISSING):
+        data.dataset(x, labels)
+    absent = data.as_modalities(x, present={"price": np.array([True, False])})
+    assert np.isfinite(np.asarray(data.dataset(absent, labels).x.value["price"])).all()
+
+
+LABELS = {
+    "a list": ["dog", "cat", "ant", "dog"],
+    "an array": np.array(["dog", "cat", "ant", "dog"]),
+    "objects": np.array(["dog", "cat", "ant", "dog"], object),
+    "texts of numpy": np.array(["dog", "cat", "ant", "dog"], np.dtypes.StringDType()),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_texts_as_labels_are_kept_as_sorted_names(kind):
+    x = np.array([[2], [1], [0], [2]], np.int32)
+    source = data.dataset(x, LABELS[kind])
+    assert source.names == ("ant", "cat", "dog")
+    assert source.y.tolist() == source.x[:, 0].tolist() == [0, 1, 2, 2]
+    assert all(type(name) is str for name in source.names)
+    ordered = data.dataset(x, LABELS[kind], names=["dog", "cat", "ant"])
+    assert ordered.names == ("dog", "cat", "ant")
+    assert ordered.x[:, 0].tolist() == [2, 2, 1, 0] and ordered.y.tolist() == [0, 0, 1, 2]
+
+
+def test_texts_that_are_not_the_names_are_refused():
+    with pytest.raises(ValueError, match=r"Labels must be among names, got \['c'\]; names are \["):
+        data.dataset(np.zeros((2, 1)), ["a", "c"], names=["a", "b"])
+    with pytest.raises(ValueError, match=r"Classes \[1\] have no example"):
+        data.dataset(np.zeros((2, 1)), ["a", "a"], names=["a", "b"])
 
 
 def test_bad_names_are_refused():

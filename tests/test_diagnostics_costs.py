@@ -91,6 +91,17 @@ def test_the_table_has_a_row_for_each_strategy():
     assert lines[3] == "| first | 0.5 | 1 | 0.1 |  |  |"
 
 
+def test_the_table_has_no_empty_columns():
+    costs = {"all": mj.diagnostics.Cost(1_500_000, 2_000_000_000, 0.25)}
+    assert mj.cost_table(costs).splitlines() == [
+        "| strategy | temporaries, MB | GFLOP | compile, s |",
+        "| --- | --- | --- | --- |",
+        "| all | 1.5 | 2 | 0.2 |",
+    ]
+    timed = {"all": costs["all"]._replace(run_seconds=0.031)}
+    assert mj.cost_table(timed).splitlines()[0].endswith("| compile, s | run, s |")
+
+
 @pytest.mark.parametrize("repeats", [-1, 1.5, True])
 def test_repeats_that_are_no_number_are_refused(repeats):
     params, _ = ridge_problem()

@@ -141,6 +141,23 @@ def test_the_message_says_what_the_documentation_says():
     assert second == "rngs: for the weights."
 
 
+def test_labels_that_are_texts_are_told_how_to_become_integers():
+    @checked
+    def read(task: mj.Task) -> None:
+        """Reads."""
+
+    y = np.array(["dog", "cat"])
+    texts = mj.Batch(np.ones((2, 3)), y)
+    with pytest.raises(ValueError, match=r"y=.<U3\[2\].*; of labels that are texts, names, y = np"):
+        read(mj.Task(texts, texts))
+    integers = texts._replace(y=np.unique(y, return_inverse=True)[1])
+    read(mj.Task(integers, integers))
+    ragged = integers._replace(y=np.ones(3, int))
+    with pytest.raises(ValueError, match="same number of rows, got") as error:
+        read(mj.Task(ragged, ragged))
+    assert "texts" not in str(error.value)
+
+
 def test_a_function_that_was_not_called_is_said_where_no_function_is_needed():
     with pytest.raises(ValueError, match="got the function unroll, which was not called; an"):
         mj.inner_loop(print, optax.sgd(0.1), steps=1, differentiate=mj.unroll)

@@ -29,6 +29,7 @@ from metajax.data.read import table as table
 from metajax.data.read import tasks_of as tasks_of
 from metajax.data.read import tfds as tfds
 from metajax.data.read import tfds_rows as tfds_rows
+from metajax.data.read import wave_folder as wave_folder
 from metajax.data.rotations import rotated as rotated
 from metajax.data.sets import SOURCE_LENGTH as SOURCE_LENGTH
 from metajax.data.sets import TARGET_LENGTH as TARGET_LENGTH
@@ -93,3 +94,5 @@ from metajax.data.texts import sentence_tokens as sentence_tokens
 from metajax.data.texts import tokenize as tokenize
 from metajax.data.texts import train_tokenizer as train_tokenizer
 from metajax.data.values import as_modalities as as_modalities
+from metajax.data.waves import resample_wave as resample_wave
+from metajax.data.waves import trim_silence as trim_silence

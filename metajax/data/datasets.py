@@ -51,6 +51,19 @@ class Dataset:
     info: PyTree = ()
     scale: Scale = dataclasses.field(default=None, metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """One line: how many examples and classes there are, and of which kind."""
+        least, most = self.smallest, max(self.sizes)
+        each = f"{least} each" if least == most else f"{least} to {most} each"
+        names = ", ".join(self.names[:3]) + ", ..." * (self.classes > 3)
+        x = self.x.value if isinstance(self.x, Modalities) else self.x
+        parts = [
+            f"{sum(self.sizes):,} examples of {self.classes:,} classes, {each}: {names}",
+            f"x: {shapes(x)}".replace("'", ""),
+            f"scale: {self.scale}",
+        ]
+        return f"Dataset({'; '.join(parts)})"
+
     @property
     def classes(self) -> int:
         """Number of classes."""
@@ -65,7 +78,7 @@ class Dataset:
 @checked
 def dataset(
     x: PyTree,
-    y: ArrayLike,
+    y: ArrayLike | Sequence[str],
     *,
     names: Sequence[str] | None = None,
     info: PyTree = (),
@@ -78,9 +91,10 @@ def dataset(
     Args:
         x: pytree of arrays [examples, ...], or a `Modalities` of them. Values of absent modalities
             become zero.
-        y: integers [examples], from 0 to classes - 1. Every class has an example. Of labels that
-            are texts, `np.unique(labels, return_inverse=True)` makes names and integers.
-        names: one for each class; by default the labels themselves.
+        y: integers [examples], from 0 to classes - 1, or texts [examples]. Every class has an
+            example. Texts are kept as the names of the classes.
+        names: one for each class, in the order of their labels. By default the integers as texts,
+            or the different texts, sorted.
         info: pytree of arrays [classes, ...]. `episodes` passes the rows of a task's classes on as
             `support.info`.
         scale: for integers that stand for numbers: after a draw they become float32 and are divided
@@ -91,20 +105,23 @@ def dataset(
         The data set, with its rows sorted by class.
 
     Raises:
-        ValueError: no examples, lengths that differ, labels that are not integers, out of range or
-            without an example, a name that two classes have, values that are not finite or too
-            large for JAX's default dtype, or a scale that is not positive or does not fit x.
+        ValueError: no examples, lengths that differ, labels that are neither integers nor texts,
+            out of range, not in `names` or without an example, a name that two classes have, values
+            that are not finite or too large for JAX's default dtype, or a scale that is not
+            positive or does not fit x.
 
     >>> images = np.zeros((6, 28, 28, 1), np.uint8)
     >>> digits = dataset(images, np.array([1, 0, 1, 0, 1, 0]), scale=255)
     >>> digits.classes, digits.count.tolist(), digits.scale
     (2, [3, 3], 255.0)
+    >>> dataset(np.ones((3, 8)), ["dog", "cat", "dog"]).names
+    ('cat', 'dog')
     """
     if isinstance(x, Modalities):
         x = clear_absent(as_modalities(x.value, x.present))
     check_no_list(x, "x")
     x = jax.tree.map(np.asarray, x)
-    labels = np.asarray(y)
+    labels, names = _numbered(np.asarray(y), names)
     _check_rows(x, labels)
     names = _class_names(labels, names)
     count = _class_sizes(labels, len(names))
@@ -182,6 +199,23 @@ def check_sizes(source: Dataset, **parts: int) -> None:
     )
 
 
+def _numbered(
+    labels: np.ndarray, names: Sequence[str] | None
+) -> tuple[np.ndarray, Sequence[str] | None]:
+    """Labels that are texts as integers, with the names of their classes; others as they are."""
+    if labels.dtype.kind not in "OTU" or not len(labels):
+        return labels, names
+    texts = [str(label) for label in labels.tolist()]
+    if names is None:
+        names = sorted(set(texts))
+    number_of = {str(name): number for number, name in enumerate(names)}
+    if unknown := sorted(set(texts) - set(number_of)):
+        raise ValueError(
+            f"Labels must be among names, got {unknown[:10]}; names are {list(names)[:10]}."
+        )
+    return np.array([number_of[text] for text in texts]), names
+
+
 def _check_rows(x: PyTree, labels: np.ndarray) -> None:
     """Checks that x has one row for each label, and that labels are integers."""
     lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
@@ -192,7 +226,8 @@ def _check_rows(x: PyTree, labels: np.ndarray) -> None:
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"Labels must be integers from 0 to classes - 1, got {labels.dtype}; convert them."
+            f"Labels must be integers from 0 to classes - 1, or texts, got {labels.dtype}; convert "
+            "them."
         )
 
 

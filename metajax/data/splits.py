@@ -38,6 +38,14 @@ class Split(NamedTuple):
         text = json.dumps(ordered, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def __repr__(self) -> str:
+        """One line: the name, the number of classes of each part, and the digest."""
+        try:
+            sizes = ", ".join(f"{part} {len(names)}" for part, names in self.parts.items())
+            return f"Split({self.name!r}; classes: {sizes}; digest {self.digest})"
+        except (AttributeError, TypeError):
+            return f"Split{tuple.__repr__(self)}"  # a tree of something else
+
 
 @checked
 def class_split(

@@ -16,6 +16,13 @@ from metajax.types import Array, Modalities, PyTree, Series
 Scale: TypeAlias = float | tuple[tuple[str, float], ...] | None
 """What values are divided by after a draw: one number, (modality, number) pairs, or nothing."""
 
+IF_MISSING = (
+    "drop or repair them. Where values are missing, make them a modality of their own and say in "
+    "which rows it is present: "
+    "x = metajax.data.as_modalities({name: values}, present={name: bool[examples]})"
+)
+"""What to do about rows of x that are not finite."""
+
 
 @checked
 def as_modalities(
@@ -134,7 +141,8 @@ def check_values(name: str, leaf: np.ndarray) -> None:
     kept = jax.dtypes.canonicalize_dtype(leaf.dtype)
     is_real = jnp.issubdtype(kept, jnp.inexact)
     if is_real and (rows := _rows_with(~np.isfinite(leaf))):
-        raise ValueError(f"{name} is not finite in rows {rows}; drop or repair them.")
+        remedy = IF_MISSING if name.startswith("x") else "drop or repair them"
+        raise ValueError(f"{name} is not finite in rows {rows}; {remedy}.")
     if kept == leaf.dtype:
         return
     with np.errstate(over="ignore"):

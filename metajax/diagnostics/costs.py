@@ -95,29 +95,25 @@ def estimate_cost(
 def cost_table(costs: Mapping[str, Cost]) -> str:
     """The costs as a Markdown table, one row for each strategy.
 
-    The cells of what was not measured, such as the run time without `repeats`, are empty.
+    What was measured under no strategy, such as the run time without `repeats`, has no column.
 
     >>> cost = Cost(temporary_bytes=2_000_000, flops=3_000_000_000, compile_seconds=0.5)
     >>> print(cost_table({"unroll()": cost}))
-    | strategy | temporaries, MB | GFLOP | compile, s | run, s | bias |
-    | --- | --- | --- | --- | --- | --- |
-    | unroll() | 2 | 3 | 0.5 |  |  |
+    | strategy | temporaries, MB | GFLOP | compile, s |
+    | --- | --- | --- | --- |
+    | unroll() | 2 | 3 | 0.5 |
     """
-    lines = [
-        "| strategy | temporaries, MB | GFLOP | compile, s | run, s | bias |",
-        "| --- " * 6 + "|",
-    ]
-    for name, cost in costs.items():
-        cells = [
-            name,
-            f"{cost.temporary_bytes / 1e6:.3g}",
-            f"{cost.flops / 1e9:.3g}",
-            f"{cost.compile_seconds:.1f}",
-            _two_digits(cost.run_seconds),
-            _two_digits(cost.bias),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    columns = {
+        "strategy": list(costs),
+        "temporaries, MB": [f"{cost.temporary_bytes / 1e6:.3g}" for cost in costs.values()],
+        "GFLOP": [f"{cost.flops / 1e9:.3g}" for cost in costs.values()],
+        "compile, s": [f"{cost.compile_seconds:.1f}" for cost in costs.values()],
+        "run, s": [_two_digits(cost.run_seconds) for cost in costs.values()],
+        "bias": [_two_digits(cost.bias) for cost in costs.values()],
+    }
+    measured = {title: cells for title, cells in columns.items() if any(cells)}
+    rows = [list(measured), ["---"] * len(measured), *zip(*measured.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _two_digits(value: float | None) -> str:

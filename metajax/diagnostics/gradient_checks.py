@@ -13,7 +13,7 @@ import numpy as np
 from metajax._checked import checked
 from metajax._checks import check_loss_value
 from metajax._learnable import check_weights
-from metajax.diagnostics.differences import random_direction, step_width
+from metajax.diagnostics.differences import random_direction, step_widths
 from metajax.diagnostics.inner_loop_checks import check_inner_loop
 from metajax.differentiate.solvers import Solver, conjugate_gradient
 from metajax.outer.task_losses import query_loss
@@ -28,6 +28,13 @@ class Check(NamedTuple):
             where g is the derivative from the gradient and d from finite differences. The scale s
             is the largest of |d|, |gradient| / √n for the n numbers of the leaf (the size of a
             typical g), and 1/1000 of the same for all leaves together.
+        plateau: for every leaf, how far the finite differences of three neighbouring steps are
+            apart, divided by s. Of six steps, from long to short, those three count that agree
+            best, and d is the middle one of them. Far from 0, no difference can be trusted.
+        verdict: for every leaf, "right", "wrong" or "unclear". The gradient is right where
+            `difference` and `plateau` are at most ε^⅕ of the dtype, 0.0007 in float64 and 0.04 in
+            float32. It is wrong where it is not finite, or where `difference` is larger than that
+            and than three times `plateau`.
         zero: leaves whose gradient is zero everywhere.
         not_finite: leaves whose gradient has a NaN or an infinity.
         asymmetry: relative difference between the derivatives of the inner gradient by reverse
@@ -43,6 +50,8 @@ class Check(NamedTuple):
     """
 
     difference: dict[str, float]
+    plateau: dict[str, float]
+    verdict: dict[str, str]
     zero: list[str]
     not_finite: list[str]
     asymmetry: float
@@ -52,14 +61,19 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         lines = [
-            f"{name}: the gradient differs from finite differences by {difference:.1e} of its size."
+            f"{name}: the gradient differs from finite differences by {difference:.1e} of its "
+            f"size, and they from each other by {self.plateau[name]:.1e}."
             for name, difference in self.difference.items()
         ]
         lines += [f"{name}: the gradient is zero." for name in self.zero]
         lines += [f"{name}: the gradient is not finite." for name in self.not_finite]
+        return "\n".join([*lines, *self._inner_loop_in_words(), *self._verdict_in_words()])
+
+    def _inner_loop_in_words(self) -> list[str]:
+        """The last four findings as sentences."""
         if math.isnan(self.inner_gradient):
-            return "\n".join([*lines, "The adaptation has no inner loop to check."])
-        lines += [
+            return ["The adaptation has no inner loop to check."]
+        return [
             f"The inner Hessian differs from its transpose by {self.asymmetry:.1e}; mixed_mode, "
             "one_step and implicit need 0.",
             f"The inner Hessian differs from finite differences by {self.stopped:.1e}; far from "
@@ -70,7 +84,24 @@ class Check(NamedTuple):
             f"The linear solve of implicit has a residual of {self.solve_residual:.1e}; implicit "
             "needs 0.",
         ]
-        return "\n".join(lines)
+
+    def _verdict_in_words(self) -> list[str]:
+        """What to think of the gradient, and what to do where that is not clear."""
+        wrong = [name for name, verdict in self.verdict.items() if verdict == "wrong"]
+        unclear = [name for name, verdict in self.verdict.items() if verdict == "unclear"]
+        lines = []
+        if wrong:
+            lines.append(
+                f"Verdict: WRONG for {', '.join(wrong)}. It is not the derivative of the loss: a "
+                "stop_gradient, a derivative of your own, a strategy that is biased by design, or "
+                "an inner loop that has not converged under implicit."
+            )
+        if unclear:
+            lines.append(
+                f"Verdict: UNCLEAR for {', '.join(unclear)}. Finite differences of several steps "
+                "do not agree. Use float64, fewer inner steps or a smooth activation."
+            )
+        return lines or ["Verdict: RIGHT. The gradient agrees with finite differences."]
 
 
 @checked
@@ -82,14 +113,14 @@ def check_meta_gradient(
     key: Array,
     *,
     solver: Solver | None = None,
-    size: float | None = None,
 ) -> Check:
     """Compares a meta-gradient with finite differences, and looks for what can make it wrong.
 
     Use it once for every new model, loss or strategy. Finite differences do not depend on the
     strategy, so they show the bias of a biased one, a `stop_gradient` in the inner loss, and an
     inner loop that has not converged under `implicit`. Use float64 where you can: in float32, the
-    differences themselves are accurate to a few percent.
+    differences themselves are accurate to a few percent, and after many steps of a net with kinks,
+    such as ReLU, not at all; the verdict is "unclear" then.
 
     Args:
         adaptation: an `inner_loop`, or another adaptation, for which the last four findings are
@@ -99,10 +130,9 @@ def check_meta_gradient(
         task: one task, of concrete arrays.
         key: for the task, and for the random directions.
         solver: the linear solver of `implicit`. None is `conjugate_gradient()`.
-        size: length of the steps of the finite differences. None is ∛ε of the dtype.
 
     Returns:
-        The findings.
+        The findings. Printed, they end with a verdict in words.
 
     Raises:
         ValueError: a loss that does not return (scalar, metrics).
@@ -113,8 +143,12 @@ def check_meta_gradient(
     >>> task = Task(Batch(jnp.ones(2), ()), Batch(jnp.ones(2), ()))
     >>> params = Params({}, jnp.ones(2))
     >>> found = check_meta_gradient(identity(), loss, params, task, jax.random.key(0))
-    >>> found.difference["slow"] < 0.01, found.zero
-    (True, [])
+    >>> found.verdict["slow"], found.zero
+    ('right', [])
+    >>> print(found)  # doctest: +ELLIPSIS
+    slow: the gradient differs from finite differences by ...
+    The adaptation has no inner loop to check.
+    Verdict: RIGHT. The gradient agrees with finite differences.
     """
     check_weights(params)
 
@@ -124,58 +158,63 @@ def check_meta_gradient(
 
     slopes = jax.jit(jax.grad(task_loss))(params)
     named_slopes = _by_name(slopes)
-    difference = _differences(task_loss, params, slopes, key, size)
     zero = [name for name, slope in named_slopes.items() if not np.any(slope)]
     not_finite = [name for name, slope in named_slopes.items() if not np.isfinite(slope).all()]
+    difference, plateau, verdict = {}, {}, {}
+    typical = _typical(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slopes)]))
+    least_scale = 1e-3 * typical if math.isfinite(typical) else 0.0
+    for number, (name, slope) in enumerate(named_slopes.items()):
+        direction = random_direction(slope, jax.random.fold_in(key, number))
+        expected, spread = _finite_difference(task_loss, params, number, direction)
+        found = float((slope * direction).sum())
+        scale = max(abs(expected), _typical(slope), least_scale) or 1.0
+        difference[name] = abs(found - expected) / scale
+        plateau[name] = spread / scale
+        verdict[name] = _verdict(difference[name], plateau[name], slope)
+    outer_findings = (difference, plateau, verdict, zero, not_finite)
     if adaptation.inner is None:
-        return Check(difference, zero, not_finite, *[math.nan] * 4)
+        return Check(*outer_findings, *[math.nan] * 4)
 
     @jax.jit
     def inner_findings(params: Params) -> tuple[Array, ...]:
         chosen = conjugate_gradient() if solver is None else solver
-        return check_inner_loop(adaptation, loss, params, task, key, chosen, size)
+        return check_inner_loop(adaptation, loss, params, task, key, chosen)
 
-    return Check(difference, zero, not_finite, *map(float, inner_findings(params)))
+    return Check(*outer_findings, *map(float, inner_findings(params)))
 
 
-def _differences(
-    task_loss: Callable[[Params], Array],
-    params: Params,
-    slopes: Params,
-    key: Array,
-    size: float | None,
-) -> dict[str, float]:
-    """How far the gradient is from finite differences, for each leaf; see `Check.difference`."""
-    typical = _typical(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slopes)]))
-    least_scale = 1e-3 * typical if math.isfinite(typical) else 0.0
-    leaves = jax.tree.leaves(params)
-    difference = {}
-    for number, (name, slope) in enumerate(_by_name(slopes).items()):
-        direction = random_direction(leaves[number], jax.random.fold_in(key, number))
-        expected = _finite_difference(task_loss, params, number, direction, size)
-        found = float((slope * direction).sum())
-        scale = max(abs(expected), _typical(slope), least_scale)
-        difference[name] = abs(found - expected) / (scale or 1.0)
-    return difference
+def _verdict(difference: float, plateau: float, slope: Array) -> str:
+    """The verdict on the gradient of one leaf; see `Check`."""
+    tolerance = float(jnp.finfo(slope.dtype).eps) ** (1 / 5)
+    if not np.isfinite(slope).all():
+        return "wrong"
+    if max(difference, plateau) <= tolerance:
+        return "right"
+    return "wrong" if difference > max(tolerance, 3 * plateau) else "unclear"
 
 
 def _finite_difference(
-    task_loss: Callable[[Params], Array],
-    params: Params,
-    number: int,
-    direction: Array,
-    size: float | None,
-) -> float:
-    """The central difference of the loss along a direction of the leaf with this number."""
-    leaves, structure = jax.tree.flatten(params)
-    width = step_width(leaves[number], size)
+    task_loss: Callable[[Params], Array], params: Params, number: int, direction: Array
+) -> tuple[float, float]:
+    """The derivative of the loss along a direction of the leaf with this number.
 
-    def value(sign: int) -> float:
+    Returns:
+        The middle one of the central differences of three neighbouring steps, those that agree
+        best, and how far the three are apart.
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def value(step: float) -> float:
         moved = list(leaves)
-        moved[number] = leaves[number] + sign * width * direction
+        moved[number] = leaves[number] + step * direction
         return float(task_loss(jax.tree.unflatten(structure, moved)))
 
-    return (value(1) - value(-1)) / (2 * width)
+    widths = [float(width) for width in step_widths(direction.dtype)]
+    found = np.array([(value(width) - value(-width)) / (2 * width) for width in widths])
+    threes = np.lib.stride_tricks.sliding_window_view(found, 3)
+    spreads = np.ptp(threes, axis=1)
+    best = int(np.argmin(np.where(np.isfinite(spreads), spreads, np.inf)))
+    return float(np.median(threes[best])), float(spreads[best])
 
 
 def _by_name(tree: PyTree) -> dict[str, Array]:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from metajax._checks import check_loss_value
-from metajax.diagnostics.differences import random_direction, relative_difference, step_width
+from metajax.diagnostics.differences import random_direction, relative_difference, step_widths
 from metajax.differentiate.mixed_derivatives import mixed_products
 from metajax.differentiate.solvers import Solver
 from metajax.differentiate.strategies import Inner
@@ -23,7 +24,6 @@ def check_inner_loop(
     task: Task,
     key: Array,
     solver: Solver,
-    size: float | None,
 ) -> tuple[Array, Array, Array, Array]:
     """Computes the last four fields of `Check`, at the fast weights where the steps ended.
 
@@ -34,7 +34,6 @@ def check_inner_loop(
         task: one task.
         key: for the task, and for the random direction.
         solver: the linear solver of `implicit`.
-        size: width of the finite differences, or None.
 
     Returns:
         (asymmetry, stopped, inner_gradient, solve_residual).
@@ -58,7 +57,7 @@ def check_inner_loop(
     end_norm = optax.tree.norm(gradient(adapted.fast))
     return (
         _asymmetry(inner, adapted.fast, adapt_key, v),
-        _stopped(gradient, hessian_product, adapted.fast, key, size),
+        _stopped(gradient, hessian_product, adapted.fast, key),
         end_norm / start_norm,
         relative_difference(hessian_product(solver(hessian_product, v)), v),
     )
@@ -86,22 +85,22 @@ def _stopped(
     hessian_product: Callable[[PyTree], PyTree],
     fast: PyTree,
     key: Array,
-    size: float | None,
 ) -> Array:
-    """Relative difference between a product with the inner Hessian and its finite difference."""
+    """Least relative difference of a product with the inner Hessian to finite differences."""
     u = jax.tree.map(lambda leaf: random_direction(leaf, key), fast)
+    product = hessian_product(u)
+    dtype = jnp.result_type(*jax.tree.leaves(fast))
 
-    def gradient_at(sign: int) -> PyTree:
-        move = lambda leaf, step: leaf + sign * step_width(leaf, size) * step
+    def gradient_at(step: Array) -> PyTree:
+        move = lambda leaf, along: leaf + step.astype(leaf.dtype) * along
         return gradient(jax.tree.map(move, fast, u))
 
-    quotient = jax.tree.map(
-        lambda ahead, behind, leaf: (ahead - behind) / (2 * step_width(leaf, size)),
-        gradient_at(1),
-        gradient_at(-1),
-        fast,
-    )
-    return relative_difference(hessian_product(u), quotient)
+    def difference(width: Array) -> Array:
+        ahead, behind = gradient_at(width), gradient_at(-width)
+        quotient = jax.tree.map(lambda one, other: (one - other) / (2 * width), ahead, behind)
+        return relative_difference(product, quotient)
+
+    return jax.lax.map(difference, jnp.asarray(step_widths(dtype), dtype)).min()
 
 
 def _leaves(tree: PyTree) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import scipy.special
 
 from metajax._checked import checked
@@ -28,6 +29,22 @@ class Summary(NamedTuple):
     mean: Array
     interval: Array
     per_task: Array
+
+    def __repr__(self) -> str:
+        """One line, such as "0.823 ± 0.0061 (600 tasks)"."""
+        try:
+            tasks = np.size(self.per_task) // np.size(self.mean)
+            shown = f"{_in_digits(self.mean, 4)} ± {_in_digits(self.interval, 2)}"
+        except (ArithmeticError, RuntimeError, TypeError, ValueError):
+            return f"Summary{tuple.__repr__(self)}"  # traced, donated, or a tree of something else
+        return f"{shown} ({tasks} task{'s' * (tasks != 1)})"
+
+
+def _in_digits(numbers: Array, digits: int) -> str:
+    """A number, or numbers in brackets, in so many digits and in one line."""
+    write = lambda number: f"{number:.{digits}g}"
+    shown = np.array2string(np.asarray(numbers), formatter={"float_kind": write}, threshold=10)
+    return " ".join(shown.split())
 
 
 @checked

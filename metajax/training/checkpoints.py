@@ -24,6 +24,7 @@ import optax
 from metajax._checked import checked
 from metajax._learnable import needs_value
 from metajax.outer.outer_loops import OuterLoop
+from metajax.training.leaves import leaf_type, leaf_types, placed_like
 from metajax.training.records import Record
 from metajax.types import Array, PyTree
 
@@ -47,7 +48,7 @@ class Run(NamedTuple):
 
 def describe_run(outer: OuterLoop, state: Any, key: Array) -> Run:
     """What the checkpoints of this run say about it."""
-    return Run(_leaf_types(state), _key_text(key), _optimizer_digest(outer, state))
+    return Run(leaf_types(state), _key_text(key), _optimizer_digest(outer, state))
 
 
 class Checkpoints:
@@ -80,7 +81,7 @@ class Checkpoints:
             except Exception as error:  # orbax, tensorstore and JSON have many
                 self._set_aside(step, error)
                 continue
-            return _like(state, leaves), about["record"]
+            return placed_like(state, leaves), about["record"]
         if list(self.folder.glob("*.damaged")):
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read; they were set aside with the ending "
@@ -188,20 +189,20 @@ def restore_by_name(
     for old, new in (rename or {}).items():
         names = [name.replace(old, new) for name in names]
     found = dict(zip(names, restored["state"], strict=True))
-    expected = _leaf_types(state)
+    expected = leaf_types(state)
     missing = [name for name in expected if name not in found]
     if len(missing) == len(expected):
         raise ValueError(f"The checkpoint has the leaves {names}, the state {list(expected)}.")
     leaves = []
     for name, leaf in zip(expected, jax.tree.leaves(state), strict=True):
         value = found.get(name, leaf)
-        if _leaf_type(value) != expected[name]:
+        if leaf_type(value) != expected[name]:
             raise ValueError(
-                f"{name} is {_leaf_type(value)} in the checkpoint and {expected[name]} in the "
+                f"{name} is {leaf_type(value)} in the checkpoint and {expected[name]} in the "
                 "state; rename one of them, or change the shape back."
             )
         leaves.append(np.asarray(value) if name in found else leaf)
-    return _like(state, leaves), missing
+    return placed_like(state, leaves), missing
 
 
 @contextlib.contextmanager
@@ -243,28 +244,6 @@ def _check_same_run(folder: pathlib.Path | None, about: Any, run: Run) -> None:
             f"The checkpoint in {folder} is of another run: {'; '.join(sorted(differences))}. Give "
             "another folder, or take over what has the same name with training.restore_by_name."
         )
-
-
-def _like(state: PyTree, leaves: list[Any]) -> PyTree:
-    """The leaves as a tree like the state, each on the devices of the leaf in its place."""
-
-    def put(value: Any, leaf: Array) -> Array:
-        is_placed = isinstance(leaf, jax.Array) and leaf.committed
-        return jax.device_put(value, leaf.sharding) if is_placed else jnp.asarray(value)
-
-    old, structure = jax.tree.flatten(state)
-    placed = [put(value, leaf) for value, leaf in zip(leaves, old, strict=True)]
-    return jax.tree.unflatten(structure, placed)
-
-
-def _leaf_type(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-
-
-def _leaf_types(state: PyTree) -> dict[str, str]:
-    """{name of each leaf: "dtype[shape]"}."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): _leaf_type(leaf) for path, leaf in leaves}
 
 
 def _key_text(key: Array) -> str:

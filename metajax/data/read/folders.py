@@ -58,29 +58,46 @@ def image_folder(
     >>> pets.names, pets.x.shape
     (('cat', 'dog'), (2, 32, 32, 3))
     """
-    root = pathlib.Path(path)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{root} is not a folder; it must have a folder of images for each class."
-        )
-    files = _find_images(root)
-    _check_classes(root, files)
-    paths = [image for images in files.values() for image in images]
-    class_names = [name for name, images in files.items() for _ in images]
+    class_names, paths = files_of_classes(pathlib.Path(path), _SUFFIXES, "image")
     images, read = read_pictures(paths, size, grey, broken, most_pixels)
     return kept_dataset(fill_gaps("image", images, read), class_names, read, scale=255)
 
 
-def _find_images(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """{folder: images directly in it}, for all folders; "." is the root itself."""
-    files: dict[str, list[pathlib.Path]] = {}
+def files_of_classes(
+    root: pathlib.Path, suffixes: set[str], what: str
+) -> tuple[list[str], list[pathlib.Path]]:
+    """The files in the folders of classes, in the order of their paths.
+
+    Links are followed. Names that begin with a dot, and files with other endings, are ignored.
+
+    Args:
+        root: the folder that has the folders of the classes.
+        suffixes: endings of the files in lower case, such as {".png"}.
+        what: what a file is called in errors, such as "image".
+
+    Returns:
+        (the class of each file by name, the files). A class is named by its folder, relative to
+        the root.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: no class, a class without a file, files beside the folders of the classes, or a
+            link to a folder that it is in.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root} is not a folder; it must have a folder of {what}s for each class."
+        )
+    found: dict[str, list[pathlib.Path]] = {}  # of all folders; "." is the root itself
     for entry in sorted(_walk(root, ())):
         place = entry.relative_to(root)
         if entry.is_dir():
-            files.setdefault(place.as_posix(), [])
-        elif entry.suffix.lower() in _SUFFIXES:
-            files.setdefault(place.parent.as_posix(), []).append(entry)
-    return files
+            found.setdefault(place.as_posix(), [])
+        elif entry.suffix.lower() in suffixes:
+            found.setdefault(place.parent.as_posix(), []).append(entry)
+    _check_classes(root, found, suffixes, what)
+    class_names = [name for name, files in found.items() for _ in files]
+    return class_names, [file for files in found.values() for file in files]
 
 
 def _walk(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pathlib.Path]:
@@ -97,21 +114,23 @@ def _walk(folder: pathlib.Path, above: tuple[pathlib.Path, ...]) -> Iterator[pat
             yield from _walk(entry, above)
 
 
-def _check_classes(root: pathlib.Path, files: dict[str, list[pathlib.Path]]) -> None:
-    """Checks that all images are in folders, and that folders without folders have images."""
-    if stray := files.get("."):
+def _check_classes(
+    root: pathlib.Path, found: dict[str, list[pathlib.Path]], suffixes: set[str], what: str
+) -> None:
+    """Checks that all files are in folders, and that folders without folders have files."""
+    if stray := found.get("."):
         raise ValueError(
-            f"{len(stray)} images lie in {root} itself, such as {stray[0].name}; "
+            f"{len(stray)} {what}s lie in {root} itself, such as {stray[0].name}; "
             "put each into the folder of a class."
         )
-    outer = {parent.as_posix() for name in files for parent in pathlib.PurePosixPath(name).parents}
-    empty = [name for name, images in files.items() if not images and name not in outer]
+    outer = {parent.as_posix() for name in found for parent in pathlib.PurePosixPath(name).parents}
+    empty = [name for name, files in found.items() if not files and name not in outer]
     if empty:
         raise ValueError(
-            f"Folders {empty[:10]} of {root} have no image ({', '.join(sorted(_SUFFIXES))}); "
+            f"Folders {empty[:10]} of {root} have no {what} ({', '.join(sorted(suffixes))}); "
             "remove them."
         )
-    if not files:
+    if not found:
         raise ValueError(
-            f"{root} has no folder in it; it must have a folder of images for each class."
+            f"{root} has no folder in it; it must have a folder of {what}s for each class."
         )

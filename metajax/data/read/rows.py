@@ -51,6 +51,7 @@ def kept_dataset(
     class_names: Sequence[str],
     kept: np.ndarray,
     scale: float | Mapping[str, float] | None,
+    what: str = "image",
 ) -> Dataset:
     """The kept rows as a data set. Its classes are in the order of their names.
 
@@ -59,6 +60,7 @@ def kept_dataset(
         class_names: the class of each row, by name.
         kept: bool[rows], which rows were read.
         scale: as in `dataset`.
+        what: what could not be read, for the error.
 
     Raises:
         ValueError: a class without a row that is kept.
@@ -66,7 +68,7 @@ def kept_dataset(
     names, labels = np.unique(class_names, return_inverse=True)
     if lost := np.setdiff1d(labels, labels[kept]).tolist():
         raise ValueError(
-            f"No image of the classes {names[lost[:10]].tolist()} can be read; "
+            f"No {what} of the classes {names[lost[:10]].tolist()} can be read; "
             "repair or remove them."
         )
     x = jax.tree.map(lambda leaf: leaf[kept], x)

@@ -19,7 +19,7 @@ from metajax.data.tasks.drawing import (
     take_examples,
     with_step_of,
 )
-from metajax.data.values import as_modalities
+from metajax.data.values import IF_MISSING, as_modalities
 from metajax.types import Array, Batch, Drawn, Modalities, PyTree, Sample, Size, Task
 
 
@@ -170,9 +170,13 @@ def _check_inputs(name: str, batch: Batch) -> None:
         if len(leaf) != len(batch.y):
             raise ValueError(f"The {name} set has {len(leaf)} rows of x and {len(batch.y)} labels.")
         is_real = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        if is_real and not np.isfinite(np.asarray(leaf)).all():
+        bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1) if is_real else ()
+        if np.any(bad):
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"x{where} of the {name} set is not finite; drop those rows.")
+            rows = np.flatnonzero(bad)[:10].tolist()
+            raise ValueError(
+                f"x{where} of the {name} set is not finite in rows {rows}; {IF_MISSING}."
+            )
 
 
 def _example_shapes(batch: Batch) -> PyTree:
