@@ -55,7 +55,7 @@ class Config(NamedTuple):
     splits: int = 5  # splits of the domains, 2 to 5
 
 
-TINY = Config(steps=2, tasks=4, tasks_at_once=4, splits=2, width=8, fuse=1, shots=(1,))
+TINY = Config(steps=2, tasks=4, tasks_at_once=4, splits=2, width=16, fuse=1, shots=(1,))
 
 
 def main(config, out):
@@ -330,7 +330,6 @@ def plot(report, path):
             for shots, rows in report["rows"].items()
         }
         common.draw_accuracies(axes, by_shots, title=title, chance=chances[metric])
-    panels[0].invert_yaxis()  # the axis is shared: each panel has inverted it
     panels[1].set_xlabel("area under the ROC curve of the nearest class, % (grey line: chance)")
     common.note(figure, f"95 % intervals over {report['splits']} splits of the domains")
     figure.savefig(path)

@@ -59,9 +59,9 @@ TINY = Config(
     seen=(2, 8),
     size=16,
     tasks=4,
-    width=4,
-    image_channels=4,
-    frame_channels=4,
+    width=8,
+    image_channels=16,
+    frame_channels=16,
 )
 
 

@@ -113,7 +113,7 @@ def dot_plot(
     if reference is not None:
         axes.axvline(reference, color="0.6", linewidth=1, zorder=0)
     axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel=xlabel, title=title)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(alpha=0.3, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
     if len(measured) > 1:
