@@ -6,6 +6,7 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
+from metajax.data.prepare.omniglot import OMNIGLOT, OMNIGLOT_STROKES
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
 from metajax.data.strokes import resample
@@ -23,16 +24,24 @@ def omniglot() -> Dataset:
     "images_background/Alphabet/character01", or "images_evaluation/..." for the 20 alphabets that
     Lake et al. keep for testing.
 
-    Reads `omniglot.npz` with image uint8[32460, 28, 28], label int[32460] and names [1623]: the
-    drawings of github.com/brendenlake/omniglot, made smaller and inverted.
+    Reads `omniglot.npz`: image uint8[32460, 28, 28], label int[32460] and names [1623], the
+    drawings of github.com/brendenlake/omniglot made smaller by Pillow's BOX and inverted. The file
+    is looked for in the folder that METAJAX_DATA names, then in the user's cache folder. If neither
+    has it, its origin is downloaded at one commit, checked, and prepared in the cache, once.
+    Licence: MIT, © 2015 Brenden Lake.
+
+    TensorFlow Datasets has the same drawings, named "Greek/Greek_0", without their drawers:
+    `tfds("omniglot", split="train+test", label=("alphabet", "label"), prepare=square(28,
+    channels=1, resample="box", invert=True))` gives the same pictures.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, doi 10.1126/science.aab3050.
     """
-    stored = read_data_file("omniglot.npz", ("image", "label", "names"))
+    stored = read_data_file(OMNIGLOT, ("image", "label", "names"))
     names = stored["names"].tolist()
     return dataset(stored["image"][..., None], stored["label"], names=names, scale=255)
 
@@ -50,20 +59,22 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
     gives a point about every 12 milliseconds. The clock stops at 65.5 seconds; in the 20 drawings
     that last longer the distance alone decides from there on.
 
-    Reads `omniglot_strokes.npz`: image, stroke uint16[722053, (16 x, 16 y, milliseconds, start)],
-    offset, label, names.
+    Reads `omniglot_strokes.npz`, which is found or downloaded as `omniglot` says: image, stroke
+    uint16[722053, (16 x, 16 y, milliseconds, start)], offset, label, names. Licence: MIT, © 2015
+    Brenden Lake.
 
     Args:
         points: number of points of each trajectory; the drawing with the most strokes has 17.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged, or fewer points than a drawing has strokes.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, doi 10.1126/science.aab3050.
     """
     arrays = ("image", "stroke", "offset", "label", "names")
-    stored = read_data_file("omniglot_strokes.npz", arrays)
+    stored = read_data_file(OMNIGLOT_STROKES, arrays)
     rows = stored["stroke"].astype(np.float64)
     starts = (rows[:, 3] > 0) | _lifted(rows)
     stroke = resample(rows[:, :3], starts, stored["offset"], number=points)
