@@ -32,7 +32,7 @@ def omniglot() -> Dataset:
 
     TensorFlow Datasets has the same drawings, named "Greek/Greek_0", without their drawers:
     `tfds("omniglot", split="train+test", label=("alphabet", "label"), prepare=square(28,
-    channels=1, resample="box", invert=True))` gives the same pictures.
+    grey=True, resample="box", invert=True))` gives the same pictures.
 
     Raises:
         FileNotFoundError: METAJAX_DATA names no folder.
