@@ -183,6 +183,7 @@ def test_few_shot_parts_of_cifar100(kind, network, tmp_path):
     for part, wanted in split.parts.items():
         source = read(part, data_dir=tmp_path)
         assert set(source.names) == set(wanted) and source.scale == 255
+        assert "Krizhevsky 2009" in source.credit and "arXiv 180" in source.credit
         assert source.count.tolist() == [3] * len(wanted), "training and test examples"
         shown = [names[label] for label in np.asarray(source.x)[:, 1, 0, 0]]
         assert shown == [source.names[label] for label in np.asarray(source.y)]

@@ -15,6 +15,8 @@ import pooch
 import pytest
 import requests
 
+from metajax.data.datasets import select
+from metajax.data.descriptions import describe
 from metajax.data.read.data_files import data_file_path, read_data_file
 from metajax.data.read.downloads import DataFile, Origin, cache_folder, prepare_data_file
 from metajax.data.sets import digits
@@ -252,5 +254,7 @@ def test_a_named_data_set_is_downloaded_and_prepared(server, cache, monkeypatch)
     np.testing.assert_array_equal(source.x[:, 0, 0, 0], source.y)
     assert os.listdir(cache / "downloads")
     server.shutdown()
+    assert "training digits" in str(describe(source)) and "LeCun" in describe(source).credit
+    assert select(source, lambda name: name == "two").credit == source.credit
     again = written_digits()
     np.testing.assert_array_equal(again.x, source.x)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import pathlib
+import re
 import tarfile
 import wave
 
@@ -298,3 +299,17 @@ def test_an_archive_without_a_photograph_is_refused(tmp_path):
         GROCERY.write([raw], io.BytesIO())
     with pytest.raises(ValueError, match=r"The 19 files that .* have the checksum"):
         GROCERY.write([RAW / "grocery.tar.gz"], io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    "data_file", [CLINC150, FSDD, GROCERY, HANZI, MNIST, OMNIGLOT, OMNIGLOT_STROKES]
+)
+def test_each_data_file_has_a_pinned_origin_and_a_credit(data_file):
+    assert "Cite " in data_file.credit and data_file.origins
+    for origin in data_file.origins:
+        assert re.search(r"/[0-9a-f]{40}[/.]|cvdf-datasets/mnist/train-", origin.url)
+        archive = origin.url.endswith(".tar.gz")
+        assert archive == (origin.sha256 is None), "its content has a checksum, see `write`"
+        assert archive or re.fullmatch("[0-9a-f]{64}", origin.sha256)
+    page = (RAW.parents[1] / "docs" / "data.md").read_text()
+    assert data_file.credit.rpartition(" ")[2].rstrip(".") in page

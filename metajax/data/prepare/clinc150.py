@@ -25,4 +25,5 @@ CLINC150 = DataFile(
         ),
     ),
     _write,
+    "CLINC150, CC BY 3.0. Cite Larson et al. 2019, aclanthology.org/D19-1131.",
 )

@@ -95,6 +95,8 @@ MNIST = DataFile(
         ),
     ),
     _write_written,
+    "MNIST, training digits; no licence stated (Keras: CC BY-SA 3.0, © Yann LeCun and Corinna "
+    "Cortes). Cite LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791.",
 )
 FSDD = DataFile(
     "fsdd.npz",
@@ -107,4 +109,6 @@ FSDD = DataFile(
         ),
     ),
     _write_spoken,
+    "Free Spoken Digit Dataset v1.0.9, CC BY-SA 4.0. Cite Jackson et al. 2016-2018, "
+    "github.com/Jakobovski/free-spoken-digit-dataset.",
 )

@@ -102,4 +102,6 @@ GROCERY = DataFile(
         ),
     ),
     _write,
+    "Grocery Store Dataset, MIT, © 2019 Marcus Klasson; texts and icons are from a shop's site. "
+    "Cite Klasson, Zhang and Kjellström 2019, arXiv 1901.00711.",
 )

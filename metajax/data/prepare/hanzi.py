@@ -128,4 +128,6 @@ HANZI = DataFile(
         ),
     ),
     _write,
+    "Make Me a Hanzi, Arphic Public License (pictures, strokes) and LGPL 3 or later (texts). Cite "
+    "Shaunak Kishore, github.com/skishore/makemeahanzi.",
 )

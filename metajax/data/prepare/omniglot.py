@@ -15,6 +15,10 @@ _FOLDER = (
     "https://raw.githubusercontent.com/brendenlake/omniglot/"
     "057f034baf2ecb8530bc5710e5a23584d2a519cc/python/"
 )
+_CREDIT = (
+    "Omniglot, MIT, © 2015 Brenden Lake. Cite Lake, Salakhutdinov and Tenenbaum 2015, "
+    "doi 10.1126/science.aab3050."
+)
 _LATEST = 65535  # milliseconds
 
 
@@ -147,6 +151,7 @@ OMNIGLOT = DataFile(
         ),
     ),
     _write_omniglot,
+    _CREDIT,
 )
 OMNIGLOT_STROKES = DataFile(
     "omniglot_strokes.npz",
@@ -169,4 +174,5 @@ OMNIGLOT_STROKES = DataFile(
         ),
     ),
     _write_strokes,
+    _CREDIT,
 )

@@ -32,11 +32,13 @@ class DataFile(NamedTuple):
         origins: the downloads.
         write: (paths of the downloads, open file) -> None. It makes the content. It is a ValueError
             if the downloads, or what is made of them, are not what they are known to be.
+        credit: licence and citation of the data.
     """
 
     name: str
     origins: tuple[Origin, ...]
     write: Callable[[list[pathlib.Path], BinaryIO], None]
+    credit: str = ""
 
 
 def cache_folder() -> pathlib.Path:

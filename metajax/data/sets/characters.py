@@ -70,7 +70,8 @@ def hanzi(
     }
     _, labels = np.unique(labels[kept], return_inverse=True)
     names = radicals[count >= smallest].tolist()
-    return dataset(Modalities(value, present), labels, names=names, scale={"image": 255})
+    x = Modalities(value, present)
+    return dataset(x, labels, names=names, scale={"image": 255}, credit=HANZI.credit)
 
 
 @checked

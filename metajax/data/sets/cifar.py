@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from metajax._checked import checked
@@ -10,6 +11,11 @@ from metajax.data.datasets import Dataset
 from metajax.data.read.tensorflow_sets import tfds
 from metajax.data.sets.published_splits import cifar_fs_split, fc100_split
 from metajax.data.splits import Split
+
+_CREDIT = (
+    "CIFAR-100, no licence stated. Cite Krizhevsky 2009, "
+    "cs.toronto.edu/~kriz/learning-features-2009-TR.pdf, and "
+)
 
 
 @checked
@@ -33,7 +39,8 @@ def cifar_fs(
     Source: Bertinetto, Henriques, Torr and Vedaldi 2019, arXiv 1805.08136; Krizhevsky 2009,
     cs.toronto.edu/~kriz/learning-features-2009-TR.pdf.
     """
-    return _read_part(cifar_fs_split(), part, data_dir, download)
+    credit = _CREDIT + "for CIFAR-FS Bertinetto et al. 2019, arXiv 1805.08136."
+    return _read_part(cifar_fs_split(), part, data_dir, download, credit)
 
 
 @checked
@@ -57,18 +64,20 @@ def fc100(
     Source: Oreshkin, Rodríguez López and Lacoste 2018, arXiv 1805.10123; Krizhevsky 2009,
     cs.toronto.edu/~kriz/learning-features-2009-TR.pdf.
     """
-    return _read_part(fc100_split(), part, data_dir, download)
+    credit = _CREDIT + "for FC100 Oreshkin et al. 2018, arXiv 1805.10123."
+    return _read_part(fc100_split(), part, data_dir, download, credit)
 
 
 def _read_part(
-    split: Split, part: str, data_dir: str | os.PathLike | None, download: bool
+    split: Split, part: str, data_dir: str | os.PathLike | None, download: bool, credit: str
 ) -> Dataset:
     """The classes of one part, from CIFAR-100's own training and test examples together."""
     check_names([part], split.parts, "the parts")
-    return tfds(
+    source = tfds(
         "cifar100",
         split="train+test",
         keep=split.parts[part],
         data_dir=data_dir,
         download=download,
     )
+    return dataclasses.replace(source, credit=credit)

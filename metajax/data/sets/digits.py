@@ -35,7 +35,8 @@ def written_digits() -> Dataset:
     Source: LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791.
     """
     stored = read_data_file(MNIST, ("image", "label"))
-    return dataset(stored["image"][..., None], stored["label"], names=_NAMES, scale=255)
+    image = stored["image"][..., None]
+    return dataset(image, stored["label"], names=_NAMES, scale=255, credit=MNIST.credit)
 
 
 @checked
@@ -74,7 +75,7 @@ def spoken_digits(*, samples: Size = 6000, speakers: Sequence[str] | None = None
     # Places after the end of a recording read its first sample, which is then overwritten.
     wave = stored["wave"][first[:, None] + np.where(valid, place, 0)]
     wave = np.where(valid, wave, 0).astype(np.int16)
-    return dataset(wave, stored["digit"][rows], names=_NAMES, scale=32768)
+    return dataset(wave, stored["digit"][rows], names=_NAMES, scale=32768, credit=FSDD.credit)
 
 
 @checked
@@ -111,7 +112,8 @@ def paired_digits(*, pairs: int = 200, samples: int = 6000, seed: int = 0) -> Da
     }
     y = np.repeat(np.arange(10), pairs)
     scale = {"image": 255, "audio": 32768}
-    return dataset(all_present(value, len(y)), y, names=_NAMES, scale=scale)
+    credit = f"{MNIST.credit}\n{FSDD.credit}"
+    return dataset(all_present(value, len(y)), y, names=_NAMES, scale=scale, credit=credit)
 
 
 def _draw_rows(source: Dataset, number: int, rng: np.random.Generator) -> np.ndarray:

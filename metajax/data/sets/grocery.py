@@ -56,6 +56,7 @@ def groceries(*, size: Size = 32, split: str | None = None) -> Dataset:
         names=_class_names(stored)[kept].tolist(),
         info={"iconic": stored["iconic"][kept].astype(np.float32) / 255},
         scale=255,
+        credit=GROCERY.credit,
     )
 
 

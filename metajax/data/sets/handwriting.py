@@ -43,7 +43,8 @@ def omniglot() -> Dataset:
     """
     stored = read_data_file(OMNIGLOT, ("image", "label", "names"))
     names = stored["names"].tolist()
-    return dataset(stored["image"][..., None], stored["label"], names=names, scale=255)
+    image = stored["image"][..., None]
+    return dataset(image, stored["label"], names=names, scale=255, credit=OMNIGLOT.credit)
 
 
 @checked
@@ -79,7 +80,13 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
     starts = (rows[:, 3] > 0) | _lifted(rows)
     stroke = resample(rows[:, :3], starts, stored["offset"], number=points)
     x = all_present({"image": stored["image"][..., None], "stroke": stroke}, len(stroke))
-    return dataset(x, stored["label"], names=stored["names"].tolist(), scale={"image": 255})
+    return dataset(
+        x,
+        stored["label"],
+        names=stored["names"].tolist(),
+        scale={"image": 255},
+        credit=OMNIGLOT_STROKES.credit,
+    )
 
 
 def _lifted(rows: np.ndarray) -> np.ndarray:

@@ -110,7 +110,8 @@ def clinc150(split: str, *, tokenizer: Any = None, length: int = 40) -> Dataset:
     texts, of_text = clinc150_texts(split)
     names = list(INTENT_NAMES.values())
     labels = np.array([names.index(name) for name in of_text])
-    return dataset(tokenize(tokenizer, texts, length=length), labels, names=names)
+    tokens = tokenize(tokenizer, texts, length=length)
+    return dataset(tokens, labels, names=names, credit=CLINC150.credit)
 
 
 @checked
