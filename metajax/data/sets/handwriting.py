@@ -11,10 +11,6 @@ from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
 from metajax.data.strokes import resample
 
-# The pen was lifted where it moved farther than this within more than this time.
-_LIFT_DISTANCE = 4 * 16  # in 1/16 of a pixel of 105
-_LIFT_TIME = 200  # milliseconds
-
 
 @checked
 def omniglot() -> Dataset:
@@ -55,17 +51,14 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
     `resample` makes it and `draw` shows it, with the pen's own clock. Both are always present, and
     the scale of the image is 255. Names are "Balinese/character01".
 
-    Where the pen was lifted is read from its motion, besides the starts that the file marks: it
-    moved more than 4 of 105 pixels in more than 200 milliseconds. A pen that is down and moves
-    gives a point about every 12 milliseconds. The clock stops at 65.5 seconds; in the 20 drawings
-    that last longer the distance alone decides from there on.
+    The clock stops at 65.5 seconds, in the 20 drawings that last longer.
 
     Reads `omniglot_strokes.npz`, which is found or downloaded as `omniglot` says: image, stroke
     uint16[722053, (16 x, 16 y, milliseconds, start)], offset, label, names. Licence: MIT, © 2015
     Brenden Lake.
 
     Args:
-        points: number of points of each trajectory; the drawing with the most strokes has 17.
+        points: number of points of each trajectory; the drawing with the most strokes has 29.
 
     Raises:
         FileNotFoundError: METAJAX_DATA names no folder.
@@ -77,8 +70,7 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
     arrays = ("image", "stroke", "offset", "label", "names")
     stored = read_data_file(OMNIGLOT_STROKES, arrays)
     rows = stored["stroke"].astype(np.float64)
-    starts = (rows[:, 3] > 0) | _lifted(rows)
-    stroke = resample(rows[:, :3], starts, stored["offset"], number=points)
+    stroke = resample(rows[:, :3], rows[:, 3] > 0, stored["offset"], number=points)
     x = all_present({"image": stored["image"][..., None], "stroke": stroke}, len(stroke))
     return dataset(
         x,
@@ -87,12 +79,3 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
         scale={"image": 255},
         credit=OMNIGLOT_STROKES.credit,
     )
-
-
-def _lifted(rows: np.ndarray) -> np.ndarray:
-    """Whether the pen was lifted before each point, bool[points], as its motion shows."""
-    moved = np.linalg.norm(np.diff(rows[:, :2], axis=0), axis=1)
-    took = np.diff(rows[:, 2])
-    clock_stopped = rows[1:, 2] == np.iinfo(np.uint16).max
-    lifted = (moved > _LIFT_DISTANCE) & ((took > _LIFT_TIME) | clock_stopped)
-    return np.concatenate([[True], lifted])
