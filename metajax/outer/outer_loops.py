@@ -103,8 +103,8 @@ def outer_loop(
 
     Raises:
         ValueError: an optimizer that is not an optax transformation; when traced, no tasks, leaves
-            that differ in their number of tasks, `tasks_at_once` that does not divide it, or a state
-            whose params are not those that its optimizer was initialised with.
+            that differ in their number of tasks, `tasks_at_once` that does not divide it, or params
+            that the state of the optimizer was not made for.
     """
     optimizer, wants_value = checked_optimizer(optimizer)
 
