@@ -70,7 +70,10 @@ CORE = ("differentiate", "inner", "outer", "tree", "checks", "algorithms")
 CORE_ALGORITHMS = ("maml", "imaml", "protonets")
 """The rows of the table of algorithms that are marked `core`."""
 
-collect_ignore = ["reference/make_reference.py"]  # it needs the peers; the tests read what it wrote
+collect_ignore = [
+    "reference/make_reference.py",  # it needs the peers; the tests read what it wrote
+    "stubs",  # they stand in for libraries in processes that the tests start
+]
 _skipped = []
 
 

@@ -66,10 +66,12 @@ def test_the_code_of_the_pages_runs(number, tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+    stubs = f"{ROOT / 'tests' / 'stubs'}:{os.environ.get('PYTHONPATH', '')}"  # of trackers
     # Another worker may be writing a compiled program that this process reads.
     torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
     command = [sys.executable, "-W", "error", "-W", torn, "-c", RUN]
-    subprocess.run(command, env=os.environ | cache, cwd=tmp_path, check=True)
+    env = os.environ | cache | {"PYTHONPATH": stubs}
+    subprocess.run(command, env=env, cwd=tmp_path, check=True)
     errors = json.loads((tmp_path / "errors.json").read_text())
     assert errors.keys() == mine.keys()
     failed = [f"{page}\n{error}" for page, error in errors.items() if error]

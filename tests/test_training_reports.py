@@ -1,6 +1,8 @@
 """What `fit` hands on: records to a function that may end the run, and the best state."""
 
+import contextlib
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from problems import assert_close
 
 import metajax as mj
+from metajax.training import loops
 
 KEY = jax.random.key(0)
 TARGETS = jax.random.normal(jax.random.key(1), (8, 3))
@@ -86,6 +89,16 @@ def test_a_record_that_was_not_logged_is_handed_on_when_the_run_goes_on(tmp_path
     got = []
     run(4, on_record=got.append, **options)
     assert [record["step"] for record in got] == [2, 4]
+
+
+def test_a_run_ends_with_a_record_whenever_a_signal_comes(monkeypatch):
+    """The event is looked at before the first call, then after each; the signal comes at a look."""
+    for look in range(1, 7):
+        answers = [number >= look for number in range(100)]
+        event = types.SimpleNamespace(is_set=lambda: answers.pop(0))
+        monkeypatch.setattr(loops, "interruptible", lambda: contextlib.nullcontext(event))
+        state, records = run(100, every=10)
+        assert len(records) == 1 and records[0]["step"] == int(state.step), look
 
 
 BEST = 6

@@ -110,7 +110,7 @@ def fit(
             that are not positive; a stream with fuse or shard; a metric with the name of another
             entry of a record; tasks of the first call that the task loss refuses, such as for
             labels that are not classes; checkpoints or a log of another run, a folder that another
-            run uses, or a log with a line that is not a record.
+            run uses, or a log with a line that is not a record; a score that is not a number.
         FloatingPointError: too many records in a row in which no task was kept.
         OSError: a log that cannot be written.
 
@@ -145,7 +145,8 @@ def fit(
         bar = stack.enter_context(open_bar(done, steps, share(), progress))
         take_steps = _timed_steps(outer, source, key, done, bar)
         ended = lambda: share() >= 1 or interrupted.is_set() or reporter.is_stopped
-        while not ended():
+        is_over = ended()
+        while not is_over:
             number = min(fuse, every - done % every, steps - done)
             state, info, took = take_steps(state, number)
             done += number
@@ -156,6 +157,7 @@ def fit(
                 record = {"step": done, **period.record()}
                 checkpoints.save(done, state, run, record)  # before anything that may fail
                 reporter.report(state, record)
+                is_over = ended()  # and only here, so that what was learned is saved
     return state if best.state is None else best.state, reporter.records
 
 
