@@ -16,7 +16,8 @@ from metajax import _checked
 ROOT = pathlib.Path(mj.__file__).parent
 REPOSITORY = ROOT.parent
 ORDER = [
-    "_versions", "types", "_checks", "_kinds", "_checked", "_learnable", "_tree", "_class_means",
+    "_versions", "types", "_checks", "_kinds", "_checked", "_learnable", "_tree", "_programs",
+    "_class_means",
     "differentiate", "inner", "outer", "losses", "data", "nets", "modalities", "diagnostics",
     "algorithms", "training", "plots", "__main__",
 ]  # fmt: skip

@@ -77,6 +77,39 @@ def test_accuracies_have_every_row_of_every_setting(axes):
     assert axes.get_title() == "weights"
 
 
+def test_intervals_stay_within_what_is_possible(axes):
+    rows = {"a": (99.0, 3.0), "b": (1.0, 3.0)}
+    measured = {"all": rows, "one": {"b": (50.0, 1.0)}}
+    mj.plots.dot_plot(axes, measured, xlabel="accuracy, %", reference=20.0, limits=(0, 100))
+    (bars,) = axes.containers[0].lines[2]
+    ends = [segment[:, 0].tolist() for segment in bars.get_segments()]
+    assert ends == [[96, 100], [0, 4]]
+    assert axes.containers[1].lines[0].get_ydata()[0] > 1, "in the row of b, below the other"
+    assert [20, 20] in [list(line.get_xdata()) for line in axes.lines]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all", "one"]
+
+
+def test_accuracies_have_a_line_of_chance(axes):
+    mj.plots.accuracies(axes, {"1 shot": {"image": (0.5, 0.1)}}, chance=0.2)
+    assert [20, 20] in [list(line.get_xdata()) for line in axes.lines]
+    assert "chance" in axes.get_xlabel()
+
+
+def test_many_points_have_a_band_and_few_have_bars(axes):
+    many = (range(20), range(20), [1] * 20)
+    few = (range(3), range(3), [1] * 3)
+    mj.plots.curves(axes, {"many": many, "few": few}, xlabel="x", ylabel="y")
+    assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+    assert len(axes.containers) == 1
+
+
+def test_the_style_is_one_of_matplotlib():
+    with plt.rc_context(dict(mj.plots.STYLE)):
+        figure, axes = plt.subplots()
+        assert not axes.spines["top"].get_visible()
+    plt.close(figure)
+
+
 def sound(scale):
     """A wave, as float or as stored integers."""
     wave = np.tile(np.sin(np.arange(40.0)), (12, 1))

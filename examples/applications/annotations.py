@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,68 +29,26 @@ import common
 
 SIZES = {"train": 15, "validation": 20, "test": 59}  # radicals
 EACH = 20  # characters of a radical, so that all splits have one shape
-WEIGHTS = (0.1, 0.5)  # of the auxiliary losses; one is chosen
-
-WAYS = 5
-SHOTS = (1, 5)
-QUERIES = 10  # of each class
-TASKS = 500
-TRAINING_WAYS = 10
-TRAINING_QUERIES = 5  # of each class; there is one shot
-WIDTH = 32  # channels of the net
-OUTER_RATE = 3e-3
-LAST = 50  # steps at the end of training, whose auxiliary losses are reported
-
-parser = common.parser(__doc__, "annotations.json")
-parser.add_argument("--steps", type=int, default=400, help="steps of training for each net")
-parser.add_argument("--splits", type=int, default=6, help="splits of the radicals")
-options = common.parse(parser)
-if options.tiny:
-    options.steps = 2
-    options.splits = 2
-    TASKS = 4
-    WIDTH = 8
-
-key = jax.random.key(0)
-started = time.perf_counter()
-
-# Data: the picture and the annotations of each character, class by class as `hanzi` has them.
-characters = mj.data.hanzi()
-table = mj.data.hanzi_characters()
-radicals = np.array(table["radical"])
-rows = np.concatenate([np.flatnonzero(radicals == name) for name in characters.names])
-pictures = np.asarray(characters.x.value["image"])
-assert np.array_equal(pictures, mj.data.hanzi_pictures()[rows])
-
-# How a character is composed: the first sign of its decomposition, where it is one of Unicode's
-# ideographic description characters.
-first_sign = np.array([table["decomposition"][row][:1] for row in rows])
-kinds = sorted(sign for sign in set(first_sign) if "⿰" <= sign <= "⿻")
-known = np.isin(first_sign, kinds)
-structure = np.array([kinds.index(sign) if sign in kinds else 0 for sign in first_sign], np.int32)
-stroke_starts = np.asarray(characters.x.value["stroke"])[:, :, 3]
-strokes = np.log(stroke_starts.sum(axis=1))
-strokes -= strokes.mean()
-print(f"{len(rows)} characters; of {known.mean():.0%} the composition is known: {', '.join(kinds)}")
 
 
-def draw(split, part):
-    """A data set of EACH characters of each radical of a part, and the names of its radicals."""
-    rng = np.random.default_rng(split)
-    order = rng.permutation(characters.classes)
-    before = sum(SIZES[other] for other in list(SIZES)[: list(SIZES).index(part)])
-    chosen = order[before : before + SIZES[part]]
-    start = np.asarray(characters.start)
-    count = np.asarray(characters.count)
-    row = np.concatenate([start[c] + rng.permutation(count[c])[:EACH] for c in chosen])
-    every = np.ones(len(row), bool)
-    x = mj.data.as_modalities(
-        {"image": pictures[row], "structure": structure[row], "strokes": strokes[row]},
-        {"image": every, "structure": known[row], "strokes": every},
-    )
-    labels = np.repeat(np.arange(len(chosen)), EACH)
-    names = [characters.names[c] for c in chosen]
-    return mj.data.dataset(x, labels, scale={"image": 255}), names
+class Config(NamedTuple):
+    """The settings of a run."""
+
+    weights: tuple = (0.1, 0.5)  # of the auxiliary losses; one is chosen
+    ways: int = 5
+    shots: tuple = (1, 5)
+    queries: int = 10  # of each class
+    tasks: int = 500
+    training_ways: int = 10
+    training_queries: int = 5  # of each class; there is one shot
+    width: int = 32  # channels of the net
+    outer_rate: float = 3e-3
+    last: int = 50  # steps at the end of training, whose auxiliary losses are reported
+    steps: int = 400  # steps of training for each net
+    splits: int = 6  # splits of the radicals
+
+
+TINY = Config(steps=2, splits=2, tasks=4, width=8, weights=(0.1,))
 
 
 def permuted(data, split):
@@ -103,154 +62,206 @@ def permuted(data, split):
     return mj.data.dataset(x, data.y, scale=data.scale)
 
 
-# The net: its features are slow. The auxiliary heads are learned, beside the head that the class
-# means write.
-HEADS = {"structure": len(kinds), "strokes": 1}  # {annotation: outputs of its head}
+def main(config, out):
+    """Trains with annotations, without, and with wrong ones, on every split of the radicals."""
+    key = jax.random.key(0)
+    started = time.perf_counter()
 
+    # Data: the picture and the annotations of each character, class by class as `hanzi` has them.
+    characters = mj.data.hanzi()
+    table = mj.data.hanzi_characters()
+    radicals = np.array(table["radical"])
+    rows = np.concatenate([np.flatnonzero(radicals == name) for name in characters.names])
+    pictures = np.asarray(characters.x.value["image"])
+    assert np.array_equal(pictures, mj.data.hanzi_pictures()[rows])
 
-def make_net(key):
-    net = mj.nets.Conv4(1, width=WIDTH, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(key))
-    return mj.nets.functional(net)
-
-
-apply, _ = make_net(0)
-
-
-def features_of_picture(params, x):
-    """The features read the picture alone, whatever else x has: [n, WIDTH]."""
-    return apply(mj.Params({}, params.slow), x.value["image"], method="embed")
-
-
-embed, _ = mj.nets.from_function(features_of_picture)
-
-
-def auxiliary_heads(key):
-    """The start of the auxiliary heads."""
-    heads = {}
-    for name, outputs in HEADS.items():
-        kernel = jax.random.normal(key, (WIDTH, outputs)) / WIDTH**0.5
-        heads[name] = {"kernel": kernel, "bias": jnp.zeros(outputs)}
-    return heads
-
-
-@jax.jit
-def learn(data, weight, key):
-    """ProtoNets whose loss has so much of the auxiliary losses.
-
-    Returns:
-        The params, and the mean of every metric over the last steps.
-    """
-    body_key, head_key, run_key = jax.random.split(key, 3)
-    loss = mj.modalities.annotated(
-        mj.losses.cross_entropy(mj.linear_head(embed)),
-        {name: mj.linear_head(embed, entry=name) for name in HEADS},
-        weight=dict.fromkeys(HEADS, weight),
+    # How a character is composed: the first sign of its decomposition, where it is one of Unicode's
+    # ideographic description characters.
+    first_sign = np.array([table["decomposition"][row][:1] for row in rows])
+    kinds = sorted(sign for sign in set(first_sign) if "⿰" <= sign <= "⿻")
+    known = np.isin(first_sign, kinds)
+    structure = np.array(
+        [kinds.index(sign) if sign in kinds else 0 for sign in first_sign], np.int32
     )
-    task_loss = mj.query_loss(mj.prototypes(embed, TRAINING_WAYS), loss)
-    optimizer = optax.adam(optax.cosine_decay_schedule(OUTER_RATE, options.steps))
-    outer = mj.outer_loop(task_loss, optimizer)
-    _, body = make_net(body_key)
-    state, info = mj.training.scan(
-        outer,
-        outer.init(mj.Params(auxiliary_heads(head_key), body.fast)),
-        mj.data.meta_batch(mj.data.episodes(TRAINING_WAYS, 1, TRAINING_QUERIES), tasks=1),
-        data,
-        run_key,
-        steps=options.steps,
+    stroke_starts = np.asarray(characters.x.value["stroke"])[:, :, 3]
+    strokes = np.log(stroke_starts.sum(axis=1))
+    strokes -= strokes.mean()
+    print(
+        f"{len(rows)} characters; "
+        f"of {known.mean():.0%} the composition is known: {', '.join(kinds)}"
     )
-    return state.params, jax.tree.map(lambda leaf: leaf[-LAST:].mean(), info.metrics)
 
+    def draw(split, part):
+        """EACH characters of each radical of a part as a data set, and the radicals' names."""
+        rng = np.random.default_rng(split)
+        order = rng.permutation(characters.classes)
+        before = sum(SIZES[other] for other in list(SIZES)[: list(SIZES).index(part)])
+        chosen = order[before : before + SIZES[part]]
+        start = np.asarray(characters.start)
+        count = np.asarray(characters.count)
+        row = np.concatenate([start[c] + rng.permutation(count[c])[:EACH] for c in chosen])
+        every = np.ones(len(row), bool)
+        x = mj.data.as_modalities(
+            {"image": pictures[row], "structure": structure[row], "strokes": strokes[row]},
+            {"image": every, "structure": known[row], "strokes": every},
+        )
+        labels = np.repeat(np.arange(len(chosen)), EACH)
+        names = [characters.names[c] for c in chosen]
+        return mj.data.dataset(x, labels, scale={"image": 255}), names
 
-@jax.jit
-def score(params, data, key):
-    """{shots: mean accuracy over tasks} by the pictures alone.
+    # The net: its features are slow. The auxiliary heads are learned, beside the head that the
+    # class means write.
+    HEADS = {"structure": len(kinds), "strokes": 1}  # {annotation: outputs of its head}
 
-    GroupNorm normalises every picture by itself, so that each is encoded once.
-    """
+    def make_net(key):
+        net = mj.nets.Conv4(1, width=config.width, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(key))
+        return mj.nets.functional(net)
 
-    def features(rows):
-        return embed(params, mj.data.take_examples(data, rows))
+    apply, _ = make_net(0)
 
-    rows = jnp.arange(len(data.y)).reshape(-1, EACH)
-    encoded = jax.lax.map(features, rows).reshape(-1, WIDTH)
-    encoded = dataclasses.replace(data, x=encoded, scale=None)
-    task_loss = mj.query_loss(
-        mj.prototypes(mj.nets.identity_encoder, WAYS), mj.losses.cross_entropy(mj.linear_head())
-    )
-    accuracy = {}
-    for shots in SHOTS:
-        sample = mj.data.meta_batch(mj.data.episodes(WAYS, shots, QUERIES), TASKS)
-        tasks = sample(encoded, key)
-        accuracy[shots] = mj.evaluate(task_loss, params, tasks, key)["accuracy"].mean
-    return accuracy
+    def features_of_picture(params, x):
+        """The features read the picture alone, whatever else x has: [n, config.width]."""
+        return apply(mj.Params({}, params.slow), x.value["image"], method="embed")
 
+    embed, _ = mj.nets.from_function(features_of_picture)
 
-accuracy = {}  # {learner: {shots: [accuracy of every split]}}
-weights = []  # the one that was chosen, for every split
-auxiliary = []  # metrics at the end of training, for every split
-digests = []
-for split in range(options.splits):
-    data = {}
-    names = {}
-    for part in SIZES:
-        data[part], names[part] = draw(split, part)
-    digests.append(mj.data.class_split("radicals", names).digest)
+    def auxiliary_heads(key):
+        """The start of the auxiliary heads."""
+        heads = {}
+        for name, outputs in HEADS.items():
+            kernel = jax.random.normal(key, (config.width, outputs)) / config.width**0.5
+            heads[name] = {"kernel": kernel, "bias": jnp.zeros(outputs)}
+        return heads
 
-    split_key = jax.random.fold_in(key, split)
-    tried = {weight: learn(data["train"], weight, split_key) for weight in (0.0, *WEIGHTS)}
-    on_validation = {
-        weight: sum(score(tried[weight][0], data["validation"], split_key).values())
-        for weight in WEIGHTS
+    @jax.jit
+    def learn(data, weight, key):
+        """ProtoNets whose loss has so much of the auxiliary losses.
+
+        Returns:
+            The params, and the mean of every metric over the last steps.
+        """
+        body_key, head_key, run_key = jax.random.split(key, 3)
+        loss = mj.modalities.annotated(
+            mj.losses.cross_entropy(mj.linear_head(embed)),
+            {name: mj.linear_head(embed, entry=name) for name in HEADS},
+            weight=dict.fromkeys(HEADS, weight),
+        )
+        task_loss = mj.query_loss(mj.prototypes(embed, config.training_ways), loss)
+        optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.steps))
+        outer = mj.outer_loop(task_loss, optimizer)
+        _, body = make_net(body_key)
+        state, info = mj.training.scan(
+            outer,
+            outer.init(mj.Params(auxiliary_heads(head_key), body.fast)),
+            mj.data.meta_batch(
+                mj.data.episodes(config.training_ways, 1, config.training_queries), tasks=1
+            ),
+            data,
+            run_key,
+            steps=config.steps,
+        )
+        return state.params, jax.tree.map(lambda leaf: leaf[-config.last :].mean(), info.metrics)
+
+    @jax.jit
+    def score(params, data, key):
+        """{shots: mean accuracy over tasks} by the pictures alone.
+
+        GroupNorm normalises every picture by itself, so that each is encoded once.
+        """
+
+        def features(rows):
+            return embed(params, mj.data.take_examples(data, rows))
+
+        rows = jnp.arange(len(data.y)).reshape(-1, EACH)
+        encoded = jax.lax.map(features, rows).reshape(-1, config.width)
+        encoded = dataclasses.replace(data, x=encoded, scale=None)
+        task_loss = mj.query_loss(
+            mj.prototypes(mj.nets.identity_encoder, config.ways),
+            mj.losses.cross_entropy(mj.linear_head()),
+        )
+        accuracy = {}
+        for shots in config.shots:
+            sample = mj.data.meta_batch(
+                mj.data.episodes(config.ways, shots, config.queries), config.tasks
+            )
+            tasks = sample(encoded, key)
+            accuracy[shots] = mj.evaluate(task_loss, params, tasks, key)["accuracy"].mean
+        return accuracy
+
+    accuracy = {}  # {learner: {shots: [accuracy of every split]}}
+    weights = []  # the one that was chosen, for every split
+    auxiliary = []  # metrics at the end of training, for every split
+    digests = []
+    for split in range(config.splits):
+        data = {}
+        names = {}
+        for part in SIZES:
+            data[part], names[part] = draw(split, part)
+        digests.append(mj.data.class_split("radicals", names).digest)
+
+        split_key = jax.random.fold_in(key, split)
+        tried = {
+            weight: learn(data["train"], weight, split_key) for weight in (0.0, *config.weights)
+        }
+        on_validation = {
+            weight: sum(score(tried[weight][0], data["validation"], split_key).values())
+            for weight in config.weights
+        }
+        best = max(on_validation, key=on_validation.get)
+        learners = {
+            "without": tried[0.0],
+            "annotated": tried[best],
+            "permuted": learn(permuted(data["train"], split), best, split_key),
+        }
+        for name, (params, _) in learners.items():
+            for shots, mean in score(params, data["test"], split_key).items():
+                accuracy.setdefault(name, {}).setdefault(shots, []).append(float(mean))
+        weights.append(best)
+        auxiliary.append(tried[best][1])
+
+        seconds = time.perf_counter() - started
+        now = ", ".join(
+            f"{name} {100 * accuracy[name][config.shots[0]][-1]:.1f}" for name in learners
+        )
+        print(f"split {split}, {seconds:.0f} s so far: weight {best}, 1 shot: {now}", flush=True)
+
+    # The table.
+    pairs = (("annotated", "without"), ("permuted", "without"), ("annotated", "permuted"))
+    results = []
+    for shots in config.shots:
+        row = {"shots": shots}
+        row |= {name: common.percent(accuracy[name][shots]) for name in accuracy}
+        print(f"{common.shots_label(shots)}:", end=" ")
+        print("; ".join(f"{name} {common.cell(row[name])}" for name in accuracy))
+        for first, second in pairs:
+            less = common.percent(np.subtract(accuracy[first][shots], accuracy[second][shots]))
+            row[f"{first} minus {second}"] = less
+            print(f"    {first} minus {second}: {common.difference(less)}")
+        results.append(row)
+    # Metrics of an annotation have a name such as "strokes/loss".
+    means = {
+        name: float(np.mean([float(metrics[name]) for metrics in auxiliary]))
+        for name in auxiliary[0]
+        if "/" in name
     }
-    best = max(on_validation, key=on_validation.get)
-    learners = {
-        "without": tried[0.0],
-        "annotated": tried[best],
-        "permuted": learn(permuted(data["train"], split), best, split_key),
+    print(f"Weights chosen: {weights}. At the end of training:", end=" ")
+    print(", ".join(f"{name} {value:.2f}" for name, value in means.items()))
+    took = time.perf_counter() - started
+    report = {
+        **common.header(),
+        "seconds": took,
+        "steps": config.steps,
+        "splits": config.splits,
+        "digests": digests,
+        "tasks": config.tasks,
+        "radicals": list(SIZES.values()),
+        "weights": weights,
+        "auxiliary": means,
+        "rows": results,
     }
-    for name, (params, _) in learners.items():
-        for shots, mean in score(params, data["test"], split_key).items():
-            accuracy.setdefault(name, {}).setdefault(shots, []).append(float(mean))
-    weights.append(best)
-    auxiliary.append(tried[best][1])
+    report = common.write_report(out / "annotations.json", report)
+    print(f"{took:.0f} s; see annotations.json in {out}.")
 
-    seconds = time.perf_counter() - started
-    now = ", ".join(f"{name} {100 * accuracy[name][SHOTS[0]][-1]:.1f}" for name in learners)
-    print(f"split {split}, {seconds:.0f} s so far: weight {best}, 1 shot: {now}", flush=True)
 
-# The table.
-pairs = (("annotated", "without"), ("permuted", "without"), ("annotated", "permuted"))
-results = []
-for shots in SHOTS:
-    row = {"shots": shots}
-    row |= {name: common.percent(accuracy[name][shots]) for name in accuracy}
-    print(f"{common.shots_label(shots)}:", end=" ")
-    print("; ".join(f"{name} {common.cell(row[name])}" for name in accuracy))
-    for first, second in pairs:
-        less = common.percent(np.subtract(accuracy[first][shots], accuracy[second][shots]))
-        row[f"{first} minus {second}"] = less
-        print(f"    {first} minus {second}: {common.difference(less)}")
-    results.append(row)
-# Metrics of an annotation have a name such as "strokes/loss".
-means = {
-    name: float(np.mean([float(metrics[name]) for metrics in auxiliary]))
-    for name in auxiliary[0]
-    if "/" in name
-}
-print(f"Weights chosen: {weights}. At the end of training:", end=" ")
-print(", ".join(f"{name} {value:.2f}" for name, value in means.items()))
-took = time.perf_counter() - started
-report = {
-    **common.header(),
-    "seconds": took,
-    "steps": options.steps,
-    "splits": options.splits,
-    "digests": digests,
-    "tasks": TASKS,
-    "radicals": list(SIZES.values()),
-    "weights": weights,
-    "auxiliary": means,
-    "rows": results,
-}
-common.write_report(options.out / "annotations.json", report)
-print(f"{took:.0f} s; see annotations.json in {options.out}.")
+if __name__ == "__main__":
+    common.run(main, Config(), TINY, "steps", "splits", description=__doc__)

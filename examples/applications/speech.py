@@ -32,7 +32,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the folder of comm
 import common
 
 WORDS = 10
-SPEAKERS = ("george", "jackson", "nicolas", "theo")
 EACH = 200  # recordings of a word, by all speakers
 OF_SPEAKER = 50  # recordings of a word, by one speaker
 SAMPLE_RATE = 8000  # Hz
@@ -40,44 +39,50 @@ FRAMES = 20  # of a spectrogram
 MELS = 40  # its frequency bands
 
 WAYS = 5  # of new words
-SHOTS = (1, 5)
-QUERIES = 10  # of each class
-TASKS = 100  # of each split and number of shots
-AT_ONCE = 20  # tasks that are evaluated at once
-
-WIDTH = 16  # features of a frame
-CHANNELS = 48  # of the net for speech
-EYE_WIDTH = 32  # of the net for pictures
-OUTER_RATE = 3e-3
-NAME_STEPS = 200  # of learning to read names
-TUNING_STEPS = 20  # of fine-tuning a head
-RATES = (0.0, 0.01, 0.1, 1.0)  # of fine-tuning a head
-COUNTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # as how many shots the class means of other speakers count
-
-parser = common.parser(__doc__, "speech.json and speech.png")
-parser.add_argument("--steps", type=int, default=100, help="steps of training of each net")
-parser.add_argument("--splits", type=int, default=10, help="splits of the words, 2 to 10")
-options = common.parse(parser)
-if options.tiny:
-    options.steps = 2
-    options.splits = 2
-    SPEAKERS = SPEAKERS[:3]
-    TASKS = 4
-    AT_ONCE = 4
-    WIDTH = 2
-    CHANNELS = 16
-    EYE_WIDTH = 8
-    NAME_STEPS = 2
-    TUNING_STEPS = 2
-    RATES = RATES[:2]
-    COUNTS = COUNTS[:1]
-
-FEATURES = FRAMES * WIDTH  # of a recording
-key = jax.random.key(0)
-started = time.perf_counter()
 
 
-# Data: the log-mel spectrogram of each recording, without silence, stretched to FRAMES frames.
+class Config(NamedTuple):
+    """The settings of a run."""
+
+    speakers: tuple = ("george", "jackson", "nicolas", "theo")
+    shots: tuple = (1, 5)
+    queries: int = 10  # of each class
+    tasks: int = 100  # of each split and number of shots
+    at_once: int = 20  # tasks that are evaluated at once
+    width: int = 16  # features of a frame
+    channels: int = 48  # of the net for speech
+    eye_width: int = 32  # of the net for pictures
+    outer_rate: float = 3e-3
+    name_steps: int = 200  # of learning to read names
+    tuning_steps: int = 20  # of fine-tuning a head
+    rates: tuple = (0.0, 0.01, 0.1, 1.0)  # of fine-tuning a head
+    counts: tuple = (
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+    )  # as how many shots the class means of other speakers count
+    steps: int = 100  # steps of training of each net
+    splits: int = 10  # splits of the words, 2 to 10
+
+
+TINY = Config(
+    steps=1,
+    splits=2,
+    speakers=("george", "jackson", "nicolas"),
+    tasks=2,
+    at_once=2,
+    width=2,
+    channels=8,
+    eye_width=8,
+    name_steps=1,
+    tuning_steps=1,
+    rates=(0.0, 0.1),
+    counts=(1.0,),
+)
+
+
 @jax.jit
 def spectrograms(wave):
     """[recordings, samples] -> [recordings, FRAMES, MELS]."""
@@ -100,24 +105,10 @@ def all_examples(dataset):
     return mj.data.take_examples(dataset, jnp.arange(len(dataset.y)))
 
 
-digits = mj.data.paired_digits(seed=0)  # every recording, with a written digit of the same value
-seen_and_heard = all_examples(digits).value
-sounds = np.asarray(spectrograms(seen_and_heard["audio"])).reshape(WORDS, EACH, FRAMES, MELS)
-pictures = np.asarray(seen_and_heard["image"]).reshape(WORDS, EACH, 28, 28, 1)
-voices = [spectrograms(all_examples(mj.data.spoken_digits(speakers=[name]))) for name in SPEAKERS]
-voices = jnp.stack(voices)  # [speakers, WORDS * OF_SPEAKER, FRAMES, MELS]
-
-
 def row_numbers(classes, each, info=()):
     """A data set of row numbers: tasks of it are filled with the features of any net."""
     labels = np.repeat(np.arange(classes), each)
     return mj.data.dataset(np.arange(classes * each), labels, info=info)
-
-
-def drawer(classes, each, ways):
-    """(key, info) -> tasks of row numbers, of data that are sorted by class."""
-    sample = jax.jit(mj.data.meta_batch(mj.data.episodes(ways, max(SHOTS), QUERIES), TASKS))
-    return lambda key, info=(): sample(row_numbers(classes, each, info), key)
 
 
 def fill(tasks, features):
@@ -127,58 +118,6 @@ def fill(tasks, features):
         return batch._replace(x=jax.tree.map(lambda leaf: leaf[batch.x], features))
 
     return tasks._replace(support=fill_batch(tasks.support), query=fill_batch(tasks.query))
-
-
-# The net keeps the order of time: its features are those of all frames, side by side. Each
-# recording is normalised by itself, so that its features do not depend on the rest of the batch,
-# and are computed once.
-apply, params = mj.nets.functional(
-    mj.nets.TemporalConv(
-        MELS,
-        WIDTH,
-        width=CHANNELS,
-        blocks=2,
-        stride=1,
-        norm=mj.nets.GroupNorm,
-        rngs=nnx.Rngs(0),
-    )
-)
-start = mj.Params({}, params.fast)
-
-
-def frames_side_by_side(params, x):
-    tokens, _ = apply(mj.Params({}, params.slow), x, method="tokens")
-    return tokens.reshape(len(tokens), FEATURES) / FRAMES**0.5
-
-
-embed, _ = mj.nets.from_function(frames_side_by_side)
-features_of = jax.jit(embed)
-loss_of_sounds = mj.losses.cross_entropy(mj.linear_head(embed))
-
-# The same for features that are computed already.
-encoder = mj.nets.identity_encoder
-loss_of_features = mj.losses.cross_entropy(mj.linear_head())
-nothing = mj.Params({}, ())
-
-
-def with_zero_head(ways):
-    """The start of pretraining."""
-    head = {"kernel": jnp.zeros((FEATURES, ways)), "bias": jnp.zeros(ways)}
-    return start._replace(fast={"head": head})
-
-
-def trainer(task_loss, sample, steps=options.steps):
-    """(params, data, key) -> params after training, compiled once for all splits."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(OUTER_RATE, steps))
-    outer = mj.outer_loop(task_loss, optimizer)
-
-    @jax.jit
-    def train(params, data, key):
-        state = outer.init(params)
-        state, _ = mj.training.scan(outer, state, sample, data, key, steps=steps)
-        return state.params
-
-    return train
 
 
 def first_shots(tasks, shots, ways):
@@ -191,119 +130,22 @@ def means_of(metrics):
     return {name: summary.mean for name, summary in metrics.items()}
 
 
-def scorer(adaptation, ways, loss=loss_of_features):
-    """(params, tasks, shots) -> {metric: mean over tasks}, compiled once for all splits."""
-    task_loss = mj.query_loss(adaptation, loss)
-
-    @jax.jit
-    def score(params, tasks, shots):
-        few = first_shots(tasks, shots, ways)
-        return means_of(mj.evaluate(task_loss, params, few, key, tasks_at_once=AT_ONCE))
-
-    return score
-
-
 def note(table, row, shots, value):
     """Adds the value of one more split to a row."""
     table.setdefault(row, {}).setdefault(shots, []).append(float(value))
 
 
-# New words. Pretraining learns to name the training words; meta-training learns to tell words
-# apart from examples.
-pretrain_words = trainer(mj.supervised(loss_of_sounds), mj.data.meta_batch(mj.data.batches(60), 1))
+def by_word(tasks):
+    """The tasks with every word numbered as in the data, and not in the order drawn."""
+
+    def renumber(batch):
+        return batch._replace(y=batch.x // OF_SPEAKER)
+
+    return tasks._replace(support=renumber(tasks.support), query=renumber(tasks.query))
 
 
-def stitched(dataset, key):
-    """Two tasks: of words, and of words that begin as one and end as another.
-
-    Of the latter there are more. This and the net were chosen on two of the five training digits
-    of each half, with the other three for training.
-    """
-    first_key, second_key, cut_key = jax.random.split(key, 3)
-    sample = mj.data.episodes(WAYS, 1, 5)
-    first = sample(dataset, first_key)
-    second = sample(dataset, second_key)
-    cut = jax.random.randint(cut_key, (), FRAMES // 4, 3 * FRAMES // 4 + 1)
-    begins = (jnp.arange(FRAMES) < cut)[None, :, None]
-
-    def join(one, other):
-        return one._replace(x=jnp.where(begins, one.x, other.x))
-
-    joined = mj.Task(join(first.support, second.support), join(first.query, second.query))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), first, joined)
-
-
-meta_train_words = trainer(mj.query_loss(mj.prototypes(embed, WAYS), loss_of_sounds), stitched)
-draw_words = drawer(WAYS, EACH, WAYS)
-draw_held_out = drawer(WAYS, EACH // 4, WAYS)
-class_means = scorer(mj.prototypes(encoder, WAYS), WAYS)
-
-# Fine-tuning: the head of class means, then descent with a rate that is stored in `params.rule`.
-descent = mj.inner_loop(
-    loss_of_features, mj.shared_rate(0.0), steps=TUNING_STEPS, differentiate=mj.first_order()
-)
-tuned_words = scorer(mj.chain(head=mj.prototypes(encoder, WAYS), descent=descent), WAYS)
-
-
-def at_rate(rate):
-    return nothing._replace(rule={"head": (), "descent": jnp.asarray(rate)})
-
-
-# Names as side information about the classes: AM3 relies on what a GRU makes of the letters.
-letters = np.array(
-    [[ord(letter) - 96 for letter in name.ljust(5, "`")] for name in digits.names], np.int32
-)  # 1 for "a"; 0 is padding
-read_letters, reader = mj.nets.functional(
-    mj.nets.Text(27, mj.nets.GRU(32, FEATURES, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(1))
-)
-
-
-def describe(params, info, key=None):
-    return read_letters(mj.Params({}, params.slow["letters"]), info)
-
-
-with_names = mj.modalities.adaptive_prototypes(encoder, describe, WAYS, FEATURES)
-name_loss = mj.query_loss(with_names, loss_of_features)
-
-
-def with_and_without_shots(params, task, key):
-    """The name must be of use beside shots, and alone."""
-    no_shots = task.support._replace(weight=jnp.zeros(len(task.support.y)))
-    value, metrics = name_loss(params, task, key)
-    alone, _ = name_loss(params, task._replace(support=no_shots), key)
-    return value + alone, metrics
-
-
-learn_names = trainer(
-    with_and_without_shots, mj.data.meta_batch(mj.data.episodes(WAYS, 1, 5), 4), steps=NAME_STEPS
-)
-
-
-@jax.jit
-def score_names(params, tasks, shots):
-    """{control: {metric: mean over tasks}}."""
-    few = first_shots(tasks, shots, WAYS)
-    found = mj.modalities.compare_side_information(
-        name_loss, params, few, key, tasks_at_once=AT_ONCE
-    )
-    return {control: means_of(metrics) for control, metrics in found.items()}
-
-
-# Written digits: a Conv4 that has learned to compare characters of Omniglot, and no digits.
-see, eye = mj.nets.functional(
-    mj.nets.Conv4(EYE_WIDTH, width=EYE_WIDTH, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(2))
-)
-look, _ = mj.nets.from_function(lambda params, x: see(mj.Params({}, params.slow), x))
-loss_of_pictures = mj.losses.cross_entropy(mj.linear_head(look))
-learn_to_look = trainer(
-    mj.query_loss(mj.prototypes(look, 20), loss_of_pictures),
-    mj.data.meta_batch(mj.data.episodes(20, 1, 3), 1),
-    steps=2 * options.steps,
-)
-eye = learn_to_look(mj.Params({}, eye.fast), mj.data.omniglot(), key)
-views = jax.jit(look)(eye, pictures.reshape(-1, 28, 28, 1)).reshape(WORDS, EACH, -1)
-both_loss = mj.losses.cross_entropy(mj.modalities.late_head(encoder))
-score_both = scorer(mj.modalities.modal_prototypes(encoder, WAYS), WAYS, both_loss)
+def percents(by_shots):
+    return {shots: common.percent(values) for shots, values in by_shots.items()}
 
 
 class WordNets(NamedTuple):
@@ -322,142 +164,6 @@ class WordNets(NamedTuple):
     rates: dict
 
 
-def learn_words(words, split_key):
-    """Trains all nets on these words. A quarter of the recordings is held out to choose a rate."""
-    kept = np.arange(EACH) % 4 < 3
-    data = mj.data.dataset(
-        sounds[words][:, kept].reshape(-1, FRAMES, MELS), np.repeat(np.arange(WAYS), kept.sum())
-    )
-    pretrained = pretrain_words(with_zero_head(WAYS), data, split_key)
-    meta = meta_train_words(start, data, split_key)
-
-    features = mj.data.dataset(np.asarray(features_of(meta, data.x)), data.y, info=letters[words])
-    named = with_names.init(mj.Params({}, {"letters": reader.fast}), key)
-    named = learn_names(named, features, split_key)
-
-    # The rate is chosen by the loss: training words are told apart without a fault, so that
-    # accuracy would choose nothing.
-    held_out = features_of(pretrained, sounds[words][:, ~kept].reshape(-1, FRAMES, MELS))
-    tasks = fill(draw_held_out(split_key, letters[words]), held_out)
-    rates = {}
-    for shots in SHOTS:
-        losses = [tuned_words(at_rate(rate), tasks, shots)["loss"] for rate in RATES]
-        rates[shots] = RATES[int(np.argmin(losses))]
-    return WordNets(pretrained, meta, named, rates)
-
-
-def test_words(nets, words, split_key):
-    """{shots: {row: {metric: mean over tasks}}} on words never heard."""
-    tasks = draw_words(split_key, letters[words])
-    new = sounds[words].reshape(-1, FRAMES, MELS)
-    plain = fill(tasks, new.reshape(len(new), -1))
-    pretrained = fill(tasks, features_of(nets.pretrained, new))
-    heard = features_of(nets.meta, new)
-    meta = fill(tasks, heard)
-    modalities = {"image": views[words].reshape(len(new), -1), "audio": heard}
-    every = jnp.ones(len(new), bool)
-    both = fill(tasks, mj.Modalities(modalities, {"image": every, "audio": every}))
-    written = fill(tasks, mj.Modalities(modalities, {"image": every, "audio": ~every}))
-    found = {}
-    for shots in SHOTS:
-        rate = at_rate(nets.rates[shots])
-        names = score_names(nets.named, meta, shots)
-        found[shots] = {
-            "log-mel, class means": class_means(nothing, plain, shots),
-            "pretrained, class means": class_means(nothing, pretrained, shots),
-            "pretrained, fine-tuned head": tuned_words(rate, pretrained, shots),
-            "meta-trained, class means": class_means(nothing, meta, shots),
-            **{f"name, {control}": metrics for control, metrics in names.items()},
-            "written digit": score_both(nothing, written, shots),
-            "written and spoken": score_both(nothing, both, shots),
-        }
-    return found
-
-
-halves = []  # (training words, test words) of every split
-for seed in range(5):
-    order = np.random.default_rng(seed).permutation(WORDS)
-    halves += [(order[:WAYS], order[WAYS:]), (order[WAYS:], order[:WAYS])]
-halves = halves[: options.splits]
-
-new_words = {}  # {row: {shots: [accuracy of every split]}}
-chosen = {}  # the same for what was chosen
-digests = {"new words": [], "new speakers": []}
-for split, (train, test) in enumerate(halves):
-    split_key = jax.random.fold_in(key, split)
-    parts = {
-        "train": [digits.names[word] for word in train],
-        "test": [digits.names[word] for word in test],
-    }
-    digests["new words"].append(mj.data.class_split("words", parts).digest)
-    nets = learn_words(train, split_key)
-    for shots, found in test_words(nets, test, split_key).items():
-        note(chosen, "rate", shots, nets.rates[shots])
-        for row, metrics in found.items():
-            note(new_words, row, shots, metrics["accuracy"])
-    print(f"words, split {split}: {time.perf_counter() - started:.0f} s", flush=True)
-
-
-# New speakers. The support set of a training task is of one speaker, and its query set of the same
-# or of another. The data of training are (voices, the probability of each speaker).
-speaker_rows = row_numbers(WORDS, OF_SPEAKER)
-
-
-def across_speakers(data, key):
-    """A task between two speakers."""
-    voices, probability = data
-    support_key, query_key, task_key = jax.random.split(key, 3)
-    asked = voices[jax.random.choice(support_key, len(voices), p=probability)]
-    answers = voices[jax.random.choice(query_key, len(voices), p=probability)]
-    task = mj.data.episodes(WORDS, 1, 3)(speaker_rows, task_key)
-    support = task.support._replace(x=asked[task.support.x])
-    query = task.query._replace(x=answers[task.query.x])
-    return mj.Task(support, query)
-
-
-def recordings(data, key):
-    """A batch of recordings with their words."""
-    voices, probability = data
-    speaker_key, row_key = jax.random.split(key)
-    speaker = jax.random.choice(speaker_key, len(voices), (60,), p=probability)
-    row = jax.random.randint(row_key, (60,), 0, voices.shape[1])
-    return mj.Batch(voices[speaker, row], row // OF_SPEAKER)
-
-
-pretrain_speakers = trainer(mj.supervised(loss_of_sounds), mj.data.meta_batch(recordings, 1))
-meta_train_speakers = trainer(
-    mj.query_loss(mj.prototypes(embed, WORDS), loss_of_sounds),
-    mj.data.meta_batch(across_speakers, 2),
-)
-
-
-def trust_others(params, support, key):
-    """Class means of the shots and of other speakers, who count as `count` shots.
-
-    This is the MAP estimate of Gauvain and Lee 1994.
-    """
-    means = params.slow["means"]
-    x = jnp.concatenate([means, support.x])
-    y = jnp.concatenate([jnp.arange(WORDS), support.y])
-    weight = jnp.concatenate([jnp.full(WORDS, params.slow["count"]), support.weight])
-    return mj.prototypes(encoder, WORDS).adapt(params, mj.Batch(x, y, weight), key)
-
-
-trusting = scorer(mj.Adaptation(lambda params, key: params, trust_others), WORDS)
-tuned_speakers = scorer(descent, WORDS)
-class_means_speakers = scorer(mj.prototypes(encoder, WORDS), WORDS)
-draw_speaker = drawer(WORDS, OF_SPEAKER, WORDS)
-
-
-def by_word(tasks):
-    """The tasks with every word numbered as in the data, and not in the order drawn."""
-
-    def renumber(batch):
-        return batch._replace(y=batch.x // OF_SPEAKER)
-
-    return tasks._replace(support=renumber(tasks.support), query=renumber(tasks.query))
-
-
 class SpeakerNets(NamedTuple):
     """What is learned from some speakers.
 
@@ -472,176 +178,471 @@ class SpeakerNets(NamedTuple):
     means: jax.Array
 
 
-def learn_speakers(speakers, fold_key):
-    probability = jnp.isin(jnp.arange(len(voices)), jnp.array(speakers)) / len(speakers)
-    data = (voices, probability)
-    pretrained = pretrain_speakers(with_zero_head(WORDS), data, fold_key)
-    meta = meta_train_speakers(start, data, fold_key)
-    means = []
-    for speaker in speakers:
-        features = features_of(meta, voices[speaker])
-        means.append(features.reshape(WORDS, OF_SPEAKER, -1).mean(axis=1))
-    return SpeakerNets(pretrained, meta, jnp.stack(means).mean(axis=0))
+def main(config, out):
+    """Trains and tests on every split of the words, then on every fold of the speakers."""
+    key = jax.random.key(0)
+    started = time.perf_counter()
 
+    # Data: the log-mel spectrogram of each recording, without silence, stretched to FRAMES frames.
+    digits = mj.data.paired_digits(
+        seed=0
+    )  # every recording, with a written digit of the same value
+    seen_and_heard = all_examples(digits).value
+    sounds = np.asarray(spectrograms(seen_and_heard["audio"])).reshape(WORDS, EACH, FRAMES, MELS)
+    features_of_recording = FRAMES * config.width
+    pictures = np.asarray(seen_and_heard["image"]).reshape(WORDS, EACH, 28, 28, 1)
+    voices = [
+        spectrograms(all_examples(mj.data.spoken_digits(speakers=[name])))
+        for name in config.speakers
+    ]
+    voices = jnp.stack(voices)  # [speakers, WORDS * OF_SPEAKER, FRAMES, MELS]
 
-def tune(nets, tasks, shots, rate):
-    """Accuracy after fine-tuning the pretrained head."""
-    params = mj.Params(nets.pretrained.fast, (), jnp.asarray(rate))
-    return tuned_speakers(params, tasks, shots)["accuracy"]
+    def drawer(classes, each, ways):
+        """(key, info) -> tasks of row numbers, of data that are sorted by class."""
+        sample = jax.jit(
+            mj.data.meta_batch(
+                mj.data.episodes(ways, max(config.shots), config.queries), config.tasks
+            )
+        )
+        return lambda key, info=(): sample(row_numbers(classes, each, info), key)
 
+    # The net keeps the order of time: its features are those of all frames, side by side. Each
+    # recording is normalised by itself, so that its features do not depend on the rest of the
+    # batch, and are computed once.
+    apply, params = mj.nets.functional(
+        mj.nets.TemporalConv(
+            MELS,
+            config.width,
+            width=config.channels,
+            blocks=2,
+            stride=1,
+            norm=mj.nets.GroupNorm,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    start = mj.Params({}, params.fast)
 
-def trust(nets, tasks, shots, count):
-    """Accuracy of class means of the shots and of other speakers, who count as so many shots."""
-    params = mj.Params({}, {"means": nets.means, "count": jnp.asarray(count)})
-    return trusting(params, tasks, shots)["accuracy"]
+    def frames_side_by_side(params, x):
+        tokens, _ = apply(mj.Params({}, params.slow), x, method="tokens")
+        return tokens.reshape(len(tokens), features_of_recording) / FRAMES**0.5
 
+    embed, _ = mj.nets.from_function(frames_side_by_side)
+    features_of = jax.jit(embed)
+    loss_of_sounds = mj.losses.cross_entropy(mj.linear_head(embed))
 
-def choose(nets, speaker, tasks, shots):
-    """The rate and the count with the highest accuracy on a speaker."""
-    pretrained = fill(tasks, features_of(nets.pretrained, voices[speaker]))
-    meta = fill(tasks, features_of(nets.meta, voices[speaker]))
-    by_rate = [tune(nets, pretrained, shots, rate) for rate in RATES]
-    by_count = [trust(nets, meta, shots, count) for count in COUNTS]
-    return RATES[int(np.argmax(by_rate))], COUNTS[int(np.argmax(by_count))]
+    # The same for features that are computed already.
+    encoder = mj.nets.identity_encoder
+    loss_of_features = mj.losses.cross_entropy(mj.linear_head())
+    nothing = mj.Params({}, ())
 
+    def with_zero_head(ways):
+        """The start of pretraining."""
+        head = {"kernel": jnp.zeros((features_of_recording, ways)), "bias": jnp.zeros(ways)}
+        return start._replace(fast={"head": head})
 
-def test_speaker(nets, speaker, tasks, shots, rate, count):
-    """{row: accuracy} on a speaker never heard."""
-    voice = voices[speaker]
-    plain = fill(tasks, voice.reshape(len(voice), -1))
-    pretrained = fill(tasks, features_of(nets.pretrained, voice))
-    meta = fill(tasks, features_of(nets.meta, voice))
-    return {
-        "no shot, pretrained": tune(nets, pretrained, shots, 0.0),
-        "no shot, class means of the others": trust(nets, meta, shots, 1e6),
-        "log-mel, class means": class_means_speakers(nothing, plain, shots)["accuracy"],
-        "meta-trained, class means": class_means_speakers(nothing, meta, shots)["accuracy"],
-        "pretrained, fine-tuned head": tune(nets, pretrained, shots, rate),
-        "meta-trained, shots and others": trust(nets, meta, shots, count),
+    def trainer(task_loss, sample, steps=config.steps):
+        """(params, data, key) -> params after training, compiled once for all splits."""
+        optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, steps))
+        outer = mj.outer_loop(task_loss, optimizer)
+
+        @jax.jit
+        def train(params, data, key):
+            state = outer.init(params)
+            state, _ = mj.training.scan(outer, state, sample, data, key, steps=steps)
+            return state.params
+
+        return train
+
+    def scorer(adaptation, ways, loss=loss_of_features):
+        """(params, tasks, shots) -> {metric: mean over tasks}, compiled once for all splits."""
+        task_loss = mj.query_loss(adaptation, loss)
+
+        @jax.jit
+        def score(params, tasks, shots):
+            few = first_shots(tasks, shots, ways)
+            return means_of(mj.evaluate(task_loss, params, few, key, tasks_at_once=config.at_once))
+
+        return score
+
+    # New words. Pretraining learns to name the training words; meta-training learns to tell words
+    # apart from examples.
+    pretrain_words = trainer(
+        mj.supervised(loss_of_sounds), mj.data.meta_batch(mj.data.batches(60), 1)
+    )
+
+    def stitched(dataset, key):
+        """Two tasks: of words, and of words that begin as one and end as another.
+
+        Of the latter there are more. This and the net were chosen on two of the five training
+        digits of each half, with the other three for training.
+        """
+        first_key, second_key, cut_key = jax.random.split(key, 3)
+        sample = mj.data.episodes(WAYS, 1, 5)
+        first = sample(dataset, first_key)
+        second = sample(dataset, second_key)
+        cut = jax.random.randint(cut_key, (), FRAMES // 4, 3 * FRAMES // 4 + 1)
+        begins = (jnp.arange(FRAMES) < cut)[None, :, None]
+
+        def join(one, other):
+            return one._replace(x=jnp.where(begins, one.x, other.x))
+
+        joined = mj.Task(join(first.support, second.support), join(first.query, second.query))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), first, joined)
+
+    meta_train_words = trainer(mj.query_loss(mj.prototypes(embed, WAYS), loss_of_sounds), stitched)
+    draw_words = drawer(WAYS, EACH, WAYS)
+    draw_held_out = drawer(WAYS, EACH // 4, WAYS)
+    class_means = scorer(mj.prototypes(encoder, WAYS), WAYS)
+
+    # Fine-tuning: the head of class means, then descent with a rate that is stored in
+    # `params.rule`.
+    descent = mj.inner_loop(
+        loss_of_features,
+        mj.shared_rate(0.0),
+        steps=config.tuning_steps,
+        differentiate=mj.first_order(),
+    )
+    tuned_words = scorer(mj.chain(head=mj.prototypes(encoder, WAYS), descent=descent), WAYS)
+
+    def at_rate(rate):
+        return nothing._replace(rule={"head": (), "descent": jnp.asarray(rate)})
+
+    # Names as side information about the classes: AM3 relies on what a GRU makes of the letters.
+    letters = np.array(
+        [[ord(letter) - 96 for letter in name.ljust(5, "`")] for name in digits.names], np.int32
+    )  # 1 for "a"; 0 is padding
+    read_letters, reader = mj.nets.functional(
+        mj.nets.Text(27, mj.nets.GRU(32, features_of_recording, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(1))
+    )
+
+    def describe(params, info, key=None):
+        return read_letters(mj.Params({}, params.slow["letters"]), info)
+
+    with_names = mj.modalities.adaptive_prototypes(encoder, describe, WAYS, features_of_recording)
+    name_loss = mj.query_loss(with_names, loss_of_features)
+
+    def with_and_without_shots(params, task, key):
+        """The name must be of use beside shots, and alone."""
+        no_shots = task.support._replace(weight=jnp.zeros(len(task.support.y)))
+        value, metrics = name_loss(params, task, key)
+        alone, _ = name_loss(params, task._replace(support=no_shots), key)
+        return value + alone, metrics
+
+    learn_names = trainer(
+        with_and_without_shots,
+        mj.data.meta_batch(mj.data.episodes(WAYS, 1, 5), 4),
+        steps=config.name_steps,
+    )
+
+    @jax.jit
+    def score_names(params, tasks, shots):
+        """{control: {metric: mean over tasks}}."""
+        few = first_shots(tasks, shots, WAYS)
+        found = mj.modalities.compare_side_information(
+            name_loss, params, few, key, tasks_at_once=config.at_once
+        )
+        return {control: means_of(metrics) for control, metrics in found.items()}
+
+    # Written digits: a Conv4 that has learned to compare characters of Omniglot, and no digits.
+    see, eye = mj.nets.functional(
+        mj.nets.Conv4(
+            config.eye_width, width=config.eye_width, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(2)
+        )
+    )
+    look, _ = mj.nets.from_function(lambda params, x: see(mj.Params({}, params.slow), x))
+    loss_of_pictures = mj.losses.cross_entropy(mj.linear_head(look))
+    learn_to_look = trainer(
+        mj.query_loss(mj.prototypes(look, 20), loss_of_pictures),
+        mj.data.meta_batch(mj.data.episodes(20, 1, 3), 1),
+        steps=2 * config.steps,
+    )
+    eye = learn_to_look(mj.Params({}, eye.fast), mj.data.omniglot(), key)
+    views = jax.jit(look)(eye, pictures.reshape(-1, 28, 28, 1)).reshape(WORDS, EACH, -1)
+    both_loss = mj.losses.cross_entropy(mj.modalities.late_head(encoder))
+    score_both = scorer(mj.modalities.modal_prototypes(encoder, WAYS), WAYS, both_loss)
+
+    def learn_words(words, split_key):
+        """Trains all nets on these words. A quarter of the recordings serve to choose a rate."""
+        kept = np.arange(EACH) % 4 < 3
+        data = mj.data.dataset(
+            sounds[words][:, kept].reshape(-1, FRAMES, MELS), np.repeat(np.arange(WAYS), kept.sum())
+        )
+        pretrained = pretrain_words(with_zero_head(WAYS), data, split_key)
+        meta = meta_train_words(start, data, split_key)
+
+        features = mj.data.dataset(
+            np.asarray(features_of(meta, data.x)), data.y, info=letters[words]
+        )
+        named = with_names.init(mj.Params({}, {"letters": reader.fast}), key)
+        named = learn_names(named, features, split_key)
+
+        # The rate is chosen by the loss: training words are told apart without a fault, so that
+        # accuracy would choose nothing.
+        held_out = features_of(pretrained, sounds[words][:, ~kept].reshape(-1, FRAMES, MELS))
+        tasks = fill(draw_held_out(split_key, letters[words]), held_out)
+        rates = {}
+        for shots in config.shots:
+            losses = [tuned_words(at_rate(rate), tasks, shots)["loss"] for rate in config.rates]
+            rates[shots] = config.rates[int(np.argmin(losses))]
+        return WordNets(pretrained, meta, named, rates)
+
+    def test_words(nets, words, split_key):
+        """{shots: {row: {metric: mean over tasks}}} on words never heard."""
+        tasks = draw_words(split_key, letters[words])
+        new = sounds[words].reshape(-1, FRAMES, MELS)
+        plain = fill(tasks, new.reshape(len(new), -1))
+        pretrained = fill(tasks, features_of(nets.pretrained, new))
+        heard = features_of(nets.meta, new)
+        meta = fill(tasks, heard)
+        modalities = {"image": views[words].reshape(len(new), -1), "audio": heard}
+        every = jnp.ones(len(new), bool)
+        both = fill(tasks, mj.Modalities(modalities, {"image": every, "audio": every}))
+        written = fill(tasks, mj.Modalities(modalities, {"image": every, "audio": ~every}))
+        found = {}
+        for shots in config.shots:
+            rate = at_rate(nets.rates[shots])
+            names = score_names(nets.named, meta, shots)
+            found[shots] = {
+                "log-mel, class means": class_means(nothing, plain, shots),
+                "pretrained, class means": class_means(nothing, pretrained, shots),
+                "pretrained, fine-tuned head": tuned_words(rate, pretrained, shots),
+                "meta-trained, class means": class_means(nothing, meta, shots),
+                **{f"name, {control}": metrics for control, metrics in names.items()},
+                "written digit": score_both(nothing, written, shots),
+                "written and spoken": score_both(nothing, both, shots),
+            }
+        return found
+
+    halves = []  # (training words, test words) of every split
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(WORDS)
+        halves += [(order[:WAYS], order[WAYS:]), (order[WAYS:], order[:WAYS])]
+    halves = halves[: config.splits]
+
+    new_words = {}  # {row: {shots: [accuracy of every split]}}
+    chosen = {}  # the same for what was chosen
+    digests = {"new words": [], "new speakers": []}
+    for split, (train, test) in enumerate(halves):
+        split_key = jax.random.fold_in(key, split)
+        parts = {
+            "train": [digits.names[word] for word in train],
+            "test": [digits.names[word] for word in test],
+        }
+        digests["new words"].append(mj.data.class_split("words", parts).digest)
+        nets = learn_words(train, split_key)
+        for shots, found in test_words(nets, test, split_key).items():
+            note(chosen, "rate", shots, nets.rates[shots])
+            for row, metrics in found.items():
+                note(new_words, row, shots, metrics["accuracy"])
+        print(f"words, split {split}: {time.perf_counter() - started:.0f} s", flush=True)
+
+    # New speakers. The support set of a training task is of one speaker, and its query set of the
+    # same or of another. The data of training are (voices, the probability of each speaker).
+    speaker_rows = row_numbers(WORDS, OF_SPEAKER)
+
+    def across_speakers(data, key):
+        """A task between two speakers."""
+        voices, probability = data
+        support_key, query_key, task_key = jax.random.split(key, 3)
+        asked = voices[jax.random.choice(support_key, len(voices), p=probability)]
+        answers = voices[jax.random.choice(query_key, len(voices), p=probability)]
+        task = mj.data.episodes(WORDS, 1, 3)(speaker_rows, task_key)
+        support = task.support._replace(x=asked[task.support.x])
+        query = task.query._replace(x=answers[task.query.x])
+        return mj.Task(support, query)
+
+    def recordings(data, key):
+        """A batch of recordings with their words."""
+        voices, probability = data
+        speaker_key, row_key = jax.random.split(key)
+        speaker = jax.random.choice(speaker_key, len(voices), (60,), p=probability)
+        row = jax.random.randint(row_key, (60,), 0, voices.shape[1])
+        return mj.Batch(voices[speaker, row], row // OF_SPEAKER)
+
+    pretrain_speakers = trainer(mj.supervised(loss_of_sounds), mj.data.meta_batch(recordings, 1))
+    meta_train_speakers = trainer(
+        mj.query_loss(mj.prototypes(embed, WORDS), loss_of_sounds),
+        mj.data.meta_batch(across_speakers, 2),
+    )
+
+    def trust_others(params, support, key):
+        """Class means of the shots and of other speakers, who count as `count` shots.
+
+        This is the MAP estimate of Gauvain and Lee 1994.
+        """
+        means = params.slow["means"]
+        x = jnp.concatenate([means, support.x])
+        y = jnp.concatenate([jnp.arange(WORDS), support.y])
+        weight = jnp.concatenate([jnp.full(WORDS, params.slow["count"]), support.weight])
+        return mj.prototypes(encoder, WORDS).adapt(params, mj.Batch(x, y, weight), key)
+
+    trusting = scorer(mj.Adaptation(lambda params, key: params, trust_others), WORDS)
+    tuned_speakers = scorer(descent, WORDS)
+    class_means_speakers = scorer(mj.prototypes(encoder, WORDS), WORDS)
+    draw_speaker = drawer(WORDS, OF_SPEAKER, WORDS)
+
+    def learn_speakers(speakers, fold_key):
+        probability = jnp.isin(jnp.arange(len(voices)), jnp.array(speakers)) / len(speakers)
+        data = (voices, probability)
+        pretrained = pretrain_speakers(with_zero_head(WORDS), data, fold_key)
+        meta = meta_train_speakers(start, data, fold_key)
+        means = []
+        for speaker in speakers:
+            features = features_of(meta, voices[speaker])
+            means.append(features.reshape(WORDS, OF_SPEAKER, -1).mean(axis=1))
+        return SpeakerNets(pretrained, meta, jnp.stack(means).mean(axis=0))
+
+    def tune(nets, tasks, shots, rate):
+        """Accuracy after fine-tuning the pretrained head."""
+        params = mj.Params(nets.pretrained.fast, (), jnp.asarray(rate))
+        return tuned_speakers(params, tasks, shots)["accuracy"]
+
+    def trust(nets, tasks, shots, count):
+        """Accuracy of class means of the shots and of others, who count as so many shots."""
+        params = mj.Params({}, {"means": nets.means, "count": jnp.asarray(count)})
+        return trusting(params, tasks, shots)["accuracy"]
+
+    def choose(nets, speaker, tasks, shots):
+        """The rate and the count with the highest accuracy on a speaker."""
+        pretrained = fill(tasks, features_of(nets.pretrained, voices[speaker]))
+        meta = fill(tasks, features_of(nets.meta, voices[speaker]))
+        by_rate = [tune(nets, pretrained, shots, rate) for rate in config.rates]
+        by_count = [trust(nets, meta, shots, count) for count in config.counts]
+        return config.rates[int(np.argmax(by_rate))], config.counts[int(np.argmax(by_count))]
+
+    def test_speaker(nets, speaker, tasks, shots, rate, count):
+        """{row: accuracy} on a speaker never heard."""
+        voice = voices[speaker]
+        plain = fill(tasks, voice.reshape(len(voice), -1))
+        pretrained = fill(tasks, features_of(nets.pretrained, voice))
+        meta = fill(tasks, features_of(nets.meta, voice))
+        return {
+            "no shot, pretrained": tune(nets, pretrained, shots, 0.0),
+            "no shot, class means of the others": trust(nets, meta, shots, 1e6),
+            "log-mel, class means": class_means_speakers(nothing, plain, shots)["accuracy"],
+            "meta-trained, class means": class_means_speakers(nothing, meta, shots)["accuracy"],
+            "pretrained, fine-tuned head": tune(nets, pretrained, shots, rate),
+            "meta-trained, shots and others": trust(nets, meta, shots, count),
+        }
+
+    new_speakers = {}  # {row: {shots: [accuracy of every fold]}}
+    for tested in range(len(config.speakers)):
+        fold_key = jax.random.fold_in(key, 100 + tested)
+        validation = (tested + 1) % len(config.speakers)
+        others = [speaker for speaker in range(len(config.speakers)) if speaker != tested]
+        parts = {
+            "train": [config.speakers[speaker] for speaker in others],
+            "test": [config.speakers[tested]],
+        }
+        digests["new speakers"].append(mj.data.class_split("speakers", parts).digest)
+        to_choose = learn_speakers([other for other in others if other != validation], fold_key)
+        nets_of_speakers = learn_speakers(others, fold_key)
+        tasks = by_word(draw_speaker(fold_key))
+        for shots in config.shots:
+            rate, count = choose(to_choose, validation, tasks, shots)
+            note(chosen, "rate for speakers", shots, rate)
+            note(chosen, "count of others", shots, count)
+            accuracies = test_speaker(nets_of_speakers, tested, tasks, shots, rate, count)
+            for row, accuracy in accuracies.items():
+                note(new_speakers, row, shots, accuracy)
+        print(
+            f"speakers, {config.speakers[tested]}: {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+    took = time.perf_counter() - started
+
+    # The table.
+    rows = {
+        "new words": {row: percents(by_shots) for row, by_shots in new_words.items()},
+        "new speakers": {row: percents(by_shots) for row, by_shots in new_speakers.items()},
     }
 
+    def less(table, row, other):
+        """The differences of two rows, paired by split or fold."""
+        return percents(
+            {shots: np.subtract(table[row][shots], table[other][shots]) for shots in config.shots}
+        )
 
-new_speakers = {}  # {row: {shots: [accuracy of every fold]}}
-for tested in range(len(SPEAKERS)):
-    fold_key = jax.random.fold_in(key, 100 + tested)
-    validation = (tested + 1) % len(SPEAKERS)
-    others = [speaker for speaker in range(len(SPEAKERS)) if speaker != tested]
-    parts = {"train": [SPEAKERS[speaker] for speaker in others], "test": [SPEAKERS[tested]]}
-    digests["new speakers"].append(mj.data.class_split("speakers", parts).digest)
-    to_choose = learn_speakers([other for other in others if other != validation], fold_key)
-    nets_of_speakers = learn_speakers(others, fold_key)
-    tasks = by_word(draw_speaker(fold_key))
-    for shots in SHOTS:
-        rate, count = choose(to_choose, validation, tasks, shots)
-        note(chosen, "rate for speakers", shots, rate)
-        note(chosen, "count of others", shots, count)
-        accuracies = test_speaker(nets_of_speakers, tested, tasks, shots, rate, count)
-        for row, accuracy in accuracies.items():
-            note(new_speakers, row, shots, accuracy)
-    print(f"speakers, {SPEAKERS[tested]}: {time.perf_counter() - started:.0f} s", flush=True)
-took = time.perf_counter() - started
+    compared = "meta-trained, class means"
+    tuned = "pretrained, fine-tuned head"
+    trusted = "meta-trained, shots and others"
+    paired = {
+        "meta-trained minus log-mel": less(new_words, compared, "log-mel, class means"),
+        "meta-trained minus pretrained": less(new_words, compared, "pretrained, class means"),
+        "meta-trained minus fine-tuned": less(new_words, compared, tuned),
+        "name minus none": less(new_words, "name, given", compared),
+        "name minus permuted name": less(new_words, "name, given", "name, permuted"),
+        "both minus written": less(new_words, "written and spoken", "written digit"),
+        "both minus spoken": less(new_words, "written and spoken", compared),
+        "speaker's shots and others minus no shot": less(
+            new_speakers, trusted, "no shot, class means of the others"
+        ),
+        "fine-tuned minus no shot": less(new_speakers, tuned, "no shot, pretrained"),
+        "shots and others minus fine-tuned": less(new_speakers, trusted, tuned),
+    }
+    for title, part in {**rows, "paired differences": paired}.items():
+        header = "   ".join(f"{common.shots_label(shots):>11}" for shots in config.shots)
+        print(f"\n{title:<42}{header}")
+        for row, by_shots in part.items():
+            cells = "   ".join(f"{common.cell(value):>11}" for value in by_shots.values())
+            print(f"{row:<42}{cells}")
+    report = {
+        **common.header(),
+        "seconds": took,
+        "sizes": {
+            "steps": config.steps,
+            "splits": len(halves),
+            "folds": len(config.speakers),
+            "tasks": config.tasks,
+        },
+        "digests": digests,
+        "rows": rows,
+        "paired": paired,
+        "chosen": chosen,
+        "folds": new_speakers,
+    }
+    report = common.write_report(out / "speech.json", report)
 
-
-# The table.
-def percents(by_shots):
-    return {shots: common.percent(values) for shots, values in by_shots.items()}
-
-
-rows = {
-    "new words": {row: percents(by_shots) for row, by_shots in new_words.items()},
-    "new speakers": {row: percents(by_shots) for row, by_shots in new_speakers.items()},
-}
-
-
-def less(table, row, other):
-    """The differences of two rows, paired by split or fold."""
-    return percents({shots: np.subtract(table[row][shots], table[other][shots]) for shots in SHOTS})
-
-
-compared = "meta-trained, class means"
-tuned = "pretrained, fine-tuned head"
-trusted = "meta-trained, shots and others"
-paired = {
-    "meta-trained minus log-mel": less(new_words, compared, "log-mel, class means"),
-    "meta-trained minus pretrained": less(new_words, compared, "pretrained, class means"),
-    "meta-trained minus fine-tuned": less(new_words, compared, tuned),
-    "name minus none": less(new_words, "name, given", compared),
-    "name minus permuted name": less(new_words, "name, given", "name, permuted"),
-    "both minus written": less(new_words, "written and spoken", "written digit"),
-    "both minus spoken": less(new_words, "written and spoken", compared),
-    "speaker's shots and others minus no shot": less(
-        new_speakers, trusted, "no shot, class means of the others"
-    ),
-    "fine-tuned minus no shot": less(new_speakers, tuned, "no shot, pretrained"),
-    "shots and others minus fine-tuned": less(new_speakers, trusted, tuned),
-}
-for title, part in {**rows, "paired differences": paired}.items():
-    header = "   ".join(f"{common.shots_label(shots):>11}" for shots in SHOTS)
-    print(f"\n{title:<42}{header}")
-    for row, by_shots in part.items():
-        cells = "   ".join(f"{common.cell(value):>11}" for value in by_shots.values())
-        print(f"{row:<42}{cells}")
-report = {
-    **common.header(),
-    "seconds": took,
-    "sizes": {
-        "steps": options.steps,
-        "splits": len(halves),
-        "folds": len(SPEAKERS),
-        "tasks": TASKS,
-    },
-    "digests": digests,
-    "rows": rows,
-    "paired": paired,
-    "chosen": chosen,
-    "folds": new_speakers,
-}
-common.write_report(options.out / "speech.json", report)
-
-# The picture: a task of the last split with one shot, and the rows of the table.
-figure = plt.figure(figsize=(15, 4.6), layout="constrained")
-left, *others = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-tasks = draw_words(split_key, letters[test])
-task = jax.tree.map(lambda leaf: leaf[0], first_shots(tasks, 1, WAYS))
-given = np.asarray(task.support.weight) > 0
-recordings_of_test = sounds[test].reshape(-1, FRAMES, MELS)
-features = features_of(nets.meta, recordings_of_test)
-support = mj.Batch(features[task.support.x[given]], task.support.y[given])
-logits = mj.predict(
-    mj.prototypes(encoder, WAYS),
-    mj.linear_head(),
-    nothing,
-    support,
-    features[task.query.x],
-    key,
-)
-low = recordings_of_test.min()
-high = recordings_of_test.max()
+    plot(report, out / "speech.png")
+    print(f"{took:.0f} s in all; see speech.png and speech.json in {out}.")
 
 
-def ink(rows):
-    """Spectrograms as pictures, with time to the right and pitch upward."""
-    bands = (recordings_of_test[rows] - low) / (high - low)
-    return np.clip(bands, 0, 1).transpose(0, 2, 1)[:, ::-1, :, None]
+def plot(report, path):
+    """Recordings of five words by two speakers, and the accuracy of every row."""
+    figure = plt.figure(figsize=(14, 5))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.6))
+    panels = left.subplots(5, 2)
+    for column, speaker in zip(panels.T, Config().speakers, strict=False):
+        recordings = mj.data.spoken_digits(speakers=[speaker])
+        rows = np.asarray(recordings.start)[: len(column)]
+        waves = mj.data.take_examples(recordings, jnp.asarray(rows))
+        for axes, bands in zip(column, spectrograms(waves), strict=True):
+            axes.imshow(bands.T, origin="lower", aspect="auto", cmap="magma")
+            axes.set(xticks=[], yticks=[])
+        column[0].set_title(speaker, fontsize=9)
+    for axes, name in zip(panels[:, 0], recordings.names, strict=False):
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    titles = {
+        "new words": f"New words, {WAYS}-way",
+        "new speakers": f"A new speaker, {WORDS} words",
+    }
+    chances = 1 / WAYS, 1 / WORDS
+    for axes, (part, title), chance in zip(
+        right.subplots(1, 2), titles.items(), chances, strict=True
+    ):
+        by_shots = {}
+        for row, of_row in report["rows"][part].items():
+            for shots, value in of_row.items():
+                by_shots.setdefault(shots, {})[row] = value
+        common.draw_accuracies(axes, by_shots, title=title, chance=chance)
+    sizes = report["sizes"]
+    text = (
+        f"95 % intervals over {sizes['splits']} splits of the words and {sizes['folds']} speakers"
+    )
+    common.note(figure, f"{text}, each with nets of its own")
+    figure.savefig(path)
+    plt.close(figure)
 
 
-few = np.arange(len(task.query.y)) % QUERIES < 4  # of the queries of each class
-shown = mj.Task(
-    mj.Batch(ink(task.support.x[given]), task.support.y[given]),
-    mj.Batch(ink(task.query.x[few]), task.query.y[few]),
-)
-title = "Words never heard, told apart by one recording each"
-mj.plots.task(left, shown, logits.argmax(axis=1)[few], title=title)
-for way, spelled in enumerate(np.asarray(task.support.info)):
-    name = "".join(chr(96 + letter) for letter in spelled if letter)
-    left.text(-0.4, way + 0.5, name, ha="right", va="center", fontsize=9)
-titles = (f"New words, {WAYS}-way", f"A new speaker, {WORDS} words")
-for axis, part, title in zip(others, rows.values(), titles, strict=True):
-    measured = {}
-    for shots in SHOTS:
-        values = {row: by_shots[shots] for row, by_shots in part.items()}
-        measured[common.shots_label(shots)] = common.fractions(values)
-    mj.plots.accuracies(axis, measured, title=title)
-figure.savefig(options.out / "speech.png", dpi=100)
-seconds = time.perf_counter() - started
-print(f"{seconds:.0f} s in all; see speech.png and speech.json in {options.out}.")
+if __name__ == "__main__":
+    common.run(main, Config(), TINY, "steps", "splits", description=__doc__)

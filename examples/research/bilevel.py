@@ -15,9 +15,11 @@ The script needs no file. Every figure is the mean over seeds (splits, noise, st
 interval, on 747 test images.
 """
 
+import functools
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,32 +34,39 @@ import common
 
 CLASSES = 10
 PIXELS = 64
-HIDDEN = 64  # units of the hidden layer
-TRAINING = 1000  # images
-VALIDATION = 50  # images
 INNER_OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
-NOISE = 0.4  # share of the training labels that are wrong
-REWEIGHTING_STEPS = 50  # outer steps
-REWEIGHTING_INNER_STEPS = 10  # in each
-REWEIGHTING_RATE = 0.05
 
-DISTILLATION_STEPS = 300  # outer steps
-DISTILLATION_INNER_STEPS = 30
-DISTILLATION_RATE = 0.02
-DISTILLATION_STARTS = 4  # random starts in an outer step
-DRAWS = 20  # of ten real images; the distilled ones are tested from as many random starts
+class Config(NamedTuple):
+    """The settings of a run."""
 
-parser = common.parser(__doc__, "bilevel.json and bilevel.png")
-parser.add_argument("--seeds", type=int, default=10)
-options = common.parse(parser)
-if options.tiny:
-    options.seeds = 2
-    HIDDEN = 4
-    REWEIGHTING_STEPS = 2
-    DISTILLATION_STEPS = 2
-    DISTILLATION_INNER_STEPS = 2
-    DRAWS = 2
+    seeds: int = 10
+    hidden: int = 64  # units of the hidden layer
+    training: int = 1000  # images
+    validation: int = 50  # images
+    # Reweighting
+    noise: float = 0.4  # share of the training labels that are wrong
+    reweighting_steps: int = 50  # outer steps
+    reweighting_inner_steps: int = 10  # in each
+    reweighting_rate: float = 0.05
+    # Distillation
+    distillation_steps: int = 300  # outer steps
+    distillation_inner_steps: int = 30
+    distillation_rate: float = 0.02
+    distillation_starts: int = 4  # random starts in an outer step
+    draws: int = 20  # of ten real images, and of random starts that test the distilled ones
+
+
+TINY = Config(
+    seeds=2,
+    hidden=4,
+    reweighting_steps=2,
+    reweighting_inner_steps=2,
+    distillation_steps=2,
+    distillation_inner_steps=2,
+    draws=2,
+)
+
 
 digits = load_digits()
 IMAGES = jnp.asarray(digits.data / 16, jnp.float32)
@@ -65,12 +74,12 @@ LABELS = jnp.asarray(digits.target)
 
 
 # What both problems share: a net with one hidden layer, its loss, and the data.
-def random_weights(key):
+def random_weights(config, key):
     hidden_key, head_key = jax.random.split(key)
     return {
-        "hidden": jax.random.normal(hidden_key, (PIXELS, HIDDEN)) * (2 / PIXELS) ** 0.5,
-        "shift": jnp.zeros(HIDDEN),
-        "head": jax.random.normal(head_key, (HIDDEN, CLASSES)) / HIDDEN**0.5,
+        "hidden": jax.random.normal(hidden_key, (PIXELS, config.hidden)) * (2 / PIXELS) ** 0.5,
+        "shift": jnp.zeros(config.hidden),
+        "head": jax.random.normal(head_key, (config.hidden, CLASSES)) / config.hidden**0.5,
         "bias": jnp.zeros(CLASSES),
     }
 
@@ -95,10 +104,10 @@ def accuracy(weights, batch):
     return metrics["accuracy"]
 
 
-def split(key):
+def split(config, key):
     """Training, validation and test images, as three batches."""
     rows = jax.random.permutation(key, len(LABELS))
-    parts = jnp.split(rows, (TRAINING, TRAINING + VALIDATION))
+    parts = jnp.split(rows, (config.training, config.training + config.validation))
     return [mj.Batch(IMAGES[part], LABELS[part]) for part in parts]
 
 
@@ -112,14 +121,16 @@ def the_same(tasks, key):
     return tasks
 
 
-def reweighting(key):
+def reweighting(config, key):
     """Test accuracy of each way to use noisy labels; the learned weights; the wrong labels."""
     split_key, wrong_key, shift_key, start_key, run_key = jax.random.split(key, 5)
-    train, validation, test = split(split_key)
-    wrong = jax.random.permutation(wrong_key, jnp.arange(TRAINING) < TRAINING * NOISE)
-    other = (train.y + jax.random.randint(shift_key, (TRAINING,), 1, CLASSES)) % CLASSES
+    train, validation, test = split(config, split_key)
+    wrong = jax.random.permutation(
+        wrong_key, jnp.arange(config.training) < config.training * config.noise
+    )
+    other = (train.y + jax.random.randint(shift_key, (config.training,), 1, CLASSES)) % CLASSES
     noisy = train._replace(y=jnp.where(wrong, other, train.y))
-    start = random_weights(start_key)
+    start = random_weights(config, start_key)
 
     def weighted_loss(params, batch, key):
         weight = jax.nn.sigmoid(params.slow)
@@ -130,38 +141,38 @@ def reweighting(key):
 
     def fitted(loss, batch):
         """Test accuracy after as many inner steps in all, without learned weights."""
-        steps = REWEIGHTING_INNER_STEPS * REWEIGHTING_STEPS
+        steps = config.reweighting_inner_steps * config.reweighting_steps
         descent = mj.inner_loop(loss, INNER_OPTIMIZER, steps=steps, differentiate=mj.first_order())
         return accuracy(descent.adapt(mj.Params(start, ()), batch, run_key).fast, test)
 
     inner = mj.inner_loop(
         weighted_loss,
         INNER_OPTIMIZER,
-        steps=REWEIGHTING_INNER_STEPS,
+        steps=config.reweighting_inner_steps,
         differentiate=mj.mixed_mode(),
     )
-    outer = mj.bilevel(inner, mean_loss, optax.adam(REWEIGHTING_RATE))
+    outer = mj.bilevel(inner, mean_loss, optax.adam(config.reweighting_rate))
     state, _ = mj.training.scan(
         outer,
-        outer.init(mj.Params(start, jnp.zeros(TRAINING))),
+        outer.init(mj.Params(start, jnp.zeros(config.training))),
         the_same,
         repeated(mj.Task(noisy, validation), 1),
         run_key,
-        steps=REWEIGHTING_STEPS,
+        steps=config.reweighting_steps,
     )
     results = {
         "noisy labels as they are": fitted(mean_loss, noisy),
-        f"{VALIDATION} clean validation labels only": fitted(mean_loss, validation),
+        f"{config.validation} clean validation labels only": fitted(mean_loss, validation),
         "learned weights": accuracy(state.params.fast, test),
         "the 600 clean labels, were they known": fitted(clean_loss, noisy),
     }
     return results, (jax.nn.sigmoid(state.params.slow), wrong)
 
 
-def distillation(key):
+def distillation(config, key):
     """Test accuracy after training on ten real images or ten learned ones; the learned images."""
     split_key, image_key, run_key, real_key, test_key = jax.random.split(key, 5)
-    train, _, test = split(split_key)
+    train, _, test = split(config, split_key)
     classes = jnp.arange(CLASSES)
 
     def ten_images_loss(params, batch, key):
@@ -170,30 +181,30 @@ def distillation(key):
     # The support set is not read: the net learns from the images in `params.slow`.
     from_random_weights = mj.Adaptation(
         init=lambda params, key: params,
-        adapt=lambda params, support, key: params._replace(fast=random_weights(key)),
+        adapt=lambda params, support, key: params._replace(fast=random_weights(config, key)),
     )
     descent = mj.inner_loop(
         ten_images_loss,
         INNER_OPTIMIZER,
-        steps=DISTILLATION_INNER_STEPS,
+        steps=config.distillation_inner_steps,
         differentiate=mj.mixed_mode(),
     )
     adaptation = mj.chain(start=from_random_weights, descent=descent)
     task_loss = mj.query_loss(adaptation, mean_loss)
     images = 0.5 + 0.1 * jax.random.normal(image_key, (CLASSES, PIXELS))
-    params = adaptation.init(mj.Params(random_weights(image_key), images), key)
-    outer = mj.outer_loop(task_loss, optax.adam(DISTILLATION_RATE))
+    params = adaptation.init(mj.Params(random_weights(config, image_key), images), key)
+    outer = mj.outer_loop(task_loss, optax.adam(config.distillation_rate))
     state, _ = mj.training.scan(
         outer,
         outer.init(params),
         the_same,
-        repeated(mj.Task(train, train), DISTILLATION_STARTS),
+        repeated(mj.Task(train, train), config.distillation_starts),
         run_key,
-        steps=DISTILLATION_STEPS,
+        steps=config.distillation_steps,
     )
 
     # Ten real images, one of each class: the row with the highest score among those of the class.
-    scores = jax.random.uniform(real_key, (DRAWS, TRAINING))
+    scores = jax.random.uniform(real_key, (config.draws, config.training))
     not_of_class = train.y[None, None] != classes[:, None, None]
     rows = (scores - 2 * not_of_class).argmax(axis=-1)  # [classes, draws]
     real = train.x[rows].swapaxes(0, 1)  # [draws, classes, pixels]
@@ -202,22 +213,22 @@ def distillation(key):
         _, metrics = task_loss(params._replace(slow=ten), mj.Task(train, test), key)
         return metrics["accuracy"]
 
-    tests = repeated(mj.Task(train, test), DRAWS)
+    tests = repeated(mj.Task(train, test), config.draws)
     learned = mj.evaluate(task_loss, state.params, tests, test_key)["accuracy"].mean
     results = {
         "one real image per class": jax.vmap(accuracy_after)(
-            real, jax.random.split(test_key, DRAWS)
+            real, jax.random.split(test_key, config.draws)
         ).mean(),
         "one distilled image per class": learned,
     }
     return results, state.params.slow
 
 
-def run(problem):
+def run(config, problem):
     """Runs a problem from every seed. Returns the rows of the table, and its other results."""
     began = time.perf_counter()
-    keys = jax.random.split(jax.random.key(0), options.seeds)
-    results, extra = jax.lax.map(jax.jit(problem), keys)
+    keys = jax.random.split(jax.random.key(0), config.seeds)
+    results, extra = jax.lax.map(jax.jit(functools.partial(problem, config)), keys)
     rows = []
     for name, by_seed in results.items():
         accuracy = common.percent(by_seed)
@@ -227,30 +238,37 @@ def run(problem):
     return rows, extra
 
 
-def draw(weights, wrong, images, path):
+def main(config, out):
+    """Solves both problems from every seed, and draws what the first seed has learned."""
+    reweighted, (weights, wrong) = run(config, reweighting)
+    distilled, images = run(config, distillation)
+    report = {
+        **common.header(),
+        "seeds": config.seeds,
+        "reweighting": reweighted,
+        "distillation": distilled,
+    }
+    common.write_report(out / "bilevel.json", report)
+    plot(*jax.device_get((weights[0], wrong[0], images[0])), out / "bilevel.png")
+    print(f"See bilevel.png and bilevel.json in {out}.")
+
+
+def plot(weights, wrong, images, path):
     """The weights of right and wrong labels on the left, the distilled images on the right."""
-    figure = plt.figure(figsize=(10, 3.2), layout="constrained")
+    figure = plt.figure(figsize=(10, 3.4))
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
-    axis = left.subplots()
+    axes = left.subplots()
     labels = ["right label", "wrong label"]
-    axis.hist([weights[~wrong], weights[wrong]], bins=20, range=(0, 1), label=labels)
-    axis.set(xlabel="learned weight", ylabel="training examples")
-    axis.legend()
-    for axis, image in zip(right.subplots(2, 5).flat, images, strict=True):
-        axis.imshow(image.reshape(8, 8), cmap="gray_r")
-        axis.axis("off")
-    right.suptitle("Ten distilled images")
-    figure.savefig(path, dpi=110)
+    colours = [mj.plots.RIGHT, mj.plots.WRONG]
+    axes.hist([weights[~wrong], weights[wrong]], bins=20, range=(0, 1), label=labels, color=colours)
+    axes.set(xlabel="learned weight", ylabel="training examples", title="Reweighting")
+    axes.legend(loc="upper center")
+    for digit, (axes, image) in enumerate(zip(right.subplots(2, 5).flat, images, strict=True)):
+        common.draw_image(axes, image.reshape(8, 8, 1), title=f"{digit}")
+    right.suptitle("Distillation: one learned image for each digit", fontsize=10.5)
+    figure.savefig(path)
+    plt.close(figure)
 
 
-reweighted, (weights, wrong) = run(reweighting)
-distilled, images = run(distillation)
-report = {
-    **common.header(),
-    "seeds": options.seeds,
-    "reweighting": reweighted,
-    "distillation": distilled,
-}
-common.write_report(options.out / "bilevel.json", report)
-draw(*jax.device_get((weights[0], wrong[0], images[0])), options.out / "bilevel.png")
-print(f"See bilevel.png and bilevel.json in {options.out}.")
+if __name__ == "__main__":
+    common.run(main, Config(), TINY, "seeds", description=__doc__)

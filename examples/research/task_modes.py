@@ -28,48 +28,35 @@ import metajax as mj
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the folder of common.py
 import common
 
-SHOTS = 5
-QUERIES = 10  # in training
-TEST_QUERIES = 50
-NOISE = 0.3  # standard deviation
-TASKS = 25  # in an outer step
-TEST_TASKS = 2000  # and as many validation tasks
-INNER_STEPS = 5
-OUTER_RATE = 2e-3
-RATES = (0.002, 0.006, 0.02)  # of the inner steps; one is chosen
-HIDDEN = (32, 32)  # units of the hidden layers
-WIDER = (78, 78)  # the same for as many weights as MMAML has
-READER = 24  # width of the net that reads the points
 
-parser = common.parser(__doc__, "task_modes.json and task_modes.png")
-parser.add_argument("--steps", type=int, default=2_500, help=f"outer steps of {TASKS} tasks")
-options = common.parse(parser)
-if options.tiny:
-    options.steps = 2
-    TASKS = 5
-    TEST_TASKS = 40
-    INNER_STEPS = 2
-    RATES = RATES[:1]
-    HIDDEN = (4,)
-    WIDER = (5,)
-    READER = 4
+class Config(NamedTuple):
+    """The settings of a run."""
 
-key = jax.random.key(0)
-started = time.perf_counter()
-
-# Data. `context` of a task is the index of its family.
-families = mj.data.regressions(SHOTS, QUERIES, noise=NOISE)
-of_all_families = mj.data.task_modes(families)
+    shots: int = 5
+    queries: int = 10  # in training
+    test_queries: int = 50
+    noise: float = 0.3  # standard deviation
+    tasks: int = 25  # in an outer step
+    test_tasks: int = 2000  # and as many validation tasks
+    inner_steps: int = 5
+    outer_rate: float = 2e-3
+    rates: tuple = (0.002, 0.006, 0.02)  # of the inner steps; one is chosen
+    hidden: tuple = (32, 32)  # units of the hidden layers
+    wider: tuple = (78, 78)  # the same for as many weights as MMAML has
+    reader: int = 24  # width of the net that reads the points
+    steps: int = 2_500  # outer steps
 
 
-def draw(noise, seed):
-    """Tasks of all families, stacked along a leading axis."""
-    sample = mj.data.task_modes(mj.data.regressions(SHOTS, TEST_QUERIES, noise=noise))
-    return jax.jit(mj.data.meta_batch(sample, TEST_TASKS))((), jax.random.key(seed))
-
-
-validation = draw(NOISE, 1)
-test = draw(NOISE, 2)
+TINY = Config(
+    steps=2,
+    tasks=5,
+    test_tasks=40,
+    inner_steps=1,
+    rates=(0.002,),
+    hidden=(4,),
+    wider=(5,),
+    reader=4,
+)
 
 
 def unlearned_rate(rate, transform=lambda optimizer: optimizer):
@@ -103,76 +90,6 @@ class Method(NamedTuple):
     apply: Callable
 
 
-def maml(hidden):
-    """Descent from a start that the outer loop learns."""
-
-    def net(key):
-        return mj.nets.functional(mj.nets.MLP(1, hidden, 1, rngs=nnx.Rngs(key)))
-
-    def start(key):
-        _, params = net(key)
-        return params
-
-    def adaptation(rate, steps):
-        return mj.inner_loop(loss, unlearned_rate(rate), steps=steps)
-
-    apply, _ = net(0)
-    loss = mj.losses.squared_error(apply)
-    return Method(start, adaptation, apply)
-
-
-def mmaml(hidden):
-    """The same net. First DeepSets reads the shots and modulates the hidden layers."""
-    plain = maml(hidden)
-    read, reader = mj.nets.functional(
-        mj.nets.DeepSets(2, 2 * sum(hidden), width=READER, rngs=nnx.Rngs(0))
-    )
-    apply = mj.modulated(plain.apply)
-    loss = mj.losses.squared_error(apply)
-
-    def start(key):
-        params = plain.start(key)
-        modulation = mj.film({"layers": params.fast["layers"]})
-        return params._replace(fast={**params.fast, "modulation": modulation})
-
-    def adaptation(rate, steps):
-        descent = mj.inner_loop(loss, unlearned_rate(rate, freeze_modulation), steps=steps)
-        return mj.chain(modulate=mj.modulate(read, reader), descent=descent)
-
-    return Method(start, adaptation, apply)
-
-
-def train(method, rate, source=(), *, sample=of_all_families, tasks=TASKS):
-    """A whole run: from fresh weights to params that were learned."""
-    net_key, rule_key, run_key = jax.random.split(key, 3)
-    adaptation = method.adaptation(rate, INNER_STEPS)
-    task_loss = mj.query_loss(adaptation, mj.losses.squared_error(method.apply))
-    rates = optax.cosine_decay_schedule(OUTER_RATE, options.steps)
-    outer = mj.outer_loop(
-        task_loss, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rates))
-    )
-    state = outer.init(adaptation.init(method.start(net_key), rule_key))
-    sample = mj.data.meta_batch(sample, tasks)
-    state, _ = mj.training.scan(outer, state, sample, source, run_key, steps=options.steps)
-    return state.params
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def errors(method, params, tasks):
-    """Squared errors before and after descent, [rates, 2, tasks], of params stacked over rates."""
-    loss = mj.losses.squared_error(method.apply)
-
-    def of_one_rate(params):
-        found = []
-        for steps in (0, INNER_STEPS):
-            # The rate that `adaptation` is given here is not read: that in `params.rule` is.
-            task_loss = mj.query_loss(method.adaptation(0.0, steps), loss)
-            found.append(mj.evaluate(task_loss, params, tasks, key)["loss"].per_task)
-        return jnp.stack(found)
-
-    return jax.vmap(of_one_rate)(params)
-
-
 def best_rate(errors_after):
     """The index of the rate with the least mean error, of errors [rates, tasks]."""
     return int(np.nan_to_num(errors_after.mean(axis=1), nan=np.inf).argmin())
@@ -183,122 +100,208 @@ def entry(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-names = list(families)
-mode = np.asarray(test.context)
-methods = {"MAML": maml(HIDDEN), "MMAML": mmaml(HIDDEN), "MAML, wider": maml(WIDER)}
-table = {}  # {method: (errors before and after, rate, numbers learned)}
-learned = {}
-for name, method in methods.items():
-    every_rate = jax.jit(jax.vmap(functools.partial(train, method)))(jnp.asarray(RATES))
-    best = best_rate(errors(method, every_rate, validation)[:, 1])
-    learned[name] = entry(every_rate, best)
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(learned[name]))
-    test_errors = np.asarray(errors(method, every_rate, test)[best])
-    table[name] = test_errors, RATES[best], numbers
-    seconds = time.perf_counter() - started
-    print(f"{name}: {test_errors[1].mean():.2f}, {seconds:.0f} s so far", flush=True)
-
-
-# One MAML for each family, which sees a fifth of the tasks: those of its own.
-def of_one_family(family, key):
-    return jax.lax.switch(family, list(families.values()), (), key)
-
-
-def train_on_family(family, rate):
-    tasks = TASKS // len(names)
-    return train(methods["MAML"], rate, family, sample=of_one_family, tasks=tasks)
-
-
-over_rates = jax.vmap(train_on_family, (None, 0))
-over_both = jax.jit(jax.vmap(over_rates, (0, None)))
-every_family = over_both(jnp.arange(len(names)), jnp.asarray(RATES))
-told_errors = np.zeros((2, TEST_TASKS))
-told_rates = []
-for family in range(len(names)):
-    params = entry(every_family, family)
-    mine = np.asarray(validation.context) == family
-    best = best_rate(np.asarray(errors(methods["MAML"], params, validation))[:, 1, mine])
-    test_errors = np.asarray(errors(methods["MAML"], params, test)[best])
-    told_errors[:, mode == family] = test_errors[:, mode == family]
-    told_rates.append(RATES[best])
-numbers = len(names) * table["MAML"][2]
-table["MAML told the family"] = told_errors, told_rates, numbers
-
-
 def summary(values):
     """Mean and half the width of its 95 % interval over tasks."""
     found = mj.summarize(jnp.asarray(values))
     return [float(found.mean), float(found.interval)]
 
 
-print(f"Squared error on {TEST_TASKS} tasks after {INNER_STEPS} steps, with {SHOTS} shots.")
-print(f"Noise alone makes {NOISE**2:.2f}.")
-rows = []
-for name, ((before, after), rate, numbers) in table.items():
-    row = {
-        "method": name,
-        "inner rate": rate,
-        "numbers learned": numbers,
-        "before": summary(before),
-        "after": summary(after),
-        "minus MAML": summary(after - table["MAML"][0][1]),
+def main(config, out):
+    """Trains every method at every rate, and tests the rate that is best in validation."""
+    key = jax.random.key(0)
+    started = time.perf_counter()
+
+    # Data. `context` of a task is the index of its family.
+    families = mj.data.regressions(config.shots, config.queries, noise=config.noise)
+    of_all_families = mj.data.task_modes(families)
+
+    def draw(noise, seed):
+        """Tasks of all families, stacked along a leading axis."""
+        sample = mj.data.task_modes(
+            mj.data.regressions(config.shots, config.test_queries, noise=noise)
+        )
+        return jax.jit(mj.data.meta_batch(sample, config.test_tasks))((), jax.random.key(seed))
+
+    validation = draw(config.noise, 1)
+    test = draw(config.noise, 2)
+
+    def maml(hidden):
+        """Descent from a start that the outer loop learns."""
+
+        def net(key):
+            return mj.nets.functional(mj.nets.MLP(1, hidden, 1, rngs=nnx.Rngs(key)))
+
+        def start(key):
+            _, params = net(key)
+            return params
+
+        def adaptation(rate, steps):
+            return mj.inner_loop(loss, unlearned_rate(rate), steps=steps)
+
+        apply, _ = net(0)
+        loss = mj.losses.squared_error(apply)
+        return Method(start, adaptation, apply)
+
+    def mmaml(hidden):
+        """The same net. First DeepSets reads the shots and modulates the hidden layers."""
+        plain = maml(hidden)
+        read, reader = mj.nets.functional(
+            mj.nets.DeepSets(2, 2 * sum(hidden), width=config.reader, rngs=nnx.Rngs(0))
+        )
+        apply = mj.modulated(plain.apply)
+        loss = mj.losses.squared_error(apply)
+
+        def start(key):
+            params = plain.start(key)
+            modulation = mj.film({"layers": params.fast["layers"]})
+            return params._replace(fast={**params.fast, "modulation": modulation})
+
+        def adaptation(rate, steps):
+            descent = mj.inner_loop(loss, unlearned_rate(rate, freeze_modulation), steps=steps)
+            return mj.chain(modulate=mj.modulate(read, reader), descent=descent)
+
+        return Method(start, adaptation, apply)
+
+    def train(method, rate, source=(), *, sample=of_all_families, tasks=config.tasks):
+        """A whole run: from fresh weights to params that were learned."""
+        net_key, rule_key, run_key = jax.random.split(key, 3)
+        adaptation = method.adaptation(rate, config.inner_steps)
+        task_loss = mj.query_loss(adaptation, mj.losses.squared_error(method.apply))
+        rates = optax.cosine_decay_schedule(config.outer_rate, config.steps)
+        outer = mj.outer_loop(
+            task_loss, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rates))
+        )
+        state = outer.init(adaptation.init(method.start(net_key), rule_key))
+        sample = mj.data.meta_batch(sample, tasks)
+        state, _ = mj.training.scan(outer, state, sample, source, run_key, steps=config.steps)
+        return state.params
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def errors(method, params, tasks):
+        """Squared errors [rates, 2, tasks], before and after descent, of params over rates."""
+        loss = mj.losses.squared_error(method.apply)
+
+        def of_one_rate(params):
+            found = []
+            for steps in (0, config.inner_steps):
+                # The rate that `adaptation` is given here is not read: that in `params.rule` is.
+                task_loss = mj.query_loss(method.adaptation(0.0, steps), loss)
+                found.append(mj.evaluate(task_loss, params, tasks, key)["loss"].per_task)
+            return jnp.stack(found)
+
+        return jax.vmap(of_one_rate)(params)
+
+    names = list(families)
+    mode = np.asarray(test.context)
+    methods = {
+        "MAML": maml(config.hidden),
+        "MMAML": mmaml(config.hidden),
+        "MAML, wider": maml(config.wider),
     }
-    by_family = {family: summary(after[mode == number]) for number, family in enumerate(names)}
-    rows.append(row | by_family)
-    print(f"{name:<21} {common.cell(row['after'], 2)}", end="")
-    print(f" ({common.difference(row['minus MAML'], 2)} against MAML;", end="")
-    print(f" before descent {row['before'][0]:.2f}); ", end="")
-    print(*(f"{family} {mean:.2f}" for family, (mean, _) in by_family.items()), f"; rate {rate}")
-took = time.perf_counter() - started
-report = {
-    **common.header(),
-    "seconds": took,
-    "outer_steps": options.steps,
-    "tasks": TEST_TASKS,
-    "shots": SHOTS,
-    "noise": NOISE,
-    "rows": rows,
-}
-common.write_report(options.out / "task_modes.json", report)
+    table = {}  # {method: (errors before and after, rate, numbers learned)}
+    learned = {}
+    for name, method in methods.items():
+        every_rate = jax.jit(jax.vmap(functools.partial(train, method)))(jnp.asarray(config.rates))
+        best = best_rate(errors(method, every_rate, validation)[:, 1])
+        learned[name] = entry(every_rate, best)
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(learned[name]))
+        test_errors = np.asarray(errors(method, every_rate, test)[best])
+        table[name] = test_errors, config.rates[best], numbers
+        seconds = time.perf_counter() - started
+        print(f"{name}: {test_errors[1].mean():.2f}, {seconds:.0f} s so far", flush=True)
 
-# The picture: a function of each family with its shots, and the fits before and after descent.
-shown = jnp.asarray([int(np.flatnonzero(mode == family)[1]) for family in range(len(names))])
-tasks = entry(test, shown)
-truth = entry(draw(0.0, 2), shown)
-x = jnp.linspace(-5, 5, 200)[:, None]
+    # One MAML for each family, which sees a fifth of the tasks: those of its own.
+    def of_one_family(family, key):
+        return jax.lax.switch(family, list(families.values()), (), key)
+
+    def train_on_family(family, rate):
+        tasks = config.tasks // len(names)
+        return train(methods["MAML"], rate, family, sample=of_one_family, tasks=tasks)
+
+    over_rates = jax.vmap(train_on_family, (None, 0))
+    over_both = jax.jit(jax.vmap(over_rates, (0, None)))
+    every_family = over_both(jnp.arange(len(names)), jnp.asarray(config.rates))
+    told_errors = np.zeros((2, config.test_tasks))
+    told_rates = []
+    for family in range(len(names)):
+        params = entry(every_family, family)
+        mine = np.asarray(validation.context) == family
+        best = best_rate(np.asarray(errors(methods["MAML"], params, validation))[:, 1, mine])
+        test_errors = np.asarray(errors(methods["MAML"], params, test)[best])
+        told_errors[:, mode == family] = test_errors[:, mode == family]
+        told_rates.append(config.rates[best])
+    numbers = len(names) * table["MAML"][2]
+    table["MAML told the family"] = told_errors, told_rates, numbers
+
+    print(
+        f"Squared error on {config.test_tasks} tasks after {config.inner_steps} steps, "
+        f"with {config.shots} shots."
+    )
+    print(f"Noise alone makes {config.noise**2:.2f}.")
+    rows = []
+    for name, ((before, after), rate, numbers) in table.items():
+        row = {
+            "method": name,
+            "inner rate": rate,
+            "numbers learned": numbers,
+            "before": summary(before),
+            "after": summary(after),
+            "minus MAML": summary(after - table["MAML"][0][1]),
+        }
+        by_family = {family: summary(after[mode == number]) for number, family in enumerate(names)}
+        rows.append(row | by_family)
+        print(f"{name:<21} {common.cell(row['after'], 2)}", end="")
+        print(f" ({common.difference(row['minus MAML'], 2)} against MAML;", end="")
+        print(f" before descent {row['before'][0]:.2f}); ", end="")
+        print(
+            *(f"{family} {mean:.2f}" for family, (mean, _) in by_family.items()), f"; rate {rate}"
+        )
+    took = time.perf_counter() - started
+    report = {
+        **common.header(),
+        "seconds": took,
+        "outer_steps": config.steps,
+        "tasks": config.test_tasks,
+        "shots": config.shots,
+        "noise": config.noise,
+        "rows": rows,
+    }
+    report = common.write_report(out / "task_modes.json", report)
+
+    plot(report, out / "task_modes.png")
+    print(f"{took:.0f} s in all; see task_modes.png and task_modes.json in {out}.")
 
 
-def fit(name, steps):
-    """Predictions at x for each of the tasks shown, after so many inner steps."""
-    method = methods[name]
-    adaptation = method.adaptation(0.0, steps)
+def plot(report, path):
+    """A task of each family, and the error of each method in each family."""
+    figure = plt.figure(figsize=(11, 4.6))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    families = mj.data.regressions(report["shots"], 50, noise=report["noise"])
+    panels = left.subplots(len(families), 1, sharex=True)
+    for axes, (name, sample) in zip(panels, families.items(), strict=True):
+        task = sample((), jax.random.key(4))
+        axes.plot(task.query.x, task.query.y, ".", color="0.75", markersize=3)
+        axes.plot(task.support.x, task.support.y, "ko", markersize=4)
+        axes.set_title(name, fontsize=9)
+    panels[-1].set_xlabel("x; black: the shots, with noise")
+    measured = {}
+    for row in report["rows"]:
+        of_families = {name: row[name] for name in families}
+        measured[row["method"]] = {"all five families": row["after"], **of_families}
+    axes = right.subplots()
+    mj.plots.dot_plot(
+        axes,
+        measured,
+        xlabel="squared error (grey line: the noise alone)",
+        reference=report["noise"] ** 2,
+        title=f"After descent on {report['shots']} shots",
+    )
+    axes.set_xscale("log")
+    axes.legend(loc="lower right")
+    common.note(figure, common.OF_ONE_NET)
+    figure.savefig(path)
+    plt.close(figure)
 
-    def predict(support):
-        return mj.predict(adaptation, method.apply, learned[name], support, x, key)
 
-    return jax.jit(jax.vmap(predict))(tasks.support)
-
-
-figure, axes = plt.subplots(
-    2, len(names), figsize=(15, 5.6), layout="constrained", sharey="col", sharex=True
-)
-for line, (name, colour) in zip(axes, (("MAML", "C3"), ("MMAML", "C0")), strict=True):
-    before = fit(name, 0)
-    after = fit(name, INNER_STEPS)
-    for number, axis in enumerate(line):
-        order = jnp.argsort(truth.query.x[number, :, 0])
-        true_x = truth.query.x[number, order]
-        true_y = truth.query.y[number, order]
-        axis.plot(true_x, true_y, color="0.75", linewidth=4, label="truth")
-        axis.plot(x, before[number], ":", color=colour, label=f"{name}, before descent")
-        axis.plot(x, after[number], color=colour, label=f"{name}, after {INNER_STEPS} steps")
-        points = tasks.support
-        axis.plot(points.x[number], points.y[number], "ko", markersize=5, label="shots")
-        axis.spines[["top", "right"]].set_visible(False)
-    line[0].legend(frameon=False, fontsize=8)
-for axis, family in zip(axes[0], names, strict=True):
-    axis.set_title(family)
-for axis in axes[1]:
-    axis.set_xlabel("x")
-figure.savefig(options.out / "task_modes.png", dpi=100)
-print(f"{took:.0f} s; see task_modes.png and task_modes.json in {options.out}.")
+if __name__ == "__main__":
+    common.run(main, Config(), TINY, "steps", description=__doc__)
