@@ -17,6 +17,7 @@ import pytest
 import metajax as mj
 from metajax.__main__ import missing_packages
 
+pytestmark = pytest.mark.xdist_group("release")  # one worker builds it for all
 ROOT = pathlib.Path(__file__).parents[1]
 IMPORT_ALL = """
 import importlib, pkgutil
