@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-GUIDES = {"data", "differentiate", "modalities", "performance", "strategies"}
+GUIDES = {"data", "differentiate", "features", "modalities", "performance", "strategies"}
 PROCESSES = 3
 RUN = """
 import contextlib, io, json, sys, traceback
