@@ -330,7 +330,7 @@ def plot(report, path):
             for shots, rows in report["rows"].items()
         }
         common.draw_accuracies(axes, by_shots, title=title, chance=chances[metric])
-    panels[1].set_xlabel("area under the ROC curve of the nearest class, % (grey line: chance)")
+    panels[1].set_xlabel("area under the ROC curve, % (grey line: chance)")
     common.note(figure, f"95 % intervals over {report['splits']} splits of the domains")
     figure.savefig(path)
     plt.close(figure)

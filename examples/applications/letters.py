@@ -101,7 +101,7 @@ def main(config, out):
         per_task = []
         for first in range(0, len(tasks.query.y), config.validation_tasks):
             rows = slice(first, first + config.validation_tasks)
-            piece = jax.tree.map(lambda leaf: leaf[rows], tasks)  # noqa: B023
+            piece = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tasks)
             per_task.append(accuracy_of_piece(task_loss, params, piece))
         return mj.summarize(jnp.concatenate(per_task))
 

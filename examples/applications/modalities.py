@@ -323,7 +323,8 @@ def plot(report, path):
     first, second, third = right.subplots(1, 3)
     by_shots = {label.split()[0]: rows for label, rows in report["ruler"].items()}
     chance = 1 / Config().ways
-    common.draw_accuracies(first, by_shots, title="Picture and outline", chance=chance)
+    common.draw_accuracies(first, by_shots, title="Picture and outline")
+    first.set_xlabel(f"accuracy, % (chance: {100 * chance:.0f} %)")
     by_name = {row: accuracy for row, (accuracy, _) in report["name"].items()}
     common.draw_accuracies(second, {"1": by_name}, title="The name, 1 shot", chance=chance)
     missing = report["missing"]
@@ -332,7 +333,7 @@ def plot(report, path):
     mj.plots.curves(
         third,
         {"late fusion, 5 shots": (percents, means, halves)},
-        xlabel="modalities dropped from the shots, %",
+        xlabel="dropped from the shots, %",
         ylabel="accuracy, %",
         title="When modalities are missing",
     )

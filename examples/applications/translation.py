@@ -196,7 +196,8 @@ def main(config, out):
             pieces = []
             for first in range(0, number, config.piece):
                 rows = (first + np.arange(config.piece)) % number  # the last one is filled up
-                pieces.append(of_piece(params, mj.take(tasks, rows)))
+                piece = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tasks)
+                pieces.append(of_piece(params, piece))
             return jnp.concatenate(pieces)[:number]
 
         return accuracy

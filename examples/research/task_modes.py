@@ -296,8 +296,7 @@ def plot(report, path):
         reference=report["noise"] ** 2,
         title=f"After descent on {report['shots']} shots",
     )
-    axes.set_xscale("log")
-    axes.legend(loc="lower right")
+    axes.set_xlim(0, None)
     common.note(figure, common.OF_ONE_NET)
     figure.savefig(path)
     plt.close(figure)
