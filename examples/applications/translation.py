@@ -361,6 +361,7 @@ def plot(report, path):
         for kind, name in kinds.items():
             if row[kind]:
                 mean, half = over_languages(row[kind])
+                half = np.nan_to_num(half)  # one language has no interval
                 measured.setdefault(name, {})[method] = mean / 100, half / 100
         shots = sorted(int(name.split()[0]) for name in row if name.endswith(" pairs"))
         means, halves = zip(*(over_languages(row[f"{n} pairs"]) for n in shots), strict=True)
