@@ -549,9 +549,7 @@ def main(config, out):
         "digest": split.digest,
         "rows": rows,
     }
-    report = common.write_report(out / "alignment.json", report)
-    plot(report, out / "alignment.png")
-    print(f"{took:.0f} s in all; see alignment.png and alignment.json in {out}.")
+    common.finish(out, "alignment", report, plot)
 
 
 def plot(report, path):
@@ -575,9 +573,7 @@ def plot(report, path):
             for shots, values in of_row.items():
                 by_shots.setdefault(shots, {})[row] = values["accuracy"]
         common.draw_accuracies(axes, by_shots, title=title, chance=1 / Config().ways)
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

@@ -311,9 +311,7 @@ def plot(task, answers, records, by_steps, path):
     curves = {"MAML": (range(11), 100 * by_steps.mean, 100 * by_steps.interval)}
     title = "Adapting, on unseen scripts"
     mj.plots.curves(right, curves, xlabel="inner steps", ylabel=ylabel, title=title)
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

@@ -298,9 +298,7 @@ def main(config, out):
         "name": by_name,
         "missing": missing,
     }
-    report = common.write_report(out / "modalities.json", report)
-    plot(report, out / "modalities.png")
-    print(f"{took:.0f} s in all; see modalities.png and modalities.json in {out}.")
+    common.finish(out, "modalities", report, plot)
 
 
 def plot(report, path):
@@ -342,9 +340,7 @@ def plot(report, path):
         third.axhline(accuracy, color=colour, linestyle=":", label=f"queries with {name} only")
         third.axhspan(accuracy - half, accuracy + half, color=colour, alpha=0.12, linewidth=0)
     third.legend(loc="lower left")
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

@@ -659,10 +659,7 @@ def main(config, out):
         "chosen": chosen,
         "folds": of_speakers,
     }
-    report = common.write_report(out / "speech.json", report)
-
-    plot(report, out / "speech.png")
-    print(f"{took:.0f} s in all; see speech.png and speech.json in {out}.")
+    common.finish(out, "speech", report, plot)
 
 
 def plot(report, path):
@@ -697,9 +694,7 @@ def plot(report, path):
     text = (
         f"95 % intervals over {sizes['splits']} splits of the words and {sizes['folds']} speakers"
     )
-    common.note(figure, f"{text}, each with nets of its own")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, f"{text}, each with nets of its own")
 
 
 if __name__ == "__main__":

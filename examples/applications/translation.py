@@ -319,7 +319,6 @@ def main(config, out):
         },
         "rows": rows,
     }
-    report = common.write_report(out / f"translation-{config.fold}.json", report)
 
     # Every fifth date, every third unit and every second number: the answers to one query.
     def translator(adaptation, net, params):
@@ -346,8 +345,7 @@ def main(config, out):
             for name, answers in translators.items():
                 answer = answers(task)[0]
                 print(f"  {name:<13} {answer}  ({'right' if answer == true else 'wrong'})")
-    plot(report, out / f"translation-{config.fold}.png")
-    print(f"See translation-{config.fold}.png and .json in {out}.")
+    common.finish(out, f"translation-{config.fold}", report, plot)
 
 
 def plot(report, path):
@@ -374,9 +372,7 @@ def plot(report, path):
     right.set_xticks(lines["Fine-tuned"][0])
     right.legend(fontsize=8)
     number = report["languages"]["test"]
-    common.note(figure, f"95 % intervals over {number} languages, of one training each")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, f"95 % intervals over {number} languages, of one training each")
 
 
 if __name__ == "__main__":

@@ -103,9 +103,7 @@ def main(config, out):
             print(f"  {name:<14} {steps:2} steps: {measured.mean():.3f} ({each})")
         print(f"  in {time.perf_counter() - started:.0f} s")
     report = {**common.header(), "outer_steps": config.steps, "rows": rows}
-    report = common.write_report(out / "sinusoid.json", report)
-    plot(report, out / "sinusoid.png")
-    print(f"See sinusoid.png and sinusoid.json in {out}.")
+    common.finish(out, "sinusoid", report, plot)
 
 
 def plot(report, path):
@@ -126,9 +124,7 @@ def plot(report, path):
     axes.set(ylim=(0, None), title="Sinusoids, trained for one inner step")
     axes.grid()
     axes.legend()
-    common.note(figure, "a dot for each seed of training; left out where a seed diverges")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, "a dot for each seed of training; left out where a seed diverges")
 
 
 if __name__ == "__main__":

@@ -266,10 +266,7 @@ def main(config, out):
         "noise": config.noise,
         "rows": rows,
     }
-    report = common.write_report(out / "task_modes.json", report)
-
-    plot(report, out / "task_modes.png")
-    print(f"{took:.0f} s in all; see task_modes.png and task_modes.json in {out}.")
+    common.finish(out, "task_modes", report, plot)
 
 
 def plot(report, path):
@@ -297,9 +294,7 @@ def plot(report, path):
         title=f"After descent on {report['shots']} shots",
     )
     axes.set_xlim(0, None)
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":
