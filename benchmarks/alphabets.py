@@ -101,25 +101,30 @@ def is_of(alphabet, class_name):
 
 
 def draw(report, evaluation, path):
-    """Some characters, and the accuracy in each alphabet."""
+    """Some characters, and the accuracy of each training: its mean, and a dot for each alphabet."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
-    short = tuple(name.rpartition("images_evaluation/")[2] for name in evaluation.names)
-    mj.plots.contact_sheet(
-        left, dataclasses.replace(evaluation, names=short), classes=7, examples=8
-    )
-    first = report["rows"][0]["alphabets"]
-    order = sorted(first, key=first.get)
-    places = range(len(order))
-    for row in report["rows"]:
-        percent = [100 * row["alphabets"][name] for name in order]
-        right.plot(percent, places, "o", label=row["training"])
-    right.set(yticks=places, yticklabels=[name.rpartition("/")[2] for name in order])
-    right.set(xlabel="20-way 1-shot accuracy within the alphabet, %")
-    right.legend(title="trained on tasks", fontsize="small", loc="upper left")
-    figure.savefig(path, dpi=90)
+    with matplotlib.rc_context(dict(mj.plots.STYLE)):
+        figure = Figure(figsize=(13, 4.8))
+        left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
+        short = tuple(name.rpartition("images_evaluation/")[2] for name in evaluation.names)
+        characters = dataclasses.replace(evaluation, names=short)
+        mj.plots.contact_sheet(left, characters, classes=6, examples=8)
+        measured = {row["training"]: (row["accuracy"], row["interval"]) for row in report["rows"]}
+        title = f"{WAYS}-way 1-shot within an alphabet, trained on tasks"
+        xlabel = "accuracy, % (grey line: chance)"
+        mj.plots.dot_plot(right, {"": measured}, xlabel=xlabel, reference=100 / WAYS, title=title)
+        for place, row in enumerate(report["rows"]):
+            percent = [100 * value for value in row["alphabets"].values()]
+            right.plot(percent, [place + 0.2] * len(percent), "|", color="0.5", markersize=9)
+        number = len(report["rows"][0]["alphabets"])
+        figure.supxlabel(
+            f"95 % intervals over {number} alphabets, which are the grey marks; one training each",
+            fontsize=8,
+            color="0.4",
+        )
+        figure.savefig(path)
 
 
 def main(options):

@@ -6,7 +6,7 @@
 import statistics
 
 import jax.numpy as jnp
-from tables import ROOT, cell, difference, read, table
+from tables import OVER_TASKS, ROOT, cell, difference, read, table
 
 import metajax as mj
 
@@ -24,7 +24,7 @@ def characters():
     text = table([f"zero-shot, {report['ways']}-way, %", "accuracy"], rows)
     return (
         f"{text}\n\n{report['tasks']} tasks of {report['test']} characters, {report['train']} "
-        "others to train, 95 % intervals, one seed; "
+        f"others to train; one seed, {OVER_TASKS}; "
         f"{report['seconds']:.0f} s, jax {report['jax']}."
     )
 
@@ -84,8 +84,8 @@ def task_modes():
     header = ["squared error", "parameters", "all", "minus MAML", *families]
     return (
         f"{table(header, rows)}\n\n{report['shots']} shots, noise {report['noise']}, five inner "
-        f"steps; {report['tasks']} test tasks, 95 % intervals over tasks, one training seed of "
-        f"{report['outer_steps']} outer steps. {about(report)}"
+        f"steps; {report['tasks']} test tasks; one training seed of {report['outer_steps']} outer "
+        f"steps, {OVER_TASKS}. {about(report)}"
     )
 
 
@@ -183,8 +183,8 @@ def alignment():
     train, _, test = report["classes"]
     text.append(
         f"{report['tasks']} tasks of {test} characters, {train} others to train; "
-        f"{report['pairs']} unlabelled pairs a task; intervals over tasks, differences paired; one "
-        f"net and one split of the alphabets. {about(report)}"
+        f"{report['pairs']} unlabelled pairs a task; one net and one split of the alphabets, "
+        f"{OVER_TASKS}; differences paired. {about(report)}"
     )
     return "\n\n".join(text)
 
@@ -294,7 +294,7 @@ def video():
     return (
         f"{table(['drawings, 5-way, %', *SHOTS.values()], rows)}\n\n{sizes['tasks']} tasks of "
         f"{classes['test']} characters for each of {sizes['nets']} nets, {classes['train']} others "
-        f"to train; 95 % intervals over tasks, differences paired. {about(report)}"
+        f"to train; {OVER_TASKS}; differences paired. {about(report)}"
     )
 
 

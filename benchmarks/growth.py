@@ -103,17 +103,22 @@ def predicted(axis, a, b, n):
 
 
 def draw(report, path):
-    """A panel for each axis."""
+    """A panel for each axis, three in a row."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    number = len(report["fits"])
-    figure = Figure(figsize=(3 * number, 3.4), layout="constrained")
-    panels = figure.subplots(1, number, squeeze=False)[0]
-    for axes, (axis, fitted) in zip(panels, report["fits"].items(), strict=True):
-        rows = [row for row in report["rows"] if row["workload"] == axis]
-        draw_axis(axes, axis, rows, fitted["a"], fitted["b"])
-    panels[0].set(ylabel="seconds a step")
-    figure.savefig(path, dpi=100)
+    with matplotlib.rc_context(dict(mj.plots.STYLE)):
+        lines = -(-len(report["fits"]) // 3)
+        figure = Figure(figsize=(10, 3.2 * lines))
+        panels = figure.subplots(lines, 3, squeeze=False)
+        for axes in panels.flat[len(report["fits"]) :]:
+            axes.axis("off")
+        for axes, (axis, fitted) in zip(panels.flat, report["fits"].items(), strict=False):
+            rows = [row for row in report["rows"] if row["workload"] == axis]
+            draw_axis(axes, axis, rows, fitted["a"], fitted["b"])
+        for axes in panels[:, 0]:
+            axes.set_ylabel("seconds a step")
+        figure.savefig(path)
 
 
 def draw_axis(axes, axis, rows, a, b):
@@ -121,17 +126,17 @@ def draw_axis(axes, axis, rows, a, b):
     from matplotlib import ticker
 
     numbers = [row["number"] for row in rows]
-    axes.plot(numbers, [row["seconds"] for row in rows], "o", label="seconds")
+    axes.plot(numbers, [row["seconds"] for row in rows], "o")
     n = np.geomspace(numbers[0], numbers[-1], 50)
-    label = f"grows as n^{b:.2f}" if axis in POWER else f"{1e3 * a:.0f} + {1e3 * b:.3g} n ms"
-    axes.plot(n, predicted(axis, a, b, n), "-", color="grey", label=label)
-    axes.set(xscale="log", yscale="log", xlabel=axis, title=axis)
+    fitted = f"grows as n^{b:.2f}" if axis in POWER else f"{1e3 * a:.0f} + {1e3 * b:.3g} n ms"
+    axes.plot(n, predicted(axis, a, b, n), "-", color="0.6", zorder=0)
+    axes.set(xscale="log", yscale="log", xlabel=f"n, {axis}", title=fitted)
     axes.set(xticks=numbers, xticklabels=numbers)
     axes.xaxis.minorticks_off()
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:.2g}")
     axes.yaxis.minorticks_off()
-    axes.legend(fontsize=8)
+    axes.grid()
 
 
 def main(options):

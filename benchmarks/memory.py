@@ -164,21 +164,29 @@ def measure(sizes, repeats, strategies=STRATEGIES):
 
 
 def draw(rows, path):
-    """Seconds against memory."""
+    """Memory and seconds of every strategy."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
-    axes = figure.subplots()
+    memory = {}
+    seconds = {}
     for row in rows:
-        label = row["implementation"].replace("`", "")
-        axes.scatter(row["temporary_bytes"] / 1e6, row["seconds"], s=50, label=label)
-    axes.set(xlabel="temporaries, MB", ylabel="seconds")
-    axes.set(title="Transformer, 8 Adam steps (W3): the same gradient")
-    ticks = [200, 500, 1000, 2000, 5000]
-    axes.set(xscale="log", ylim=(0, None), xticks=ticks, xticklabels=ticks)
-    axes.minorticks_off()
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        name = row["implementation"].replace("`", "")
+        low, high = row["interval"]
+        memory[name] = row["temporary_bytes"] / 1e6, 0.0
+        seconds[name] = row["seconds"], (high - low) / 2
+    with matplotlib.rc_context(dict(mj.plots.STYLE)):
+        figure = Figure(figsize=(10, 3.2))
+        left, right = figure.subplots(1, 2, sharey=True)
+        title = "Transformer, 8 Adam steps: one gradient"
+        mj.plots.dot_plot(left, {"": memory}, xlabel="memory of temporaries, MB", title=title)
+        ticks = [200, 500, 1000, 2000, 5000]
+        left.set(xscale="log", xticks=ticks, xticklabels=ticks)
+        left.minorticks_off()
+        xlabel = "seconds (median, and width of its 95 % interval)"
+        mj.plots.dot_plot(right, {"": seconds}, xlabel=xlabel, title="The same, in time")
+        right.set_xlim(0, None)
+        figure.savefig(path)
 
 
 def main(options):

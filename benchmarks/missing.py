@@ -390,25 +390,26 @@ def report(measured):
 
 
 def draw(rows, path):
-    """Accuracy against the percentage of examples with a recording."""
+    """Accuracy of every learner, for each percentage of examples with a recording."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2)
     titles = {
         "accuracy": "Test by pictures alone",
         "with recordings": "Test by pictures and recordings",
     }
-    xlabel = f"of {CLASSES * ROWS} training examples with a recording / %"
-    for axis, (what, title) in zip(panels, titles.items(), strict=True):
-        lines = {}
-        for name in SETTINGS:
-            mean, half = np.array([row[what] for row in rows if row["learner"] == name]).T
-            lines[name] = list(COMPLETE), mean, half
-        mj.plots.curves(axis, lines, xlabel=xlabel, ylabel="accuracy / %", title=title)
-        axis.set_xticks(list(COMPLETE))
-    panels[0].get_legend().remove()
-    figure.savefig(path, dpi=100)
+    with matplotlib.rc_context(dict(mj.plots.STYLE)):
+        figure = Figure(figsize=(11, 5))
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axis, (what, title) in zip(panels, titles.items(), strict=True):
+            measured = {}
+            for row in rows:
+                setting = f"{row['percent']} % with a recording"
+                measured.setdefault(setting, {})[row["learner"]] = row[what]
+            mj.plots.dot_plot(axis, measured, xlabel="accuracy, %", title=title)
+        panels[1].get_legend().remove()
+        figure.supxlabel("95 % intervals over seeds of training", fontsize=8, color="0.4")
+        figure.savefig(path)
 
 
 def main(options):

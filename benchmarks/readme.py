@@ -11,7 +11,7 @@ import sys
 import applications
 import performance
 import robustness
-from tables import ROOT, cell, difference, read, table
+from tables import OVER_TASKS, ROOT, cell, difference, read, table
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,8 +104,9 @@ def learned_optimizer():
         rows.setdefault(row["method"], [row["method"]]).append(text)
     text = table(["query loss (learned minus this, paired)", *columns], rows.values())
     about = (
-        f"{report['tasks']} tasks each, 95 % intervals; {report['training_seconds']:.0f} s of "
-        f"training, {report['seconds']:.0f} s in all on 2 CPU cores, jax {report['jax']}, one seed."
+        f"{report['tasks']} tasks each; one seed, {OVER_TASKS}; "
+        f"{report['training_seconds']:.0f} s of training, {report['seconds']:.0f} s in all on "
+        f"2 CPU cores, jax {report['jax']}."
     )
     return f"{text}\n\n{about}"
 
@@ -183,7 +184,7 @@ def modalities():
     train, validation, test = report["classes"]
     about = (
         f"{report['tasks']} tasks of {test} letters (random split; {train} to train, {validation} "
-        "to choose and to learn to weigh), 95 % intervals, one seed; "
+        f"to choose and to learn to weigh); one seed, {OVER_TASKS}; "
         f"{report['seconds']:.0f} s, jax {report['jax']}."
     )
     return f"{first}\n\n{second}\n\n{about}"

@@ -480,48 +480,43 @@ def start_of(name, steps):
     return lambda slow: {"encoders": slow["encoders"] | {"image": weights}}
 
 
-COLOURS = {
-    BASELINE: "black",
-    "best single modality": "C7",
-    "learned weights": "C0",
-    "learned weights, trained corrupted": "C2",
-    "gated": "C1",
-    "gated, trained corrupted": "C4",
-    f"{BASELINE}, trained corrupted": "C3",
-}
-"""The methods that are drawn."""
-
-
 def plot(rows, path):
-    """A column for each data set and corrupted modality, a row for each place of corruption."""
+    """Accuracy of every method, clean and at the largest severity, of what is in the queries."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    columns = list(dict.fromkeys((row["data"], row["corrupted"]) for row in rows))
-    figure = Figure(figsize=(4 * len(columns), 8), layout="constrained")
-    axes = figure.subplots(2, len(columns), sharey="col", squeeze=False)
-    for both, panels in zip((False, True), axes, strict=True):
+    shown = [row for row in rows if not row["in the shots too"]]
+    columns = list(dict.fromkeys((row["data"], row["corrupted"]) for row in shown))
+    methods = list(dict.fromkeys(method_label(row) for row in shown))
+    with matplotlib.rc_context(dict(mj.plots.STYLE)):
+        figure = Figure(figsize=(2.6 + 2.7 * len(columns), 4.6))
+        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axis, (name, corrupted) in zip(panels, columns, strict=True):
-            panel = (name, corrupted, both)
-            for row in rows:
-                here = (row["data"], row["corrupted"], row["in the shots too"])
-                if here == panel and row["method"] in COLOURS:
-                    plot_curve(axis, row)
-            where = "queries and shots" if both else "queries"
-            axis.set(title=f"{name}: {corrupted} of {where}", xlabel="severity")
-            axis.set(ylabel="accuracy, %", ylim=(15, 100))
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-    lines, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=100)
+            rows_here = {}  # {method: accuracy at each severity}
+            for row in shown:
+                if (row["data"], row["corrupted"]) == (name, corrupted):
+                    rows_here[method_label(row)] = row["accuracy"]
+            measured = {
+                "clean": {method: rows_here[method][0] for method in methods},
+                "corrupted most": {method: rows_here[method][-1] for method in methods},
+            }
+            title = f"{name}: {corrupted} of queries"
+            mj.plots.dot_plot(
+                axis, measured, xlabel="accuracy, %", limits=(0, 100), reference=20.0, title=title
+            )
+        for axis in panels[1:]:
+            axis.get_legend().remove()
+        text = "grey line: chance; 95 % intervals over splits of the classes, or over test tasks"
+        figure.supxlabel(f"{text} where there is one split", fontsize=8, color="0.4")
+        figure.savefig(path)
 
 
-def plot_curve(axis, row):
-    """Accuracy against severity, with its interval."""
-    mean, half = np.array(row["accuracy"]).T
-    colour = COLOURS[row["method"]]
-    axis.plot(SEVERITIES, mean, color=colour, marker="o", label=row["method"])
-    axis.fill_between(SEVERITIES, mean - half, mean + half, color=colour, alpha=0.1)
+def method_label(row):
+    """The name of a method, with "corrupted" or "other" in the place of a modality."""
+    name, alone, _ = row["method"].partition(" alone")
+    if not alone:
+        return row["method"]
+    return "corrupted modality alone" if name == row["corrupted"] else "other modality alone"
 
 
 def show(rows):

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
+OVER_TASKS = "95 % intervals over test tasks, which do not cover another training"
 
 
 def read(name):

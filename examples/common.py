@@ -134,6 +134,14 @@ OF_ONE_NET = (
 )
 
 
-def note(figure, text):
-    """Writes below a figure what its intervals are over."""
-    figure.supxlabel(text, fontsize=8, color="0.4")
+def save(figure, path, about):
+    """Writes below a figure what its intervals are over, and saves it."""
+    figure.supxlabel(about, fontsize=8, color="0.4")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def finish(out, name, report, plot):
+    """Writes NAME.json, draws NAME.png from what a reader of that file sees, and says so."""
+    plot(write_report(out / f"{name}.json", report), out / f"{name}.png")
+    print(f"See {name}.png and {name}.json in {out}.")

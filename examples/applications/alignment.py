@@ -102,77 +102,54 @@ def unit(features):
     return features / jnp.sqrt((features**2).sum(axis=1, keepdims=True) + 1e-6)
 
 
-def main(config, out):
-    """Trains every learner, tests all on the same tasks, and then distils."""
-    _cache = common.reuse_programs()  # all students are trained by the same program
-    key = jax.random.key(0)
-    started = time.perf_counter()
+def hide(config, task, shots):
+    """The task of this example, of one whose drawings all have labels and both modalities.
 
-    # Data.
-    most_shots = max(config.shots)
-    each = most_shots + config.pairs  # drawings of a character: labelled ones, then pairs
-    drawings = mj.data.omniglot_strokes()
+    Labels stay for `shots` images of each character. The last drawings of each are pairs: they keep
+    both modalities and lose their label, as -1 is no class. Queries keep their strokes.
+    """
+    support = task.support
+    drawings = len(support.y) // config.ways  # of each character
+    place = jnp.arange(len(support.y)) % drawings
+    is_pair = place >= drawings - config.pairs
+    is_used = is_pair | (place < shots)
+    x = support.x._replace(present={"image": jnp.ones_like(is_pair), "stroke": is_pair})
+    y = jnp.where(is_pair, -1, support.y)
+    support = support._replace(x=x, y=y, weight=is_used.astype(jnp.float32))
+    return task._replace(support=support, query=restrict(task.query, "stroke"))
 
-    split = mj.data.class_split(
-        "alphabets",
-        {
-            part: [name for name in drawings.names if part_of(name) == part]
-            for part in ("train", *ALPHABETS)
-        },
-    )
-    parts = {part: mj.data.select_part(drawings, split, part) for part in split.parts}
 
-    def draw(part, seed):
-        """Tasks whose support sets have each drawings of each character."""
-        sample = mj.data.meta_batch(
-            mj.data.episodes(config.ways, each, config.queries), config.tasks
-        )
-        return jax.jit(sample)(parts[part], jax.random.key(seed))
+def make(config, seed):
+    """({modality: apply of its body}, params).
 
-    def hide(task, shots):
-        """The task of this example, of one whose drawings all have labels and both modalities.
+    The body of each encoder is slow. A linear map of its features to a common space is fast.
+    """
+    rngs = nnx.Rngs(seed)
+    nets = {
+        "image": mj.nets.Conv4(config.width, width=config.width, rngs=rngs),
+        "stroke": mj.nets.TemporalConv(4, config.width, width=config.stroke_channels, rngs=rngs),
+    }
+    applies = {}
+    weights = {}
+    for name, net in nets.items():
+        applies[name], params = mj.nets.functional(net)
+        weights[name] = params.fast
+    maps = {name: jnp.eye(config.width) for name in nets}
+    return applies, mj.Params({"map": maps}, {"body": weights})
 
-        Labels stay for `shots` images of each character. The last config.pairs drawings of each
-        keep both modalities and lose their label: -1 is no class. Queries keep their strokes.
-        """
-        support = task.support
-        drawings_of_each = len(support.y) // config.ways
-        place = jnp.arange(len(support.y)) % drawings_of_each
-        is_pair = place >= drawings_of_each - config.pairs
-        is_used = is_pair | (place < shots)
-        x = support.x._replace(present={"image": jnp.ones_like(is_pair), "stroke": is_pair})
-        y = jnp.where(is_pair, -1, support.y)
-        support = support._replace(x=x, y=y, weight=is_used.astype(jnp.float32))
-        return task._replace(support=support, query=restrict(task.query, "stroke"))
 
-    def task_with_pairs(dataset, key):
-        """A training task, with labels for one image of each character."""
-        return hide(
-            mj.data.episodes(config.ways, 1 + config.pairs, config.queries)(dataset, key), 1
-        )
+class Net:
+    """The net of every learner, as functions of params."""
 
-    # Nets. The body of each encoder is slow. A linear map of its features to a common space is
-    # fast.
-    def make(seed):
-        """({modality: apply of its body}, params)."""
-        rngs = nnx.Rngs(seed)
-        nets = {
-            "image": mj.nets.Conv4(config.width, width=config.width, rngs=rngs),
-            "stroke": mj.nets.TemporalConv(
-                4, config.width, width=config.stroke_channels, rngs=rngs
-            ),
-        }
-        applies = {}
-        weights = {}
-        for name, net in nets.items():
-            applies[name], params = mj.nets.functional(net)
-            weights[name] = params.fast
-        maps = {name: jnp.eye(config.width) for name in nets}
-        return applies, mj.Params({"map": maps}, {"body": weights})
+    def __init__(self, config):
+        self.config = config
+        self.bodies, self.start = make(config, 0)
+        self.encode, _ = mj.nets.from_function(self.align)
+        self.embed = {name: self.embedding(name) for name in self.bodies}
+        self.write = {name: mj.prototypes(self.embed[name], config.ways) for name in self.bodies}
+        self.loss = mj.losses.cross_entropy(mj.linear_head(self.embed["stroke"]))
 
-    bodies, start = make(0)
-
-    def run_bodies(body, x, reference, names=("image", "stroke")):
+    def run_bodies(self, body, x, reference, names=("image", "stroke")):
         """Features of the bodies in the place of inputs. Those of other modalities are zero.
 
         Args:
@@ -181,121 +158,202 @@ def main(config, out):
             reference: the rows that statistics are of, among those that have the modality.
             names: the modalities to run.
         """
-        value = {name: jnp.zeros((len(x.present[name]), config.width)) for name in x.value}
+        width = self.config.width
+        value = {name: jnp.zeros((len(x.present[name]), width)) for name in x.value}
         for name in names:
             here = x.present[name] if reference is None else x.present[name] & (reference > 0)
-            features = bodies[name](mj.Params({}, body[name]), x.value[name], reference=here)
-            value[name] = unit(features)
+            params = mj.Params({}, body[name])
+            value[name] = unit(self.bodies[name](params, x.value[name], reference=here))
         return x._replace(value=value)
 
-    def see(params, batch, names=("image", "stroke")):
+    def see(self, params, batch, names=("image", "stroke")):
         """The batch with features in the place of inputs. Statistics are of its rows that count."""
-        return batch._replace(x=run_bodies(params.slow["body"], batch.x, batch.weight, names))
+        x = self.run_bodies(params.slow["body"], batch.x, batch.weight, names)
+        return batch._replace(x=x)
 
-    def see_task(params, task):
+    def see_task(self, params, task):
         """The task of this example with features in the place of inputs."""
-        return task._replace(
-            support=see(params, task.support), query=see(params, task.query, ["stroke"])
-        )
+        support = self.see(params, task.support)
+        return task._replace(support=support, query=self.see(params, task.query, ["stroke"]))
 
-    def align(params, x):
+    def align(self, params, x):
         """{modality: [n, width]}, on the unit sphere where image and stroke meet, of features."""
         return {name: unit(x.value[name] @ params.fast["map"][name]) for name in x.value}
 
-    def run_and_align(params, x, key=None, *, reference=None):
+    def run_and_align(self, params, x, key=None, *, reference=None):
         """The same, of inputs, with bodies that are fast as well."""
-        return align(params, run_bodies(params.fast["body"], x, reference))
+        return self.align(params, self.run_bodies(params.fast["body"], x, reference))
 
-    def embedding(name):
+    def embedding(self, name):
         """The embedding of one modality."""
-        embed, _ = mj.nets.from_function(
-            lambda params, x: config.sharpness * align(params, x)[name]
-        )
+        sharpness = self.config.sharpness
+        embed, _ = mj.nets.from_function(lambda params, x: sharpness * self.align(params, x)[name])
         return embed
 
-    # Adaptations. The last thing that each does is to write prototypes. All name strokes.
-    encode, _ = mj.nets.from_function(align)
-    embed = {name: embedding(name) for name in bodies}
-    write = {name: mj.prototypes(embed[name], config.ways) for name in bodies}
-    loss = mj.losses.cross_entropy(mj.linear_head(embed["stroke"]))
-    contrast = functools.partial(mj.modalities.info_nce, temperature=config.temperature)
-    descent = mj.inner_loop(
-        mj.modalities.pair_loss(encode, "image", "stroke", contrast),
-        mj.leaf_rates(config.inner_rate),
-        steps=config.inner_steps,
-    )
-    croma = mj.chain(align=descent, head=write["image"])
-    joint = mj.chain(align=mj.identity(), head=write["image"])
-
-    def use_as_bridge(params, support, key):
-        """The strokes of the pairs get the labels of the images that their images resemble."""
-        adapted = write["image"].adapt(params, support, key)
-        labels = mj.linear_head(embed["image"])(adapted, support.x).argmax(axis=1)
-        is_pair = support.x.present["stroke"]
-        support = support._replace(y=labels.astype(jnp.int32), weight=is_pair * 1.0)
-        return write["stroke"].adapt(params, support, key)
-
-    bridge = mj.Adaptation(croma.init, use_as_bridge)
-
-    # Training.
-    def on_features(task_loss):
+    def on_features(self, task_loss):
         """The same loss of tasks of inputs. Bodies run once, and not at every step of descent."""
 
         def whole(params, task, key):
-            return task_loss(params, see_task(params, task), key)
+            return task_loss(params, self.see_task(params, task), key)
 
         return whole
 
-    def learn(task_loss, params, sample, tasks, data=parts["train"]):
-        """Params after training."""
-        optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.steps))
-        outer = mj.outer_loop(task_loss, optimizer)
-        state, _ = mj.training.fit(
-            outer,
-            outer.init(params),
-            mj.data.meta_batch(sample, tasks),
-            data,
-            key,
-            steps=config.steps,
-            fuse=config.fuse,
-            every=config.steps,
-            progress=False,
-        )
-        print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
-        return state.params
-
-    def each_alone(params, task, key):
-        """Each modality by itself, from labels."""
+    def each_alone(self, params, task, key):
+        """The loss of each modality by itself, from labels."""
         ways = len(task.support.y)  # there is one shot
-        task = mj.Task(see(params, task.support), see(params, task.query))
+        task = mj.Task(self.see(params, task.support), self.see(params, task.query))
         total = jnp.zeros(())
-        for name in bodies:
-            of_modality = mj.query_loss(
-                mj.prototypes(embed[name], ways),
-                mj.losses.cross_entropy(mj.linear_head(embed[name])),
-            )
-            value, metrics = of_modality(params, task, key)
+        for embed in self.embed.values():
+            loss = mj.losses.cross_entropy(mj.linear_head(embed))
+            value, metrics = mj.query_loss(mj.prototypes(embed, ways), loss)(params, task, key)
             total += value
         return total, metrics
 
-    learned = {
-        "croma": learn(
-            on_features(mj.query_loss(croma, loss)), croma.init(start, key), task_with_pairs, 8
-        ),
-        "joint": learn(
-            on_features(mj.query_loss(joint, loss)), joint.init(start, key), task_with_pairs, 8
-        ),
-        "alone": learn(each_alone, start, mj.data.episodes(10, 1, 2), 4),
-    }
+    def use_as_bridge(self, params, support, key):
+        """The strokes of the pairs get the labels of the images that their images resemble."""
+        adapted = self.write["image"].adapt(params, support, key)
+        labels = mj.linear_head(self.embed["image"])(adapted, support.x).argmax(axis=1)
+        is_pair = support.x.present["stroke"]
+        support = support._replace(y=labels.astype(jnp.int32), weight=is_pair * 1.0)
+        return self.write["stroke"].adapt(params, support, key)
 
-    # The test, on the same tasks for all.
+
+def learn(config, task_loss, params, sample, tasks, data):
+    """Params after training."""
+    key = jax.random.key(0)
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.steps))
+    outer = mj.outer_loop(task_loss, optimizer)
+    state, records = mj.training.fit(
+        outer,
+        outer.init(params),
+        mj.data.meta_batch(sample, tasks),
+        data,
+        key,
+        steps=config.steps,
+        fuse=config.fuse,
+        every=config.steps,
+        progress=False,
+    )
+    print(f"a net was trained in {records[-1]['seconds']:.0f} s", flush=True)
+    return state.params
+
+
+def best(what, by_setting):
+    """The setting with the highest accuracy on validation tasks, over the numbers of shots.
+
+    Args:
+        what: what is chosen, for a line of output.
+        by_setting: {setting: {shots: accuracy of each task}}.
+    """
+    means = {}
+    for setting, by_shots in by_setting.items():
+        means[setting] = np.mean([np.asarray(accuracy) for accuracy in by_shots.values()])
+    tried = ", ".join(f"{setting}: {100 * mean:.1f} %" for setting, mean in means.items())
+    print(f"{what}, on validation tasks: {tried}", flush=True)
+    return max(means, key=means.get)
+
+
+def tester_of_strokes(config, net):
+    """(params, tasks) -> {shots or "pairs": accuracy of each task} from strokes with labels.
+
+    They are those of the first drawings of each character, or those of the pairs.
+    """
+    task_loss = mj.query_loss(net.write["stroke"], net.loss)
+    rows_of = {shots: rows_before(config, shots) for shots in config.shots}
+    rows_of["pairs"] = pair_rows(config)
+
+    @jax.jit
+    def test(params, tasks):
+        def of_task(task):
+            query = net.see(params, task.query, ["stroke"])
+            found = {}
+            for name, rows in rows_of.items():
+                support = net.see(params, mj.take(task.support, rows), ["stroke"])
+                _, metrics = task_loss(params, mj.Task(support, query), jax.random.key(0))
+                found[str(name)] = metrics["accuracy"]
+            return found
+
+        return jax.lax.map(of_task, tasks, batch_size=config.tasks_at_once)
+
+    return test
+
+
+def drawings_of_each(config):
+    """Drawings of a character in a support set: labelled ones, then pairs."""
+    return max(config.shots) + config.pairs
+
+
+def rows_before(config, place):
+    """The rows of a support set that are among the first drawings of their character."""
+    each = drawings_of_each(config)
+    return np.flatnonzero(np.arange(config.ways * each) % each < place)
+
+
+def pair_rows(config):
+    """The rows of a support set that are pairs."""
+    every = np.arange(config.ways * drawings_of_each(config))
+    return np.setdiff1d(every, rows_before(config, max(config.shots)))
+
+
+def table(title, accuracies, other, sign):
+    """Prints accuracies and their paired differences to one row, and returns both.
+
+    Args:
+        title: of the table, with a place for the number of shots.
+        accuracies: {row: {shots: accuracy of each task}}.
+        other: the row of the differences.
+        sign: 1 for row minus other, -1 for other minus row.
+    """
+    found = {row: {} for row in accuracies}
+    for shots, of_other in accuracies[other].items():
+        print(f"\n{title.format(shots)}")
+        for row, of_row in accuracies.items():
+            accuracy = common.percent(of_row[shots])
+            less = common.percent(sign * (np.asarray(of_row[shots]) - np.asarray(of_other)))
+            found[row][shots] = {"accuracy": accuracy, "difference": less}
+            print(f"{row:<22} {common.cell(accuracy)}   {common.difference(less)}")
+    return found
+
+
+def cross_modal(config, net, data, tasks, alone):
+    """{row: {shots: accuracy of each test task}} of strokes that are named from images.
+
+    Args:
+        config: the settings.
+        net: the net.
+        data: the training part.
+        tasks: {"validation": tasks, "test": tasks}.
+        alone: params that have learned each modality by itself.
+    """
+    key = jax.random.key(0)
+    contrast = functools.partial(mj.modalities.info_nce, temperature=config.temperature)
+    descent = mj.inner_loop(
+        mj.modalities.pair_loss(net.encode, "image", "stroke", contrast),
+        mj.leaf_rates(config.inner_rate),
+        steps=config.inner_steps,
+    )
+    croma = mj.chain(align=descent, head=net.write["image"])
+    joint = mj.chain(align=mj.identity(), head=net.write["image"])
+    bridge = mj.Adaptation(croma.init, net.use_as_bridge)
+
+    def sample(dataset, key):
+        """A training task, with labels for one image of each character."""
+        draw = mj.data.episodes(config.ways, 1 + config.pairs, config.queries)
+        return hide(config, draw(dataset, key), 1)
+
+    learned = {"alone": alone}
+    for name, adaptation in (("croma", croma), ("joint", joint)):
+        task_loss = net.on_features(mj.query_loss(adaptation, net.loss))
+        params = adaptation.init(net.start, key)
+        learned[name] = learn(config, task_loss, params, sample, 8, data)
+
     @jax.jit
     def look(params, tasks):
         """{shots: the tasks of this example, with features}. Bodies run once for each net."""
 
         def of_shots(shots):
             def of_task(task):
-                return see_task(params, hide(task, shots))
+                return net.see_task(params, hide(config, task, shots))
 
             return jax.lax.map(of_task, tasks, batch_size=config.tasks_at_once)
 
@@ -303,39 +361,18 @@ def main(config, out):
 
     def scorer(adaptation):
         """(params, {shots: tasks of features}) -> {shots: accuracy of each task}."""
-        task_loss = mj.query_loss(adaptation, loss)
+        task_loss = mj.query_loss(adaptation, net.loss)
 
         @jax.jit
         def score(params, tasks):
             return mj.evaluate(task_loss, params, tasks, key)["accuracy"].per_task
 
         return lambda params, seen: {
-            shots: np.asarray(score(params, seen[shots])) for shots in config.shots
+            shots: np.asarray(score(params, tasks)) for shots, tasks in seen.items()
         }
 
-    def best(what, by_setting):
-        """The setting with the highest accuracy on validation tasks, over both numbers of shots.
-
-        Args:
-            what: what is chosen, for a line of output.
-            by_setting: {setting: {shots: accuracy of each task}}.
-        """
-        means = {
-            setting: np.mean([np.asarray(by_shots[shots]) for shots in config.shots])
-            for setting, by_shots in by_setting.items()
-        }
-        print(
-            what,
-            {setting: round(100 * float(mean), 1) for setting, mean in means.items()},
-            flush=True,
-        )
-        return max(means, key=means.get)
-
-    tasks = {"validation": draw("validation", 1), "test": draw("test", 2)}
     seen = {name: look(params, tasks["test"]) for name, params in learned.items()}
     score_croma = scorer(croma)
-    accuracy = {"CroMA": score_croma(learned["croma"], seen["croma"])}
-    accuracy["joint alignment"] = scorer(joint)(learned["joint"], seen["joint"])
 
     # The net of joint alignment, with CroMA's adaptation and the rate that does best on validation.
     def joint_at_rate(rate):
@@ -343,132 +380,80 @@ def main(config, out):
         return learned["joint"]._replace(rule=rule)
 
     on_validation = look(learned["joint"], tasks["validation"])
-    tried = {
-        rate: score_croma(joint_at_rate(rate), on_validation) for rate in config.rates_after_joint
-    }
+    tried = {}
+    for rate in config.rates_after_joint:
+        tried[rate] = score_croma(joint_at_rate(rate), on_validation)
     rate = best("rate after joint alignment", tried)
-    accuracy["joint, then adapted"] = score_croma(joint_at_rate(rate), seen["joint"])
 
     # From scratch: all weights of a new net, from the pairs of the task alone.
-    place = np.arange(config.ways * each) % each  # of a drawing among those of its character
-    pair_rows = np.flatnonzero(place >= most_shots)
     fit_pairs = mj.inner_loop(
-        mj.modalities.pair_loss(run_and_align, "image", "stroke", contrast),
+        mj.modalities.pair_loss(net.run_and_align, "image", "stroke", contrast),
         mj.learned(optax.adam, config.scratch_rates[0]),
         steps=config.scratch_steps,
         differentiate=mj.first_order(),
     )
-    score_joint = mj.query_loss(joint, loss)
+    score_joint = mj.query_loss(joint, net.loss)
 
     @jax.jit
     def from_scratch(rate, tasks):
         """{shots: accuracy of each task} of the net that has seen the pairs, with prototypes."""
-        params = mj.Params({"map": start.fast["map"], "body": start.slow["body"]}, (), rate)
+        start = {"map": net.start.fast["map"], "body": net.start.slow["body"]}
 
         def of_task(task):
-            pairs = mj.take(hide(task, 1).support, pair_rows)
-            fast = fit_pairs.adapt(params, pairs, key).fast
-            fitted = mj.Params({"map": fast["map"]}, {"body": fast["body"]})
-            fitted = joint.init(fitted, key)
+            pairs = mj.take(hide(config, task, 1).support, pair_rows(config))
+            fast = fit_pairs.adapt(mj.Params(start, (), rate), pairs, key).fast
+            fitted = joint.init(mj.Params({"map": fast["map"]}, {"body": fast["body"]}), key)
             found = {}
             for shots in config.shots:
-                _, metrics = score_joint(fitted, see_task(fitted, hide(task, shots)), key)
+                seen = net.see_task(fitted, hide(config, task, shots))
+                _, metrics = score_joint(fitted, seen, key)
                 found[shots] = metrics["accuracy"]
             return found
 
         return jax.lax.map(of_task, tasks, batch_size=config.tasks_at_once)
 
     tried = {rate: from_scratch(rate, tasks["validation"]) for rate in config.scratch_rates}
-    accuracy["from scratch"] = from_scratch(best("rate from scratch", tried), tasks["test"])
-    accuracy["pairs as a bridge"] = scorer(bridge)(learned["alone"], seen["alone"])
-
-    # Strokes from labelled strokes: from 1 and from 5 of each character, or from those of the
-    # pairs.
-    score_strokes = mj.query_loss(write["stroke"], loss)
-    stroke_rows = {shots: np.flatnonzero(place < shots) for shots in config.shots} | {
-        "pairs": pair_rows
+    labelled = tester_of_strokes(config, net)(alone, tasks["test"])
+    return {
+        "CroMA": score_croma(learned["croma"], seen["croma"]),
+        "joint alignment": scorer(joint)(learned["joint"], seen["joint"]),
+        "joint, then adapted": score_croma(joint_at_rate(rate), seen["joint"]),
+        "from scratch": from_scratch(best("rate from scratch", tried), tasks["test"]),
+        "pairs as a bridge": scorer(bridge)(alone, seen["alone"]),
+        "labelled strokes": dict.fromkeys(config.shots, labelled["pairs"]),
     }
 
-    @jax.jit
-    def of_strokes(params, tasks):
-        """{shots or "pairs": accuracy of each task}."""
 
-        def of_task(task):
-            query = see(params, task.query, ["stroke"])
-            found = {}
-            for name, rows in stroke_rows.items():
-                support = see(params, mj.take(task.support, rows), ["stroke"])
-                _, metrics = score_strokes(params, mj.Task(support, query), key)
-                found[str(name)] = metrics["accuracy"]
-            return found
+def few_drawings(net, alone, data, number=2):
+    """Data with `number` drawings of each character, and the teacher's features as images."""
+    rng = np.random.default_rng(0)
+    every = np.tile(np.arange(20), (data.classes, 1))
+    chosen = rng.permuted(every, axis=1)[:, :number]
+    rows = (np.asarray(data.start)[:, None] + chosen).reshape(-1)
+    batch = mj.Batch(mj.data.take_examples(data, rows), data.y[rows])
 
-        return jax.lax.map(of_task, tasks, batch_size=config.tasks_at_once)
-
-    def by_shots(found):
-        return {shots: found[str(shots)] for shots in config.shots}
-
-    labelled = of_strokes(learned["alone"], tasks["test"])
-    accuracy["labelled strokes"] = dict.fromkeys(config.shots, labelled["pairs"])
-    order = (
-        "CroMA",
-        "joint alignment",
-        "joint, then adapted",
-        "from scratch",
-        "pairs as a bridge",
-        "labelled strokes",
-    )
-    accuracy = {row: accuracy[row] for row in order}
-
-    def table(title, accuracies, other, sign):
-        """Prints accuracies and their paired differences to one row, and returns both.
-
-        Args:
-            title: of the table, with a place for the number of shots.
-            accuracies: {row: {shots: accuracy of each task}}.
-            other: the row of the differences.
-            sign: 1 for row minus other, -1 for other minus row.
-        """
-        found = {row: {} for row in accuracies}
-        for shots in config.shots:
-            print(f"\n{title.format(shots)}")
-            for row, of_row in accuracies.items():
-                less = sign * (np.asarray(of_row[shots]) - np.asarray(accuracies[other][shots]))
-                cell = {
-                    "accuracy": common.percent(of_row[shots]),
-                    "difference": common.percent(less),
-                }
-                found[row][shots] = cell
-                texts = common.cell(cell["accuracy"]), common.difference(cell["difference"])
-                print(f"{row:<22} {texts[0]}   {texts[1]}")
-        print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
-        return found
-
-    title = "Strokes named from {} labelled images each; CroMA minus it, paired"
-    report = {"CroMA": table(title, accuracy, "CroMA", -1)}
-
-    # Distillation: few drawings of each training character have strokes. Their images are known to
-    # the student as the features of the teacher.
     @jax.jit
     def teacher(params, batch):
-        """Embeddings of the images."""
-        return embed["image"](params, see(params, batch, ["image"]).x)
+        return net.embed["image"](params, net.see(params, batch, ["image"]).x)
 
-    def few_drawings(number=2):
-        """The training data with `number` drawings of each character, and features as images."""
-        train = parts["train"]
-        rng = np.random.default_rng(0)
-        every = np.tile(np.arange(20), (train.classes, 1))
-        chosen = rng.permuted(every, axis=1)[:, :number]
-        rows = (np.asarray(train.start)[:, None] + chosen).reshape(-1)
-        batch = mj.Batch(mj.data.take_examples(train, rows), train.y[rows])
-        images = teacher(learned["alone"], batch)
-        value = {**batch.x.value, "image": images}
-        return mj.data.dataset(batch.x._replace(value=value), batch.y)
+    value = {**batch.x.value, "image": teacher(alone, batch)}
+    return mj.data.dataset(batch.x._replace(value=value), batch.y)
 
-    few = few_drawings()
+
+def distil(config, net, data, tasks, alone):
+    """{row: {shots: accuracy of each test task}} of students that learn from few strokes.
+
+    Their teacher is the encoder of images of `alone`; the arguments are those of `cross_modal`.
+    """
     encoder = mj.nets.identity_encoder
+    few = few_drawings(net, alone, data)
+    test_strokes = tester_of_strokes(config, net)
 
-    def sample_few(data, key):
+    def test(params, part):
+        found = test_strokes(params, tasks[part])
+        return {shots: found[str(shots)] for shots in config.shots}
+
+    def sample(data, key):
         """A task of few drawings. Its context is how strong the teaching is."""
         few, strengths = data
         return mj.data.episodes(20, 1, 1)(few, key)._replace(context=strengths)
@@ -480,8 +465,8 @@ def main(config, out):
 
         def embedded(batch):
             """The batch with the student's embeddings in the place of strokes."""
-            strokes = see(params, batch, ["stroke"]).x
-            value = {"image": batch.x.value["image"], "stroke": embed["stroke"](params, strokes)}
+            strokes = net.embed["stroke"](params, net.see(params, batch, ["stroke"]).x)
+            value = {"image": batch.x.value["image"], "stroke": strokes}
             return batch._replace(x=batch.x._replace(value=value))
 
         support = embedded(task.support)
@@ -495,50 +480,66 @@ def main(config, out):
         logits, _ = mj.nets.from_function(logits_of_modalities)
         by_strokes = logits(params, query.x)["stroke"]
         value = optax.softmax_cross_entropy_with_integer_labels(by_strokes, query.y).mean()
-        match_features = mj.modalities.pair_loss(
-            encoder, "stroke", "image", mj.modalities.distill_features
-        )
-        match_logits = mj.modalities.pair_loss(
-            logits, "stroke", "image", mj.modalities.distill_logits
-        )
-        value += feature_strength * match_features(params, query, key)[0]
-        value += logit_strength * match_logits(params, query, key)[0]
+        for what, strength, distance in (
+            (encoder, feature_strength, mj.modalities.distill_features),
+            (logits, logit_strength, mj.modalities.distill_logits),
+        ):
+            match = mj.modalities.pair_loss(what, "stroke", "image", distance)
+            value += strength * match(params, query, key)[0]
         return value, {}
 
     def teach(feature_strength, logit_strength):
         """A student after training."""
-        _, params = make(2)
+        _, params = make(config, 2)
         strengths = jnp.asarray(feature_strength), jnp.asarray(logit_strength)
-        return learn(student_loss, params, sample_few, 4, (few, strengths))
+        return learn(config, student_loss, params, sample, 4, (few, strengths))
 
     def best_student(what, students):
         """The student, of {strength: params}, that does best on validation tasks."""
-        found = {
-            strength: by_shots(of_strokes(params, tasks["validation"]))
-            for strength, params in students.items()
-        }
+        found = {strength: test(params, "validation") for strength, params in students.items()}
         return students[best(what, found)]
 
+    by_features = {strength: teach(strength, 0.0) for strength in config.feature_strengths}
+    by_logits = {strength: teach(0.0, strength) for strength in config.logit_strengths}
     students = {
         "no teaching": teach(0.0, 0.0),
-        "taught to see alike": best_student(
-            "strength, features",
-            {strength: teach(strength, 0.0) for strength in config.feature_strengths},
-        ),
-        "taught to answer alike": best_student(
-            "strength, answers",
-            {strength: teach(0.0, strength) for strength in config.logit_strengths},
-        ),
-        "all strokes known": learned["alone"],
+        "taught to see alike": best_student("strength of features", by_features),
+        "taught to answer alike": best_student("strength of answers", by_logits),
+        "all strokes known": alone,
     }
-    distilled = {
-        row: by_shots(of_strokes(params, tasks["test"])) for row, params in students.items()
+    return {row: test(params, "test") for row, params in students.items()}
+
+
+def main(config, out):
+    """Trains every learner, tests all on the same tasks, and then distils."""
+    _cache = common.reuse_programs()  # all students are trained by the same program
+    started = time.perf_counter()
+
+    drawings = mj.data.omniglot_strokes()
+    names = {part: [] for part in ("train", *ALPHABETS)}
+    for name in drawings.names:
+        names[part_of(name)].append(name)
+    split = mj.data.class_split("alphabets", names)
+    parts = {part: mj.data.select_part(drawings, split, part) for part in split.parts}
+    draw = mj.data.episodes(config.ways, drawings_of_each(config), config.queries)
+    sample = jax.jit(mj.data.meta_batch(draw, config.tasks))
+    tasks = {
+        "validation": sample(parts["validation"], jax.random.key(1)),
+        "test": sample(parts["test"], jax.random.key(2)),
     }
+
+    net = Net(config)
+    train = parts["train"]
+    alone = learn(config, net.each_alone, net.start, mj.data.episodes(10, 1, 2), 4, train)
+    from_images = cross_modal(config, net, train, tasks, alone)
+    title = "Strokes named from {} labelled images each; CroMA minus it, paired"
+    rows = {"CroMA": table(title, from_images, "CroMA", -1)}
+    from_strokes = distil(config, net, train, tasks, alone)
     title = "Strokes named from {} labelled strokes each; it minus no teaching, paired"
-    report["no teaching"] = table(title, distilled, "no teaching", 1)
+    rows["no teaching"] = table(title, from_strokes, "no teaching", 1)
 
     took = time.perf_counter() - started
-    header = {
+    report = {
         **common.header(),
         "seconds": took,
         "steps": config.steps,
@@ -546,11 +547,9 @@ def main(config, out):
         "pairs": config.ways * config.pairs,
         "classes": [part.classes for part in parts.values()],
         "digest": split.digest,
+        "rows": rows,
     }
-    report = common.write_report(out / "alignment.json", {**header, "rows": report})
-
-    plot(report, out / "alignment.png")
-    print(f"{took:.0f} s in all; see alignment.png and alignment.json in {out}.")
+    common.finish(out, "alignment", report, plot)
 
 
 def plot(report, path):
@@ -574,9 +573,7 @@ def plot(report, path):
             for shots, values in of_row.items():
                 by_shots.setdefault(shots, {})[row] = values["accuracy"]
         common.draw_accuracies(axes, by_shots, title=title, chance=1 / Config().ways)
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

@@ -185,10 +185,7 @@ def main(config, out):
         "edges": [len(whole_graph), len(without_radicals)],
         "rows": rows,
     }
-    report = common.write_report(out / "characters.json", report)
-
-    plot(report, out / "characters.png")
-    print(f"{took:.0f} s in all; see characters.png and characters.json in {out}.")
+    common.finish(out, "characters", report, plot)
 
 
 def plot(report, path):
@@ -212,9 +209,9 @@ def plot(report, path):
     rows = {row: (mean / 100, half / 100) for row, (mean, half) in report["rows"].items()}
     title = f"{report['ways']} characters never seen, without a shot"
     mj.plots.accuracies(right.subplots(), {"": rows}, chance=1 / report["ways"], title=title)
-    common.note(figure, "95 % intervals over test tasks, which share no picture; one net each")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(
+        figure, path, "95 % intervals over test tasks, which share no picture; one net each"
+    )
 
 
 if __name__ == "__main__":

@@ -383,10 +383,7 @@ def main(config, out):
         "rows": results,
         "chosen (ridge, trust)": settings,
     }
-    report = common.write_report(out / "groceries.json", report)
-
-    plot(report, out / "groceries.png")
-    print(f"{took:.0f} s in all; see groceries.png and groceries.json in {out}.")
+    common.finish(out, "groceries", report, plot)
 
 
 def plot(report, path):
@@ -418,9 +415,9 @@ def plot(report, path):
     right.set_title(f"1 shot: from the picture only (dot) to {source} as well")
     right.invert_yaxis()
     right.grid(axis="x")
-    common.note(figure, f"95 % intervals over {len(report['kinds'])} kinds, each held out in turn")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(
+        figure, path, f"95 % intervals over {len(report['kinds'])} kinds, each held out in turn"
+    )
 
 
 if __name__ == "__main__":

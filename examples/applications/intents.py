@@ -313,10 +313,7 @@ def main(config, out):
         "rows": table,
         "minus net from scratch": paired,
     }
-    report = common.write_report(out / "intents.json", report)
-
-    plot(report, out / "intents.png")
-    print(f"{took:.0f} s in all; see intents.png and intents.json in {out}.")
+    common.finish(out, "intents", report, plot)
 
 
 def plot(report, path):
@@ -330,10 +327,8 @@ def plot(report, path):
             for shots, rows in report["rows"].items()
         }
         common.draw_accuracies(axes, by_shots, title=title, chance=chances[metric])
-    panels[1].set_xlabel("area under the ROC curve of the nearest class, % (grey line: chance)")
-    common.note(figure, f"95 % intervals over {report['splits']} splits of the domains")
-    figure.savefig(path)
-    plt.close(figure)
+    panels[1].set_xlabel("area under the ROC curve, % (grey line: chance)")
+    common.save(figure, path, f"95 % intervals over {report['splits']} splits of the domains")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main(config, out):
         per_task = []
         for first in range(0, len(tasks.query.y), config.validation_tasks):
             rows = slice(first, first + config.validation_tasks)
-            piece = jax.tree.map(lambda leaf: leaf[rows], tasks)  # noqa: B023
+            piece = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tasks)
             per_task.append(accuracy_of_piece(task_loss, params, piece))
         return mj.summarize(jnp.concatenate(per_task))
 
@@ -311,9 +311,7 @@ def plot(task, answers, records, by_steps, path):
     curves = {"MAML": (range(11), 100 * by_steps.mean, 100 * by_steps.interval)}
     title = "Adapting, on unseen scripts"
     mj.plots.curves(right, curves, xlabel="inner steps", ylabel=ylabel, title=title)
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

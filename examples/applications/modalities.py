@@ -298,9 +298,7 @@ def main(config, out):
         "name": by_name,
         "missing": missing,
     }
-    report = common.write_report(out / "modalities.json", report)
-    plot(report, out / "modalities.png")
-    print(f"{took:.0f} s in all; see modalities.png and modalities.json in {out}.")
+    common.finish(out, "modalities", report, plot)
 
 
 def plot(report, path):
@@ -323,7 +321,8 @@ def plot(report, path):
     first, second, third = right.subplots(1, 3)
     by_shots = {label.split()[0]: rows for label, rows in report["ruler"].items()}
     chance = 1 / Config().ways
-    common.draw_accuracies(first, by_shots, title="Picture and outline", chance=chance)
+    common.draw_accuracies(first, by_shots, title="Picture and outline")
+    first.set_xlabel(f"accuracy, % (chance: {100 * chance:.0f} %)")
     by_name = {row: accuracy for row, (accuracy, _) in report["name"].items()}
     common.draw_accuracies(second, {"1": by_name}, title="The name, 1 shot", chance=chance)
     missing = report["missing"]
@@ -332,7 +331,7 @@ def plot(report, path):
     mj.plots.curves(
         third,
         {"late fusion, 5 shots": (percents, means, halves)},
-        xlabel="modalities dropped from the shots, %",
+        xlabel="dropped from the shots, %",
         ylabel="accuracy, %",
         title="When modalities are missing",
     )
@@ -341,9 +340,7 @@ def plot(report, path):
         third.axhline(accuracy, color=colour, linestyle=":", label=f"queries with {name} only")
         third.axhspan(accuracy - half, accuracy + half, color=colour, alpha=0.12, linewidth=0)
     third.legend(loc="lower left")
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":

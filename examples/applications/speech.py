@@ -17,6 +17,7 @@ import functools
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -74,7 +75,7 @@ TINY = Config(
     tasks=2,
     at_once=2,
     width=2,
-    channels=8,
+    channels=16,
     eye_width=8,
     name_steps=1,
     tuning_steps=1,
@@ -178,34 +179,32 @@ class SpeakerNets(NamedTuple):
     means: jax.Array
 
 
-def main(config, out):
-    """Trains and tests on every split of the words, then on every fold of the speakers."""
-    key = jax.random.key(0)
-    started = time.perf_counter()
+ENCODER = mj.nets.identity_encoder  # it reads features that are computed already
+LOSS_OF_FEATURES = mj.losses.cross_entropy(mj.linear_head())
+NOTHING = mj.Params({}, ())
 
-    # Data: the log-mel spectrogram of each recording, without silence, stretched to FRAMES frames.
-    digits = mj.data.paired_digits(
-        seed=0
-    )  # every recording, with a written digit of the same value
-    seen_and_heard = all_examples(digits).value
-    sounds = np.asarray(spectrograms(seen_and_heard["audio"])).reshape(WORDS, EACH, FRAMES, MELS)
-    features_of_recording = FRAMES * config.width
-    pictures = np.asarray(seen_and_heard["image"]).reshape(WORDS, EACH, 28, 28, 1)
-    voices = [
-        spectrograms(all_examples(mj.data.spoken_digits(speakers=[name])))
-        for name in config.speakers
-    ]
-    voices = jnp.stack(voices)  # [speakers, WORDS * OF_SPEAKER, FRAMES, MELS]
 
-    def drawer(classes, each, ways):
-        """(key, info) -> tasks of row numbers, of data that are sorted by class."""
-        sample = jax.jit(
-            mj.data.meta_batch(
-                mj.data.episodes(ways, max(config.shots), config.queries), config.tasks
-            )
-        )
-        return lambda key, info=(): sample(row_numbers(classes, each, info), key)
+class Net(NamedTuple):
+    """The net for recordings.
 
+    Attributes:
+        start: its params before training.
+        embed: features of recordings.
+        features_of: the same, jitted.
+        loss: of a linear head on the features.
+        size: the number of features.
+    """
+
+    start: mj.Params
+    embed: Callable
+    features_of: Callable
+    loss: mj.Loss
+    size: int
+
+
+def make_net(config):
+    """The net before training."""
+    size = FRAMES * config.width
     # The net keeps the order of time: its features are those of all frames, side by side. Each
     # recording is normalised by itself, so that its features do not depend on the rest of the
     # batch, and are computed once.
@@ -224,50 +223,85 @@ def main(config, out):
 
     def frames_side_by_side(params, x):
         tokens, _ = apply(mj.Params({}, params.slow), x, method="tokens")
-        return tokens.reshape(len(tokens), features_of_recording) / FRAMES**0.5
+        return tokens.reshape(len(tokens), size) / FRAMES**0.5
 
     embed, _ = mj.nets.from_function(frames_side_by_side)
     features_of = jax.jit(embed)
     loss_of_sounds = mj.losses.cross_entropy(mj.linear_head(embed))
+    return Net(start, embed, features_of, loss_of_sounds, size)
 
-    # The same for features that are computed already.
-    encoder = mj.nets.identity_encoder
-    loss_of_features = mj.losses.cross_entropy(mj.linear_head())
-    nothing = mj.Params({}, ())
 
-    def with_zero_head(ways):
-        """The start of pretraining."""
-        head = {"kernel": jnp.zeros((features_of_recording, ways)), "bias": jnp.zeros(ways)}
-        return start._replace(fast={"head": head})
+def fine_tuning(config):
+    """Descent on a head, whose rate is in `params.rule`."""
+    return mj.inner_loop(
+        LOSS_OF_FEATURES,
+        mj.shared_rate(0.0),
+        steps=config.tuning_steps,
+        differentiate=mj.first_order(),
+    )
 
-    def trainer(task_loss, sample, steps=config.steps):
-        """(params, data, key) -> params after training, compiled once for all splits."""
-        optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, steps))
-        outer = mj.outer_loop(task_loss, optimizer)
 
-        @jax.jit
-        def train(params, data, key):
-            state = outer.init(params)
-            state, _ = mj.training.scan(outer, state, sample, data, key, steps=steps)
-            return state.params
+def drawer(config, classes, each, ways):
+    """(key, info) -> tasks of row numbers, of data that are sorted by class."""
+    sample = jax.jit(
+        mj.data.meta_batch(mj.data.episodes(ways, max(config.shots), config.queries), config.tasks)
+    )
+    return lambda key, info=(): sample(row_numbers(classes, each, info), key)
 
-        return train
 
-    def scorer(adaptation, ways, loss=loss_of_features):
-        """(params, tasks, shots) -> {metric: mean over tasks}, compiled once for all splits."""
-        task_loss = mj.query_loss(adaptation, loss)
+def with_zero_head(net, ways):
+    """The start of pretraining."""
+    head = {"kernel": jnp.zeros((net.size, ways)), "bias": jnp.zeros(ways)}
+    return net.start._replace(fast={"head": head})
 
-        @jax.jit
-        def score(params, tasks, shots):
-            few = first_shots(tasks, shots, ways)
-            return means_of(mj.evaluate(task_loss, params, few, key, tasks_at_once=config.at_once))
 
-        return score
+def trainer(config, task_loss, sample, steps=None):
+    """(params, data, key) -> params after training, compiled once for all splits."""
+    steps = steps or config.steps
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, steps))
+    outer = mj.outer_loop(task_loss, optimizer)
+
+    @jax.jit
+    def train(params, data, key):
+        state = outer.init(params)
+        state, _ = mj.training.scan(outer, state, sample, data, key, steps=steps)
+        return state.params
+
+    return train
+
+
+def scorer(config, adaptation, ways, loss=LOSS_OF_FEATURES):
+    """(params, tasks, shots) -> {metric: mean over tasks}, compiled once for all splits."""
+    task_loss = mj.query_loss(adaptation, loss)
+
+    @jax.jit
+    def score(params, tasks, shots):
+        few = first_shots(tasks, shots, ways)
+        return means_of(
+            mj.evaluate(task_loss, params, few, jax.random.key(0), tasks_at_once=config.at_once)
+        )
+
+    return score
+
+
+def new_words(config, net, started):
+    """Trains and tests on every split of the words.
+
+    Returns:
+        {row: {shots: [accuracy of every split]}}, the same for what was chosen, and the digests.
+    """
+    key = jax.random.key(0)
+    # Data: the log-mel spectrogram of each recording, without silence, stretched to FRAMES frames.
+    # Every recording has a written digit of the same value.
+    digits = mj.data.paired_digits(seed=0)
+    seen_and_heard = all_examples(digits).value
+    sounds = np.asarray(spectrograms(seen_and_heard["audio"])).reshape(WORDS, EACH, FRAMES, MELS)
+    pictures = np.asarray(seen_and_heard["image"]).reshape(WORDS, EACH, 28, 28, 1)
 
     # New words. Pretraining learns to name the training words; meta-training learns to tell words
     # apart from examples.
     pretrain_words = trainer(
-        mj.supervised(loss_of_sounds), mj.data.meta_batch(mj.data.batches(60), 1)
+        config, mj.supervised(net.loss), mj.data.meta_batch(mj.data.batches(60), 1)
     )
 
     def stitched(dataset, key):
@@ -289,37 +323,34 @@ def main(config, out):
         joined = mj.Task(join(first.support, second.support), join(first.query, second.query))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), first, joined)
 
-    meta_train_words = trainer(mj.query_loss(mj.prototypes(embed, WAYS), loss_of_sounds), stitched)
-    draw_words = drawer(WAYS, EACH, WAYS)
-    draw_held_out = drawer(WAYS, EACH // 4, WAYS)
-    class_means = scorer(mj.prototypes(encoder, WAYS), WAYS)
-
-    # Fine-tuning: the head of class means, then descent with a rate that is stored in
-    # `params.rule`.
-    descent = mj.inner_loop(
-        loss_of_features,
-        mj.shared_rate(0.0),
-        steps=config.tuning_steps,
-        differentiate=mj.first_order(),
+    meta_train_words = trainer(
+        config, mj.query_loss(mj.prototypes(net.embed, WAYS), net.loss), stitched
     )
-    tuned_words = scorer(mj.chain(head=mj.prototypes(encoder, WAYS), descent=descent), WAYS)
+    draw_words = drawer(config, WAYS, EACH, WAYS)
+    draw_held_out = drawer(config, WAYS, EACH // 4, WAYS)
+    class_means = scorer(config, mj.prototypes(ENCODER, WAYS), WAYS)
+
+    # Fine-tuning: the head of class means, then descent with a rate that is stored in params.rule.
+    tuned_words = scorer(
+        config, mj.chain(head=mj.prototypes(ENCODER, WAYS), descent=fine_tuning(config)), WAYS
+    )
 
     def at_rate(rate):
-        return nothing._replace(rule={"head": (), "descent": jnp.asarray(rate)})
+        return NOTHING._replace(rule={"head": (), "descent": jnp.asarray(rate)})
 
     # Names as side information about the classes: AM3 relies on what a GRU makes of the letters.
     letters = np.array(
         [[ord(letter) - 96 for letter in name.ljust(5, "`")] for name in digits.names], np.int32
     )  # 1 for "a"; 0 is padding
     read_letters, reader = mj.nets.functional(
-        mj.nets.Text(27, mj.nets.GRU(32, features_of_recording, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(1))
+        mj.nets.Text(27, mj.nets.GRU(32, net.size, rngs=nnx.Rngs(1)), rngs=nnx.Rngs(1))
     )
 
     def describe(params, info, key=None):
         return read_letters(mj.Params({}, params.slow["letters"]), info)
 
-    with_names = mj.modalities.adaptive_prototypes(encoder, describe, WAYS, features_of_recording)
-    name_loss = mj.query_loss(with_names, loss_of_features)
+    with_names = mj.modalities.adaptive_prototypes(ENCODER, describe, WAYS, net.size)
+    name_loss = mj.query_loss(with_names, LOSS_OF_FEATURES)
 
     def with_and_without_shots(params, task, key):
         """The name must be of use beside shots, and alone."""
@@ -329,6 +360,7 @@ def main(config, out):
         return value + alone, metrics
 
     learn_names = trainer(
+        config,
         with_and_without_shots,
         mj.data.meta_batch(mj.data.episodes(WAYS, 1, 5), 4),
         steps=config.name_steps,
@@ -352,14 +384,15 @@ def main(config, out):
     look, _ = mj.nets.from_function(lambda params, x: see(mj.Params({}, params.slow), x))
     loss_of_pictures = mj.losses.cross_entropy(mj.linear_head(look))
     learn_to_look = trainer(
+        config,
         mj.query_loss(mj.prototypes(look, 20), loss_of_pictures),
         mj.data.meta_batch(mj.data.episodes(20, 1, 3), 1),
         steps=2 * config.steps,
     )
     eye = learn_to_look(mj.Params({}, eye.fast), mj.data.omniglot(), key)
     views = jax.jit(look)(eye, pictures.reshape(-1, 28, 28, 1)).reshape(WORDS, EACH, -1)
-    both_loss = mj.losses.cross_entropy(mj.modalities.late_head(encoder))
-    score_both = scorer(mj.modalities.modal_prototypes(encoder, WAYS), WAYS, both_loss)
+    both_loss = mj.losses.cross_entropy(mj.modalities.late_head(ENCODER))
+    score_both = scorer(config, mj.modalities.modal_prototypes(ENCODER, WAYS), WAYS, both_loss)
 
     def learn_words(words, split_key):
         """Trains all nets on these words. A quarter of the recordings serve to choose a rate."""
@@ -367,18 +400,18 @@ def main(config, out):
         data = mj.data.dataset(
             sounds[words][:, kept].reshape(-1, FRAMES, MELS), np.repeat(np.arange(WAYS), kept.sum())
         )
-        pretrained = pretrain_words(with_zero_head(WAYS), data, split_key)
-        meta = meta_train_words(start, data, split_key)
+        pretrained = pretrain_words(with_zero_head(net, WAYS), data, split_key)
+        meta = meta_train_words(net.start, data, split_key)
 
         features = mj.data.dataset(
-            np.asarray(features_of(meta, data.x)), data.y, info=letters[words]
+            np.asarray(net.features_of(meta, data.x)), data.y, info=letters[words]
         )
         named = with_names.init(mj.Params({}, {"letters": reader.fast}), key)
         named = learn_names(named, features, split_key)
 
         # The rate is chosen by the loss: training words are told apart without a fault, so that
-        # accuracy would choose nothing.
-        held_out = features_of(pretrained, sounds[words][:, ~kept].reshape(-1, FRAMES, MELS))
+        # accuracy would choose NOTHING.
+        held_out = net.features_of(pretrained, sounds[words][:, ~kept].reshape(-1, FRAMES, MELS))
         tasks = fill(draw_held_out(split_key, letters[words]), held_out)
         rates = {}
         for shots in config.shots:
@@ -391,8 +424,8 @@ def main(config, out):
         tasks = draw_words(split_key, letters[words])
         new = sounds[words].reshape(-1, FRAMES, MELS)
         plain = fill(tasks, new.reshape(len(new), -1))
-        pretrained = fill(tasks, features_of(nets.pretrained, new))
-        heard = features_of(nets.meta, new)
+        pretrained = fill(tasks, net.features_of(nets.pretrained, new))
+        heard = net.features_of(nets.meta, new)
         meta = fill(tasks, heard)
         modalities = {"image": views[words].reshape(len(new), -1), "audio": heard}
         every = jnp.ones(len(new), bool)
@@ -403,13 +436,13 @@ def main(config, out):
             rate = at_rate(nets.rates[shots])
             names = score_names(nets.named, meta, shots)
             found[shots] = {
-                "log-mel, class means": class_means(nothing, plain, shots),
-                "pretrained, class means": class_means(nothing, pretrained, shots),
+                "log-mel, class means": class_means(NOTHING, plain, shots),
+                "pretrained, class means": class_means(NOTHING, pretrained, shots),
                 "pretrained, fine-tuned head": tuned_words(rate, pretrained, shots),
-                "meta-trained, class means": class_means(nothing, meta, shots),
+                "meta-trained, class means": class_means(NOTHING, meta, shots),
                 **{f"name, {control}": metrics for control, metrics in names.items()},
-                "written digit": score_both(nothing, written, shots),
-                "written and spoken": score_both(nothing, both, shots),
+                "written digit": score_both(NOTHING, written, shots),
+                "written and spoken": score_both(NOTHING, both, shots),
             }
         return found
 
@@ -419,23 +452,36 @@ def main(config, out):
         halves += [(order[:WAYS], order[WAYS:]), (order[WAYS:], order[:WAYS])]
     halves = halves[: config.splits]
 
-    new_words = {}  # {row: {shots: [accuracy of every split]}}
+    rows = {}  # {row: {shots: [accuracy of every split]}}
     chosen = {}  # the same for what was chosen
-    digests = {"new words": [], "new speakers": []}
+    digests = []
     for split, (train, test) in enumerate(halves):
         split_key = jax.random.fold_in(key, split)
         parts = {
             "train": [digits.names[word] for word in train],
             "test": [digits.names[word] for word in test],
         }
-        digests["new words"].append(mj.data.class_split("words", parts).digest)
+        digests.append(mj.data.class_split("words", parts).digest)
         nets = learn_words(train, split_key)
         for shots, found in test_words(nets, test, split_key).items():
             note(chosen, "rate", shots, nets.rates[shots])
             for row, metrics in found.items():
-                note(new_words, row, shots, metrics["accuracy"])
+                note(rows, row, shots, metrics["accuracy"])
         print(f"words, split {split}: {time.perf_counter() - started:.0f} s", flush=True)
+    return rows, chosen, digests
 
+
+def new_speakers(config, net, started):
+    """Trains and tests on every fold of the speakers. Returns the same as `new_words`."""
+    key = jax.random.key(0)
+    voices = [
+        spectrograms(all_examples(mj.data.spoken_digits(speakers=[name])))
+        for name in config.speakers
+    ]
+    voices = jnp.stack(voices)  # [speakers, WORDS * OF_SPEAKER, FRAMES, MELS]
+
+    chosen = {}
+    digests = []
     # New speakers. The support set of a training task is of one speaker, and its query set of the
     # same or of another. The data of training are (voices, the probability of each speaker).
     speaker_rows = row_numbers(WORDS, OF_SPEAKER)
@@ -459,9 +505,10 @@ def main(config, out):
         row = jax.random.randint(row_key, (60,), 0, voices.shape[1])
         return mj.Batch(voices[speaker, row], row // OF_SPEAKER)
 
-    pretrain_speakers = trainer(mj.supervised(loss_of_sounds), mj.data.meta_batch(recordings, 1))
+    pretrain_speakers = trainer(config, mj.supervised(net.loss), mj.data.meta_batch(recordings, 1))
     meta_train_speakers = trainer(
-        mj.query_loss(mj.prototypes(embed, WORDS), loss_of_sounds),
+        config,
+        mj.query_loss(mj.prototypes(net.embed, WORDS), net.loss),
         mj.data.meta_batch(across_speakers, 2),
     )
 
@@ -474,21 +521,21 @@ def main(config, out):
         x = jnp.concatenate([means, support.x])
         y = jnp.concatenate([jnp.arange(WORDS), support.y])
         weight = jnp.concatenate([jnp.full(WORDS, params.slow["count"]), support.weight])
-        return mj.prototypes(encoder, WORDS).adapt(params, mj.Batch(x, y, weight), key)
+        return mj.prototypes(ENCODER, WORDS).adapt(params, mj.Batch(x, y, weight), key)
 
-    trusting = scorer(mj.Adaptation(lambda params, key: params, trust_others), WORDS)
-    tuned_speakers = scorer(descent, WORDS)
-    class_means_speakers = scorer(mj.prototypes(encoder, WORDS), WORDS)
-    draw_speaker = drawer(WORDS, OF_SPEAKER, WORDS)
+    trusting = scorer(config, mj.Adaptation(lambda params, key: params, trust_others), WORDS)
+    tuned_speakers = scorer(config, fine_tuning(config), WORDS)
+    class_means_speakers = scorer(config, mj.prototypes(ENCODER, WORDS), WORDS)
+    draw_speaker = drawer(config, WORDS, OF_SPEAKER, WORDS)
 
     def learn_speakers(speakers, fold_key):
         probability = jnp.isin(jnp.arange(len(voices)), jnp.array(speakers)) / len(speakers)
         data = (voices, probability)
-        pretrained = pretrain_speakers(with_zero_head(WORDS), data, fold_key)
-        meta = meta_train_speakers(start, data, fold_key)
+        pretrained = pretrain_speakers(with_zero_head(net, WORDS), data, fold_key)
+        meta = meta_train_speakers(net.start, data, fold_key)
         means = []
         for speaker in speakers:
-            features = features_of(meta, voices[speaker])
+            features = net.features_of(meta, voices[speaker])
             means.append(features.reshape(WORDS, OF_SPEAKER, -1).mean(axis=1))
         return SpeakerNets(pretrained, meta, jnp.stack(means).mean(axis=0))
 
@@ -504,8 +551,8 @@ def main(config, out):
 
     def choose(nets, speaker, tasks, shots):
         """The rate and the count with the highest accuracy on a speaker."""
-        pretrained = fill(tasks, features_of(nets.pretrained, voices[speaker]))
-        meta = fill(tasks, features_of(nets.meta, voices[speaker]))
+        pretrained = fill(tasks, net.features_of(nets.pretrained, voices[speaker]))
+        meta = fill(tasks, net.features_of(nets.meta, voices[speaker]))
         by_rate = [tune(nets, pretrained, shots, rate) for rate in config.rates]
         by_count = [trust(nets, meta, shots, count) for count in config.counts]
         return config.rates[int(np.argmax(by_rate))], config.counts[int(np.argmax(by_count))]
@@ -514,18 +561,18 @@ def main(config, out):
         """{row: accuracy} on a speaker never heard."""
         voice = voices[speaker]
         plain = fill(tasks, voice.reshape(len(voice), -1))
-        pretrained = fill(tasks, features_of(nets.pretrained, voice))
-        meta = fill(tasks, features_of(nets.meta, voice))
+        pretrained = fill(tasks, net.features_of(nets.pretrained, voice))
+        meta = fill(tasks, net.features_of(nets.meta, voice))
         return {
             "no shot, pretrained": tune(nets, pretrained, shots, 0.0),
             "no shot, class means of the others": trust(nets, meta, shots, 1e6),
-            "log-mel, class means": class_means_speakers(nothing, plain, shots)["accuracy"],
-            "meta-trained, class means": class_means_speakers(nothing, meta, shots)["accuracy"],
+            "log-mel, class means": class_means_speakers(NOTHING, plain, shots)["accuracy"],
+            "meta-trained, class means": class_means_speakers(NOTHING, meta, shots)["accuracy"],
             "pretrained, fine-tuned head": tune(nets, pretrained, shots, rate),
             "meta-trained, shots and others": trust(nets, meta, shots, count),
         }
 
-    new_speakers = {}  # {row: {shots: [accuracy of every fold]}}
+    rows = {}  # {row: {shots: [accuracy of every fold]}}
     for tested in range(len(config.speakers)):
         fold_key = jax.random.fold_in(key, 100 + tested)
         validation = (tested + 1) % len(config.speakers)
@@ -534,7 +581,7 @@ def main(config, out):
             "train": [config.speakers[speaker] for speaker in others],
             "test": [config.speakers[tested]],
         }
-        digests["new speakers"].append(mj.data.class_split("speakers", parts).digest)
+        digests.append(mj.data.class_split("speakers", parts).digest)
         to_choose = learn_speakers([other for other in others if other != validation], fold_key)
         nets_of_speakers = learn_speakers(others, fold_key)
         tasks = by_word(draw_speaker(fold_key))
@@ -544,17 +591,28 @@ def main(config, out):
             note(chosen, "count of others", shots, count)
             accuracies = test_speaker(nets_of_speakers, tested, tasks, shots, rate, count)
             for row, accuracy in accuracies.items():
-                note(new_speakers, row, shots, accuracy)
+                note(rows, row, shots, accuracy)
         print(
             f"speakers, {config.speakers[tested]}: {time.perf_counter() - started:.0f} s",
             flush=True,
         )
+    return rows, chosen, digests
+
+
+def main(config, out):
+    """Measures both, and prints, writes and draws what was found."""
+    started = time.perf_counter()
+    net = make_net(config)
+    of_words, chosen, digests_of_words = new_words(config, net, started)
+    of_speakers, also_chosen, digests_of_speakers = new_speakers(config, net, started)
+    chosen |= also_chosen
+    digests = {"new words": digests_of_words, "new speakers": digests_of_speakers}
     took = time.perf_counter() - started
 
     # The table.
     rows = {
-        "new words": {row: percents(by_shots) for row, by_shots in new_words.items()},
-        "new speakers": {row: percents(by_shots) for row, by_shots in new_speakers.items()},
+        "new words": {row: percents(by_shots) for row, by_shots in of_words.items()},
+        "new speakers": {row: percents(by_shots) for row, by_shots in of_speakers.items()},
     }
 
     def less(table, row, other):
@@ -567,18 +625,18 @@ def main(config, out):
     tuned = "pretrained, fine-tuned head"
     trusted = "meta-trained, shots and others"
     paired = {
-        "meta-trained minus log-mel": less(new_words, compared, "log-mel, class means"),
-        "meta-trained minus pretrained": less(new_words, compared, "pretrained, class means"),
-        "meta-trained minus fine-tuned": less(new_words, compared, tuned),
-        "name minus none": less(new_words, "name, given", compared),
-        "name minus permuted name": less(new_words, "name, given", "name, permuted"),
-        "both minus written": less(new_words, "written and spoken", "written digit"),
-        "both minus spoken": less(new_words, "written and spoken", compared),
+        "meta-trained minus log-mel": less(of_words, compared, "log-mel, class means"),
+        "meta-trained minus pretrained": less(of_words, compared, "pretrained, class means"),
+        "meta-trained minus fine-tuned": less(of_words, compared, tuned),
+        "name minus none": less(of_words, "name, given", compared),
+        "name minus permuted name": less(of_words, "name, given", "name, permuted"),
+        "both minus written": less(of_words, "written and spoken", "written digit"),
+        "both minus spoken": less(of_words, "written and spoken", compared),
         "speaker's shots and others minus no shot": less(
-            new_speakers, trusted, "no shot, class means of the others"
+            of_speakers, trusted, "no shot, class means of the others"
         ),
-        "fine-tuned minus no shot": less(new_speakers, tuned, "no shot, pretrained"),
-        "shots and others minus fine-tuned": less(new_speakers, trusted, tuned),
+        "fine-tuned minus no shot": less(of_speakers, tuned, "no shot, pretrained"),
+        "shots and others minus fine-tuned": less(of_speakers, trusted, tuned),
     }
     for title, part in {**rows, "paired differences": paired}.items():
         header = "   ".join(f"{common.shots_label(shots):>11}" for shots in config.shots)
@@ -591,7 +649,7 @@ def main(config, out):
         "seconds": took,
         "sizes": {
             "steps": config.steps,
-            "splits": len(halves),
+            "splits": len(digests_of_words),
             "folds": len(config.speakers),
             "tasks": config.tasks,
         },
@@ -599,12 +657,9 @@ def main(config, out):
         "rows": rows,
         "paired": paired,
         "chosen": chosen,
-        "folds": new_speakers,
+        "folds": of_speakers,
     }
-    report = common.write_report(out / "speech.json", report)
-
-    plot(report, out / "speech.png")
-    print(f"{took:.0f} s in all; see speech.png and speech.json in {out}.")
+    common.finish(out, "speech", report, plot)
 
 
 def plot(report, path):
@@ -639,9 +694,7 @@ def plot(report, path):
     text = (
         f"95 % intervals over {sizes['splits']} splits of the words and {sizes['folds']} speakers"
     )
-    common.note(figure, f"{text}, each with nets of its own")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, f"{text}, each with nets of its own")
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ def main(config, out):
             pieces = []
             for first in range(0, number, config.piece):
                 rows = (first + np.arange(config.piece)) % number  # the last one is filled up
-                pieces.append(of_piece(params, mj.take(tasks, rows)))
+                piece = jax.tree.map(lambda leaf, rows=rows: leaf[rows], tasks)
+                pieces.append(of_piece(params, piece))
             return jnp.concatenate(pieces)[:number]
 
         return accuracy
@@ -318,7 +319,6 @@ def main(config, out):
         },
         "rows": rows,
     }
-    report = common.write_report(out / f"translation-{config.fold}.json", report)
 
     # Every fifth date, every third unit and every second number: the answers to one query.
     def translator(adaptation, net, params):
@@ -345,8 +345,7 @@ def main(config, out):
             for name, answers in translators.items():
                 answer = answers(task)[0]
                 print(f"  {name:<13} {answer}  ({'right' if answer == true else 'wrong'})")
-    plot(report, out / f"translation-{config.fold}.png")
-    print(f"See translation-{config.fold}.png and .json in {out}.")
+    common.finish(out, f"translation-{config.fold}", report, plot)
 
 
 def plot(report, path):
@@ -360,6 +359,7 @@ def plot(report, path):
         for kind, name in kinds.items():
             if row[kind]:
                 mean, half = over_languages(row[kind])
+                half = np.nan_to_num(half)  # one language has no interval
                 measured.setdefault(name, {})[method] = mean / 100, half / 100
         shots = sorted(int(name.split()[0]) for name in row if name.endswith(" pairs"))
         means, halves = zip(*(over_languages(row[f"{n} pairs"]) for n in shots), strict=True)
@@ -372,9 +372,7 @@ def plot(report, path):
     right.set_xticks(lines["Fine-tuned"][0])
     right.legend(fontsize=8)
     number = report["languages"]["test"]
-    common.note(figure, f"95 % intervals over {number} languages, of one training each")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, f"95 % intervals over {number} languages, of one training each")
 
 
 if __name__ == "__main__":

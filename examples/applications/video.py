@@ -344,10 +344,7 @@ def main(config, out):
             print(f"{row:<24}{common.difference(value)}")
         for share, value in report["unfinished"][shots].items():
             print(f"{'video, ' + share + ' seen':<24}{common.cell(value)}")
-    report = common.write_report(out / "video.json", report)
-
-    plot(report, out / "video.png")
-    print(f"{took:.0f} s in all; see video.png and video.json in {out}.")
+    common.finish(out, "video", report, plot)
 
 
 def plot(report, path):
@@ -381,9 +378,7 @@ def plot(report, path):
         right, lines, xlabel=xlabel, ylabel="accuracy, %", title="Before it is finished"
     )
     nets = report["sizes"]["nets"]
-    common.note(figure, f"95 % intervals over test tasks of {nets} trained nets")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, f"95 % intervals over test tasks of {nets} trained nets")
 
 
 if __name__ == "__main__":

@@ -285,10 +285,7 @@ def main(config, out):
         "seconds": time.perf_counter() - began,
         "rows": rows,
     }
-    report = common.write_report(out / "learned_optimizer.json", report)
-
-    plot(report, out / "learned_optimizer.png")
-    print(f"{report['seconds']:.0f} s in all; see learned_optimizer.png and .json in {out}.")
+    common.finish(out, "learned_optimizer", report, plot)
 
 
 def plot(report, path):
@@ -303,9 +300,7 @@ def plot(report, path):
                 value = row["loss"], row["loss_interval"]
                 measured.setdefault(name, {})[row["method"]] = value
         mj.plots.dot_plot(axes, measured, xlabel="query loss (less is better)", title=test)
-    common.note(figure, "95 % intervals over test tasks, of one learned optimizer")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, "95 % intervals over test tasks, of one learned optimizer")
 
 
 if __name__ == "__main__":

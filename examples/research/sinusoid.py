@@ -103,28 +103,28 @@ def main(config, out):
             print(f"  {name:<14} {steps:2} steps: {measured.mean():.3f} ({each})")
         print(f"  in {time.perf_counter() - started:.0f} s")
     report = {**common.header(), "outer_steps": config.steps, "rows": rows}
-    report = common.write_report(out / "sinusoid.json", report)
-    plot(report, out / "sinusoid.png")
-    print(f"See sinusoid.png and sinusoid.json in {out}.")
+    common.finish(out, "sinusoid", report, plot)
 
 
 def plot(report, path):
     """The error after so many inner steps: a line through the means, and a dot for each seed."""
     figure, axes = plt.subplots(figsize=(6.5, 3.8))
-    methods = dict.fromkeys(row["method"] for row in report["rows"])
-    for number, method in enumerate(methods):
-        rows = [row for row in report["rows"] if row["method"] == method and row["seeds"]]
+    no_adaptation = [np.mean(row["seeds"]) for row in report["rows"] if row["inner_steps"] == 0]
+    most = 2 * max(no_adaptation, default=5.0)
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in report["rows"])):
+        mine = [row for row in report["rows"] if row["method"] == method]
+        rows = [row for row in mine if row["seeds"] and max(row["seeds"]) < most]
         steps = [row["inner_steps"] for row in rows]
         color = f"C{number}"
         axes.plot(steps, [np.mean(row["seeds"]) for row in rows], color=color, label=method)
-        axes.plot(steps, [row["seeds"] for row in rows], "o", color=color, markersize=4)
+        for row in rows:
+            places = [row["inner_steps"]] * len(row["seeds"])
+            axes.plot(places, row["seeds"], "o", color=color, markersize=4)
     axes.set(xlabel="inner steps on five points", ylabel="squared error on 100 other points")
     axes.set(ylim=(0, None), title="Sinusoids, trained for one inner step")
     axes.grid()
     axes.legend()
-    common.note(figure, "a dot for each seed of training; Meta-SGD is left out where it diverges")
-    figure.savefig(path)
-    plt.close(figure)
+    common.save(figure, path, "a dot for each seed of training; left out where a seed diverges")
 
 
 if __name__ == "__main__":

@@ -266,10 +266,7 @@ def main(config, out):
         "noise": config.noise,
         "rows": rows,
     }
-    report = common.write_report(out / "task_modes.json", report)
-
-    plot(report, out / "task_modes.png")
-    print(f"{took:.0f} s in all; see task_modes.png and task_modes.json in {out}.")
+    common.finish(out, "task_modes", report, plot)
 
 
 def plot(report, path):
@@ -296,11 +293,8 @@ def plot(report, path):
         reference=report["noise"] ** 2,
         title=f"After descent on {report['shots']} shots",
     )
-    axes.set_xscale("log")
-    axes.legend(loc="lower right")
-    common.note(figure, common.OF_ONE_NET)
-    figure.savefig(path)
-    plt.close(figure)
+    axes.set_xlim(0, None)
+    common.save(figure, path, common.OF_ONE_NET)
 
 
 if __name__ == "__main__":
