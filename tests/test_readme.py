@@ -16,7 +16,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-GUIDES = {"data", "differentiate", "features", "modalities", "performance", "strategies"}
+GUIDES = {
+    "bilevel", "data", "devices", "differentiate", "features", "higher", "learn2learn",
+    "modalities", "nets", "own", "own_net", "seeds", "start", "strategies", "streams", "training",
+}  # fmt: skip
 PROCESSES = 3
 RUN = """
 import contextlib, io, json, sys, traceback
@@ -49,7 +52,7 @@ def code_of(page):
 
 CODE = {page: code_of(page) for page in PAGES}
 CODE = {page: code for page, code in CODE.items() if code.strip()}
-FIRST = "docs/performance.md"  # it sets the number of devices, which must happen first
+FIRST = "docs/devices.md"  # it sets the number of devices, which must happen first
 ORDER = [FIRST, *(page for page in CODE if page != FIRST)]
 
 
