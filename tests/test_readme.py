@@ -1,7 +1,7 @@
 """The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
-Several pages run in one process, so that the library is imported once. Each page has a namespace and
-a folder of its own, and the error of each names the page and the line.
+Several pages run in one process, so that the library is imported once. Each page has a namespace
+and a folder of its own, and the error of each names the page and the line.
 """
 
 import json
