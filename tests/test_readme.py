@@ -1,7 +1,7 @@
 """The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
-Several pages run in one process, so that the library is imported once. Each page has a namespace of
-its own, and the error of each names the page and the line.
+Several pages run in one process, so that the library is imported once. Each page has a namespace
+and a folder of its own, and the error of each names the page and the line.
 """
 
 import json
@@ -22,18 +22,23 @@ GUIDES = {
 }  # fmt: skip
 PROCESSES = 3
 RUN = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, os, tempfile, traceback
 
-pages = json.load(open("pages.json"))
+with open("pages.json") as file:
+    pages = json.load(file)
+start = os.getcwd()
 errors = {}
 for page, code in pages.items():
+    os.chdir(tempfile.mkdtemp(dir=start))  # what one page writes, no other reads
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(code, page, "exec"), {"__name__": "__main__"})
         errors[page] = ""
     except BaseException:
         errors[page] = traceback.format_exc()
-json.dump(errors, open("errors.json", "w"))
+os.chdir(start)
+with open("errors.json", "w") as file:
+    json.dump(errors, file)
 """
 
 
