@@ -107,6 +107,13 @@ def plain(app, what, name, thing, options, signature, returns):
     return tuple(texts)
 
 
+def attributes(app, tree, docname):
+    """Calls the fields of a class attributes, as the docstrings do, and not variables."""
+    for field in tree.findall(nodes.field_name):
+        if field.astext() == "Variables":
+            field.children = [nodes.Text("Attributes")]
+
+
 def skip(app, what, name, thing, skipped, options):
     """Leaves out the fields of a NamedTuple, which `Attributes` describes."""
     return True if type(thing).__name__ == "_tuplegetter" else None
@@ -150,4 +157,5 @@ def setup(app):
     app.connect("autodoc-process-docstring", escape, priority=400)
     app.connect("autodoc-process-signature", plain)
     app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-resolved", attributes)
     app.add_post_transform(LinkedNames)
