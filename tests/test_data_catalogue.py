@@ -10,9 +10,17 @@ import pytest
 import requests
 from PIL import Image
 
+from metajax.data.prepare.contents import shrink
 from metajax.data.read.pictures import square
 from metajax.data.read.tensorflow_sets import tfds
-from metajax.data.sets.published_splits import OMNIGLOT_ALPHABETS, omniglot_split
+from metajax.data.sets.cifar import cifar_fs, fc100
+from metajax.data.sets.published_splits import (
+    CIFAR100,
+    OMNIGLOT_ALPHABETS,
+    cifar_fs_split,
+    fc100_split,
+    omniglot_split,
+)
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 RNG = np.random.default_rng(0)
@@ -51,6 +59,11 @@ def archive(path, files):
             entry.size = len(content)
             opened.addfile(entry, io.BytesIO(content))
     return path
+
+
+def omniglot_image(content):
+    """A drawing as `omniglot.npz` has it."""
+    return 255 - shrink(content, 28, "L", "BOX")
 
 
 def encoded(pixels, kind):
@@ -93,13 +106,16 @@ def test_omniglot(network, tmp_path):
         split="train+test",
         label=("alphabet", "label"),
         data_dir=tmp_path,
-        prepare=square(21),
+        prepare=square(28, grey=True, resample="box", invert=True),
     )
     assert letters.classes == 1623
     assert "Korean/Korean_0" in letters.names
     assert len(omniglot_split(letters.names).parts["train"]) == in_background
-    assert letters.x.shape == (1623, 21, 21, 3) and letters.scale == 255
-    assert letters.x.max() == 255
+    assert letters.x.shape == (1623, 28, 28, 1) and letters.scale == 255
+    # The pictures are those of `omniglot`, in another order.
+    prepared = omniglot_image((folder / f"{label + 1:04}_01.png").read_bytes())
+    assert prepared.max() > 60 and (prepared == 0).sum() > 600
+    assert prepared.tobytes() in {np.asarray(row).tobytes() for row in letters.x[..., 0]}
     whole = tfds("omniglot", split="small1", data_dir=tmp_path)
     assert whole.x.shape[1:] == (105, 105, 3)
     assert [int(np.asarray(image[:, 0, 0]).argmin()) for image in whole.x[:4]] == [0, 1, 2, 3]
@@ -141,6 +157,41 @@ def test_cifar100(network, tmp_path):
     )
     assert things.count.tolist() == [2, 1, 2, 1, 1, 1]
     np.testing.assert_array_equal(things.x[2], pixels[3].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", ["cifar_fs", "fc100"])
+def test_few_shot_parts_of_cifar100(kind, network, tmp_path):
+    """Each image is filled with the number of its class; its first row with that of the copy."""
+    folder = tmp_path / "files" / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    superclasses = list(CIFAR100)
+    of_class = {name: kind for kind, names in CIFAR100.items() for name in names.split()}
+    names = sorted(of_class)
+    (folder / "coarse_label_names.txt").write_text("\n".join(superclasses) + "\n")
+    (folder / "fine_label_names.txt").write_text("\n".join(names) + "\n")
+
+    def records(number):
+        image = np.full((3, 32, 32), number, np.uint8)
+        for label, name in enumerate(names):
+            image[:, 1:] = label
+            yield bytes([superclasses.index(of_class[name]), label]) + image.tobytes()
+
+    (folder / "train.bin").write_bytes(b"".join([*records(0), *records(1)]))
+    (folder / "test.bin").write_bytes(b"".join(records(2)))
+    network({"cifar-100-binary.tar.gz": folder.parent})
+    read, split = {"cifar_fs": (cifar_fs, cifar_fs_split()), "fc100": (fc100, fc100_split())}[kind]
+    for part, wanted in split.parts.items():
+        source = read(part, data_dir=tmp_path)
+        assert set(source.names) == set(wanted) and source.scale == 255
+        assert "Krizhevsky 2009" in source.credit and "arXiv 180" in source.credit
+        assert source.count.tolist() == [3] * len(wanted), "training and test examples"
+        shown = [names[label] for label in np.asarray(source.x)[:, 1, 0, 0]]
+        assert shown == [source.names[label] for label in np.asarray(source.y)]
+        assert sorted(set(np.asarray(source.x)[:, 0, 0, 0].tolist())) == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"\['val'\] are not among the parts"):
+        read("val", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"cifar100.* is not prepared"):
+        read("test", data_dir=tmp_path / "nowhere", download=False)
 
 
 def test_caltech_birds2011(network, tmp_path):

@@ -155,6 +155,10 @@ def test_arguments_out_of_range(tmp_path, arguments, message):
 
 
 def test_missing_package(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "platformdirs", None)
-    with pytest.raises(ImportError, match=r"pip install 'metajax\[examples\]'"):
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "platformdirs", None)
+        with pytest.raises(ImportError, match=r"platformdirs: pip install 'metajax\[data\]'"):
+            glyphs()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"matplotlib: pip install 'metajax\[examples\]'"):
         glyphs(cache=tmp_path)

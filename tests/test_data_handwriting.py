@@ -23,17 +23,17 @@ def test_omniglot(write):
     assert source.x.shape == (3, 28, 28, 1) and source.x[:, 0, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_the_pen_was_lifted_where_it_moved_far_and_late(write):
-    # 10 pixels right, a lift of 60 in 0.5 s, a fast line of 60, a pause of 0.5 s with 2, and the
-    # end of the clock
+def test_strokes_start_where_the_file_marks_it(write):
+    # A stroke of 10 pixels; a jump of 60 within a second, not marked, is a stroke, too; a mark at
+    # the end of the clock.
     points = [
         [0, 0, 0, 1],
         [160, 0, 12, 0],
-        [160, 960, 512, 0],
-        [1120, 960, 524, 0],
-        [1120, 992, 1024, 0],
+        [160, 960, 512, 1],
+        [1120, 960, 1524, 0],
         [1120, 1040, 65535, 0],
-        [0, 1040, 65535, 0],
+        [0, 1040, 65535, 1],
+        [5, 1040, 65535, 0],
     ]
     write(
         "omniglot_strokes.npz",

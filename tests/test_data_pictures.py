@@ -2,12 +2,16 @@
 
 import builtins
 import io
+import pathlib
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from metajax.data.read.folders import image_folder
 from metajax.data.read.pictures import decode_picture, read_pictures, square
+from metajax.data.read.tables import table
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
 
@@ -119,3 +123,59 @@ def test_sizes_and_missing_packages(monkeypatch):
     for call in (lambda: square(4), lambda: decode_picture(COLOURS, 3)):
         with pytest.raises(ImportError, match=r"pip install 'metajax\[data\]'"):
             call()
+
+
+def omniglot_files(folder):
+    """Writes the PNG files of `raw` and returns the rows of the data file that they are."""
+    raw = pathlib.Path(__file__).parent / "raw"
+    with zipfile.ZipFile(raw / "images_background.zip") as archive:
+        for name in archive.namelist():
+            if name.endswith(".png") and not name.startswith("__MACOSX"):
+                archive.extract(name, folder)
+    with np.load(raw / "expected.npz") as file:
+        first = np.char.startswith(file["omniglot.name"], "images_background")
+        return file["omniglot.image"][first], file["omniglot.name"][first]
+
+
+def test_every_door_can_have_the_ink_of_the_omniglot_file(tmp_path):
+    """The rows are those of `omniglot.npz`; the files are the origin's in kind, size and row."""
+    rows, names = omniglot_files(tmp_path)
+    read = image_folder(tmp_path, size=28, grey=True, resample="box", invert=True)
+    np.testing.assert_array_equal(read.x[..., 0], rows)
+    assert np.array(read.names)[np.asarray(read.y)].tolist() == names.tolist()
+    usual = image_folder(tmp_path, size=28)
+    assert usual.x.shape == (10, 28, 28, 3) and usual.x.min() == 0 and usual.x.max() == 255
+    assert 20 < np.abs(255 - np.asarray(usual.x[..., 0], int) - rows).max() < 90
+
+    paths = sorted(tmp_path.rglob("*.png"))
+    like_tfds = [decode_picture(path, 3, as_stored=True) for path in paths]
+    assert like_tfds[0].shape == (105, 105, 3)
+    prepare = square(28, grey=True, resample="box", invert=True)
+    np.testing.assert_array_equal([prepare(picture)[..., 0] for picture in like_tfds], rows)
+
+    lines = [
+        "kind,picture",
+        *(f"{path.parent.name},{path.relative_to(tmp_path)}" for path in paths),
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    options = {"grey": True, "resample": "box", "invert": True}
+    listed = table(tmp_path / "table.csv", label="kind", images=["picture"], size=28, **options)
+    known = sorted(row.tobytes() for row in rows)
+    assert sorted(np.asarray(row).tobytes() for row in listed.x) == known
+
+
+def test_what_cannot_be_resampled_or_inverted_is_refused(tmp_path):
+    known = r"\['nearest'\] are not among the values of resample, which are \['bicubic', 'box'\]"
+    with pytest.raises(ValueError, match=known):
+        square(4, resample="nearest")
+    omniglot_files(tmp_path)
+    with pytest.raises(ValueError, match=known):
+        image_folder(tmp_path, size=4, resample="nearest")
+    with pytest.raises(
+        ValueError, match="only 8-bit grey or colour can be inverted, and it is RGBA"
+    ):
+        square(2, invert=True)(np.zeros((4, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"can be inverted, and it is I;16"):
+        square(2, invert=True)(np.zeros((4, 4, 1), np.uint16))
+    colours = np.zeros((4, 4, 3), np.uint8) + np.array([0, 100, 255], np.uint8)
+    assert square(2, invert=True)(colours)[0, 0].tolist() == [255, 155, 0]

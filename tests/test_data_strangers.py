@@ -12,8 +12,13 @@ from PIL import Image
 
 import metajax as mj
 from metajax.data.read.data_files import read_data_file
+from metajax.data.read.downloads import DataFile
 
 KEY = jax.random.key(0)
+
+
+def data_file(name):
+    return DataFile(name, (), lambda paths, file: None)
 
 
 def write_image(path, size=(8, 8)):
@@ -74,8 +79,8 @@ def test_a_huge_archive_in_a_small_file_is_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "big.npz", zeros=np.zeros(10_000_000, np.uint8))
     assert (tmp_path / "big.npz").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"unpacks to 1000.* and most_bytes is 1000000"):
-        read_data_file("big.npz", ("zeros",), most_bytes=1_000_000)
-    assert read_data_file("big.npz", ("zeros",))["zeros"].size == 10_000_000
+        read_data_file(data_file("big.npz"), ("zeros",), most_bytes=1_000_000)
+    assert read_data_file(data_file("big.npz"), ("zeros",))["zeros"].size == 10_000_000
     with pytest.raises(ValueError, match="and most_bytes is 1000"):
         mj.data.load_tasks(tmp_path / "big.npz", (), most_bytes=1000)
 
@@ -93,7 +98,7 @@ def test_every_flipped_byte_of_a_data_file_is_right_or_refused(tmp_path, monkeyp
         flipped[place] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
         try:
-            found = read_data_file("some.npz", ("a", "b"))
+            found = read_data_file(data_file("some.npz"), ("a", "b"))
         except ValueError as error:
             refused += "is damaged" in str(error)
             continue
@@ -154,4 +159,4 @@ def test_an_encrypted_member_is_refused(tmp_path, monkeypatch):
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="is damaged"):
-        read_data_file("some.npz", ("a",))
+        read_data_file(data_file("some.npz"), ("a",))

@@ -509,8 +509,17 @@ def test_errors_say_what_to_do():
     chained = params._replace(rule=((),))
     with pytest.raises(ValueError, match=r"must give shape \(3,\)"):
         weighted(chained, task, KEY)
-    with pytest.raises(ValueError, match="without path"):
-        mj.predict(make(path=True), lambda params, x: x, params, task.support, task.query.x, KEY)
+
+
+def test_predict_takes_the_last_step_of_a_path():
+    params, task = ridge_problem()
+    make = functools.partial(mj.inner_loop, ridge_loss, optax.sgd(0.1), steps=3)
+    answer = lambda params, x: (params.fast, x)
+    with_path, without = (
+        mj.predict(adaptation, answer, params, task.support, task.query.x, KEY)
+        for adaptation in (make(path=True), make())
+    )
+    assert_close(with_path, without, 1e-12)
 
 
 @pytest.mark.parametrize("strategy", [mj.mixed_mode(), mj.implicit(), mj.one_step()])

@@ -227,3 +227,32 @@ def test_tasks_at_once_by_default_are_what_fits_into_the_cache_of_a_cpu(
     params = mj.Params(jnp.zeros(numbers, jnp.float32), ())
     _, keys = chunk_tasks(params, jnp.zeros((tasks, 3), jnp.float32), jax.random.key(0), None)
     assert keys.shape == (tasks // expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing", "foreign"),
+    [
+        (lambda p: mj.Params(p.slow, p.fast), r"mu\.fast\['body'\]", r"mu\.fast\['head'\]"),
+        (lambda p: p._replace(slow={**p.slow, "new": p.fast["head"]}), r"mu\.slow\['new'\]", ""),
+        (lambda p: p._replace(slow={}), "", r"mu\.slow\['body'\]"),
+    ],
+)
+def test_params_that_the_optimizer_was_not_initialised_with_are_named(change, missing, foreign):
+    task_loss = lambda params, task, key: (sum(map(jnp.sum, jax.tree.leaves(params))), {})
+    outer = mj.outer_loop(task_loss, optax.adam(0.1))
+    state = outer.init(mj.Params(fast={"head": jnp.ones(2)}, slow={"body": jnp.ones(3)}))
+    changed = state._replace(params=change(state.params))
+    error = f"other params .* missing are .*{missing}.*, foreign are .*{foreign}.*outer.init"
+    with pytest.raises(ValueError, match=error):
+        jax.jit(outer.step)(changed, jnp.ones(2), KEY)
+    outer.step(state, jnp.ones(2), KEY)
+
+
+def test_another_error_of_an_optimizer_stays_as_it_is():
+    def fail(updates, state, params=None):
+        raise TypeError("of its own")
+
+    optimizer = optax.GradientTransformation(optax.sgd(0.1).init, fail)
+    outer = mj.outer_loop(lambda params, task, key: (params.slow, {}), optimizer)
+    with pytest.raises(TypeError, match="of its own"):
+        outer.step(outer.init(mj.Params({}, jnp.ones(()))), jnp.ones(2), KEY)

@@ -16,7 +16,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-GUIDES = {"data", "differentiate", "modalities", "performance", "strategies"}
+GUIDES = {
+    "bilevel", "data", "devices", "differentiate", "features", "higher", "learn2learn",
+    "modalities", "nets", "own", "own_net", "seeds", "start", "strategies", "streams", "training",
+}  # fmt: skip
 PROCESSES = 3
 RUN = """
 import contextlib, io, json, sys, traceback
@@ -49,7 +52,7 @@ def code_of(page):
 
 CODE = {page: code_of(page) for page in PAGES}
 CODE = {page: code for page, code in CODE.items() if code.strip()}
-FIRST = "docs/performance.md"  # it sets the number of devices, which must happen first
+FIRST = "docs/devices.md"  # it sets the number of devices, which must happen first
 ORDER = [FIRST, *(page for page in CODE if page != FIRST)]
 
 
@@ -66,10 +69,12 @@ def test_the_code_of_the_pages_runs(number, tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+    stubs = f"{ROOT / 'tests' / 'stubs'}:{os.environ.get('PYTHONPATH', '')}"  # of trackers
     # Another worker may be writing a compiled program that this process reads.
     torn = "ignore:Error reading persistent compilation cache entry:UserWarning"
     command = [sys.executable, "-W", "error", "-W", torn, "-c", RUN]
-    subprocess.run(command, env=os.environ | cache, cwd=tmp_path, check=True)
+    env = os.environ | cache | {"PYTHONPATH": stubs}
+    subprocess.run(command, env=env, cwd=tmp_path, check=True)
     errors = json.loads((tmp_path / "errors.json").read_text())
     assert errors.keys() == mine.keys()
     failed = [f"{page}\n{error}" for page, error in errors.items() if error]

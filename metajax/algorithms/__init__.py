@@ -1,5 +1,7 @@
 """Meta-learners by their published names, each a recipe that returns a `Learner`."""
 
+from metajax.algorithms.averages import augmented_queries as augmented_queries
+from metajax.algorithms.averages import ensemble as ensemble
 from metajax.algorithms.closed_form import proto_maml as proto_maml
 from metajax.algorithms.closed_form import r2d2 as r2d2
 from metajax.algorithms.context import cavia as cavia

@@ -34,9 +34,11 @@ from metajax.data.rotations import rotated as rotated
 from metajax.data.sets import SOURCE_LENGTH as SOURCE_LENGTH
 from metajax.data.sets import TARGET_LENGTH as TARGET_LENGTH
 from metajax.data.sets import Phrases as Phrases
+from metajax.data.sets import cifar_fs as cifar_fs
 from metajax.data.sets import cifar_fs_split as cifar_fs_split
 from metajax.data.sets import clinc150 as clinc150
 from metajax.data.sets import clinc150_texts as clinc150_texts
+from metajax.data.sets import fc100 as fc100
 from metajax.data.sets import fc100_split as fc100_split
 from metajax.data.sets import glyph_modalities as glyph_modalities
 from metajax.data.sets import glyph_words as glyph_words

@@ -40,6 +40,7 @@ class Dataset:
         scale: static. What values of x are divided by after a draw: one number, a sorted tuple of
             (modality, number) pairs, or None. `dataclasses.replace(source, scale=None)` draws
             values as they are stored.
+        credit: licence and citation, static; "" where they are not known. `describe` shows it.
     """
 
     x: PyTree
@@ -50,6 +51,7 @@ class Dataset:
     sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     info: PyTree = ()
     scale: Scale = dataclasses.field(default=None, metadata={"static": True})
+    credit: str = dataclasses.field(default="", metadata={"static": True})
 
     def __repr__(self) -> str:
         """One line: how many examples and classes there are, and of which kind."""
@@ -83,6 +85,7 @@ def dataset(
     names: Sequence[str] | None = None,
     info: PyTree = (),
     scale: float | Mapping[str, float] | Scale = None,
+    credit: str = "",
 ) -> Dataset:
     """Makes a `Dataset` of arrays and puts it on the default device.
 
@@ -100,6 +103,7 @@ def dataset(
         scale: for integers that stand for numbers: after a draw they become float32 and are divided
             by it. 255 for images uint8, 32768 for waves int16; {modality: number} for `Modalities`.
             Other values stay as they are.
+        credit: licence and citation of the data, for `describe`.
 
     Returns:
         The data set, with its rows sorted by class.
@@ -141,6 +145,7 @@ def dataset(
         sizes=tuple(count.tolist()),
         info=jax.tree.map(jnp.asarray, info),
         scale=scale,
+        credit=credit,
     )
 
 
@@ -153,7 +158,7 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
         keep: a predicate on the name of a class, or bool[classes].
 
     Returns:
-        A data set of these classes, with the same scale.
+        A data set of these classes, with the same scale and credit.
 
     Raises:
         ValueError: no class is chosen, or there is not one bool for each class.
@@ -172,6 +177,7 @@ def select(source: Dataset, keep: Callable[[str], bool] | ArrayLike) -> Dataset:
         names=[name for name, kept in zip(source.names, mask, strict=True) if kept],
         info=jax.tree.map(lambda leaf: np.asarray(leaf)[mask], source.info),
         scale=source.scale,
+        credit=source.credit,
     )
 
 

@@ -46,6 +46,7 @@ class Description(NamedTuple):
         info: the arrays of the side information about classes.
         groups: {group: number of its classes}, the largest first. The group of a class stands
             before the last "/" of its name. Empty if no class has one.
+        credit: licence and citation of the data, "" where they are not known.
     """
 
     classes: int
@@ -54,6 +55,7 @@ class Description(NamedTuple):
     x: tuple[Leaf, ...]
     info: tuple[Leaf, ...]
     groups: dict[str, int]
+    credit: str = ""
 
     def __str__(self) -> str:
         least, median, most = self.per_class
@@ -65,12 +67,14 @@ class Description(NamedTuple):
             lines.append(_group_line(self.groups))
         lines += [_line(leaf) for leaf in self.x]
         lines += [f"{_line(leaf)}, of each class" for leaf in self.info]
+        if self.credit:
+            lines.append(self.credit)
         return "\n".join(lines)
 
 
 @checked
 def describe(dataset: Dataset) -> Description:
-    """Describes a data set: its classes and groups, and shape, dtype and range of its arrays.
+    """Describes a data set: its classes and groups, shapes and ranges of its arrays, and credit.
 
     Args:
         dataset: what to describe, with values as they are stored.
@@ -96,6 +100,7 @@ def describe(dataset: Dataset) -> Description:
         x=tuple(_leaves(dataset.x, "x")),
         info=tuple(_leaves(dataset.info, "info")),
         groups=dict(groups.most_common()),
+        credit=dataset.credit,
     )
 
 

@@ -74,7 +74,7 @@ def _four_times(source: Dataset, x: np.ndarray) -> Dataset:
     names = [name + degrees for degrees in _DEGREES for name in source.names]
     labels = np.concatenate([y + quarters * source.classes for quarters in range(4)])
     info = jax.tree.map(lambda leaf: np.concatenate([np.asarray(leaf)] * 4), source.info)
-    return dataset(x, labels, names=names, info=info, scale=source.scale)
+    return dataset(x, labels, names=names, info=info, scale=source.scale, credit=source.credit)
 
 
 def _count_numbers(rows: Dataset) -> int:

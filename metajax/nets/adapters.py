@@ -30,7 +30,8 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
 
     An `nnx.BatchNorm` takes its statistics from all rows of the batch, as `TaskNorm` does; after
     `module.eval()` it uses the stored ones, which `apply` never updates. A warning says so where
-    nothing has learned them.
+    nothing has learned them. An `nnx.Conv` with fast weights is many times slower on a CPU than
+    `nets.Conv`.
 
     Args:
         module: an NNX module. What it has besides parameters (the statistics of `FrozenNorm`,

@@ -11,6 +11,7 @@ import scipy.special
 
 from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
+from metajax._programs import jit_with
 from metajax._tree import count_tasks
 from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
@@ -59,8 +60,12 @@ def evaluate(
 ) -> dict[str, Summary]:
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
 
+    It is compiled at the first call, and a later call with the same function and the same shapes
+    runs what was compiled. So define the task loss once, and not anew for each call.
+
     Args:
-        task_loss: (params, task, key) -> (scalar, metrics).
+        task_loss: (params, task, key) -> (scalar, metrics). As for `jax.jit`, it must be a pure
+            function of its arguments.
         params: what the outer loop learned.
         tasks: tasks along the leading axis of every leaf.
         key: the key of a task is `fold_in(key, its index)`.
@@ -77,6 +82,27 @@ def evaluate(
             does not divide it, or a metric that is named "loss"; outside of compiled code, a task
             whose loss is not finite because of its labels or weights.
     """
+    if axis_name is None and is_concrete(params, tasks, key):
+        run = jit_with(_per_task, task_loss, static_argnums=3)
+        flat = run(params, tasks, key, tasks_at_once)
+    else:
+        flat = _per_task(task_loss, params, tasks, key, tasks_at_once, axis_name)
+    if axis_name is not None:
+        flat = jax.tree.map(lambda leaf: _of_all_devices(leaf, axis_name), flat)
+    if is_concrete(flat):
+        explain_not_finite(task_loss, params, tasks, key, ~jnp.isfinite(flat["loss"]))
+    return jax.tree.map(summarize, flat)
+
+
+def _per_task(
+    task_loss: TaskLoss,
+    params: Params,
+    tasks: PyTree,
+    key: Array,
+    tasks_at_once: int | None,
+    axis_name: str | None = None,
+) -> Metrics:
+    """The loss and metrics of every task (of this device), leaves [tasks, ...]."""
 
     def run(chunk: tuple[PyTree, Array]) -> Metrics:
         losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, *chunk)
@@ -86,12 +112,7 @@ def evaluate(
     number = count_tasks(tasks)
     first = 0 if axis_name is None else number * jax.lax.axis_index(axis_name)
     per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once, first))
-    flat = jax.tree.map(lambda leaf: leaf.reshape(number, *leaf.shape[2:]), per_chunk)
-    if axis_name is not None:
-        flat = jax.tree.map(lambda leaf: _of_all_devices(leaf, axis_name), flat)
-    if is_concrete(flat):
-        explain_not_finite(task_loss, params, tasks, key, ~jnp.isfinite(flat["loss"]))
-    return jax.tree.map(summarize, flat)
+    return jax.tree.map(lambda leaf: leaf.reshape(number, *leaf.shape[2:]), per_chunk)
 
 
 def _of_all_devices(leaf: Array, axis_name: str) -> Array:

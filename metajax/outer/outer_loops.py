@@ -103,7 +103,8 @@ def outer_loop(
 
     Raises:
         ValueError: an optimizer that is not an optax transformation; when traced, no tasks, leaves
-            that differ in their number of tasks, or `tasks_at_once` that does not divide it.
+            that differ in their number of tasks, `tasks_at_once` that does not divide it, or a
+            state whose params are not those that its optimizer was initialised with.
     """
     optimizer, wants_value = checked_optimizer(optimizer)
 
@@ -135,9 +136,13 @@ def outer_loop(
 
         gradient = jax.tree.map(lambda leaf, p: leaf.astype(p.dtype), gradient, state.params)
         extra = {"value": loss, "grad": gradient} if wants_value else {}
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer, state.params, **extra
-        )
+        try:
+            updates, optimizer_state = optimizer.update(
+                gradient, state.optimizer, state.params, **extra
+            )
+        except (TypeError, ValueError):
+            _check_made_for(optimizer, state)
+            raise
         moved = State(optax.apply_updates(state.params, updates), optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
         or_nan = lambda leaf: jnp.where(kept > 0, leaf, jnp.nan)
@@ -158,6 +163,27 @@ def checked_optimizer(optimizer: Any) -> tuple[optax.GradientTransformationExtra
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}.")
     return optax.with_extra_args_support(optimizer), needs_value(optimizer)
+
+
+def _check_made_for(optimizer: optax.GradientTransformation, state: State) -> None:
+    """Checks that the state of an optimizer is one of these params, where an update has failed.
+
+    Raises:
+        ValueError: what is missing in it, and what is foreign.
+    """
+    needed = _leaf_names(jax.eval_shape(optimizer.init, state.params))
+    found = _leaf_names(state.optimizer)
+    if needed != found:
+        raise ValueError(
+            "state.optimizer was made for other params than state.params: missing are "
+            f"{sorted(needed - found)}, foreign are {sorted(found - needed)}. If fast and slow "
+            "weights changed places, change them back; to train other params, make a new state "
+            "with outer.init(params)."
+        )
+
+
+def _leaf_names(tree: PyTree) -> set[str]:
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _sum_over_chunks(

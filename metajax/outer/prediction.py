@@ -31,7 +31,8 @@ def predict(
     apply(adapt(params, support), x).
 
     Args:
-        adaptation: how the fast weights are rewritten.
+        adaptation: how the fast weights are rewritten. Of one with `path`, as MAML++ has, the last
+            step predicts.
         apply: (params, x, reference=...) -> outputs [examples, ...]. It gets no key, so it is
             deterministic; `reference` is given only if `inductive`.
         params: what the outer loop learned.
@@ -42,16 +43,17 @@ def predict(
             normalises by batch.
 
     Raises:
-        ValueError: an adaptation with `path`; or, if inductive, inputs whose shape is not that of
-            the support set's.
+        ValueError: inputs that are a list; or, if inductive, inputs whose shape is not that of the
+            support set's.
     """
-    if adaptation.path:
-        raise ValueError("predict() needs the last fast weights; use an inner_loop without path.")
     check_no_list(support.x, "x of the support set")
     check_no_list(x, "x")
     if inductive:
         _check_same_shapes(support.x, x)
     adapted = adaptation.adapt(params, support, key)
+    if adaptation.path:
+        last = jax.tree.map(lambda leaf: leaf[-1], adapted.fast)
+        adapted = adapted._replace(fast=last)
     if not inductive:
         return apply(adapted, x)
     rows = after_support(support._replace(y=()), Batch(x=x, y=()))

@@ -15,16 +15,18 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import check_state
 from metajax.data.read.streams import Stream
+from metajax.data.tasks.drawing import at_step
 from metajax.outer.evaluation import explain_not_finite
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.outer.task_losses import with_step
+from metajax.training.best_states import BestState, Score
 from metajax.training.checkpoints import describe_run, open_checkpoints
 from metajax.training.interrupts import interruptible
-from metajax.training.progress_bars import open_bar
+from metajax.training.progress_bars import ProgressBar, open_bar
 from metajax.training.records import Log, Record, mean_info
-from metajax.training.reports import Evaluate, Period, Reporter
+from metajax.training.reports import Evaluate, OnRecord, Period, Reporter
 from metajax.training.sources import Source, sampler_source, stream_source
-from metajax.training.steps import compiled_steps
+from metajax.training.steps import Program
 from metajax.types import Array, Count, PyTree, Sample, Size
 
 TRIED = 4
@@ -46,6 +48,8 @@ def fit(
     every: Size = 1000,
     log: str | pathlib.Path | None = None,
     checkpoint: str | pathlib.Path | None = None,
+    on_record: OnRecord | None = None,
+    keep_best: Score | None = None,
     empty_records: Size | None = 3,
     progress: bool = True,
 ) -> tuple[Any, list[Record]]:
@@ -55,6 +59,9 @@ def fit(
     on from its checkpoint ends with the same weights, bit for bit. Ctrl-C, SIGTERM and SIGHUP end
     the run after the current call, with what was learned so far; a second signal stops at once.
     `scan` takes the same steps as a pure function.
+
+    The steps are compiled at the first call, and a later call with the same `outer`, `sample` and
+    shapes runs what was compiled.
 
     Args:
         outer: what is learned, and how: an `outer_loop`, `persistent` or `bilevel`.
@@ -80,22 +87,30 @@ def fit(
             logged. If it has a state, the run goes on from there, and a record that was not logged
             before the process ended is logged then. The two newest states are kept; a damaged one
             is set aside with a warning. Only one run at a time may use a folder.
+        on_record: (record) -> anything, called with a copy of each record after it is logged, for
+            TensorBoard and the like. If it returns True, the run ends there.
+        keep_best: (record) -> how good its state is; more is better. Then the state of the best
+            record is returned in place of the last one. It is kept in the folder of the
+            checkpoints, too, from which the run itself goes on at its last state.
         empty_records: the number of records in a row without a task that was kept, after which the
             run stops with an error. None never stops.
-        progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none.
+        progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none. It
+            counts what ends the run first, steps or seconds. Where nothing can be drawn, as in a
+            pipe, it is a line every ten seconds.
 
     Returns:
-        (the last state, the records). A record has "step"; "seconds" of training in this call;
-        and since the record before, "tasks_per_second", the number of "skipped" tasks, and the
-        means of "loss", "grad_norm" and every metric. If no task was kept, "message" says so. For
-        each summary of `evaluate` it has "evaluate/<name>" and "evaluate/<name>/interval".
+        (the last state, or the best one; the records). A record has "step"; "seconds" of training
+        in this call; and since the record before, "tasks_per_second", the number of "skipped"
+        tasks, and the means of "loss", "grad_norm" and every metric. If no task was kept, "message"
+        says so. For each summary of `evaluate` it has "evaluate/<name>" and
+        "evaluate/<name>/interval".
 
     Raises:
         ValueError: steps is below 0, fuse or every below 1, or fuse does not divide every; seconds
             that are not positive; a stream with fuse or shard; a metric with the name of another
             entry of a record; tasks of the first call that the task loss refuses, such as for
             labels that are not classes; checkpoints or a log of another run, a folder that another
-            run uses, or a log with a line that is not a record.
+            run uses, or a log with a line that is not a record; a score that is not a number.
         FloatingPointError: too many records in a row in which no task was kept.
         OSError: a log that cannot be written.
 
@@ -121,24 +136,29 @@ def fit(
         checkpoints = stack.enter_context(open_checkpoints(checkpoint))
         state, found = checkpoints.restore(state, run)
         done = int(state.step)
-        reporter = Reporter(Log(log), evaluate, key, empty_records)
-        reporter.start(state.params, done, found, is_over=done >= steps)
+        best = BestState(keep_best, checkpoints.folder)
+        reporter = Reporter(Log(log), evaluate, best, on_record, key, empty_records)
+        reporter.start(state, done, found, is_over=done >= steps)
         interrupted = stack.enter_context(interruptible())
-        bar = stack.enter_context(open_bar(done, steps, progress))
-        take_steps = _timed_steps(outer, source, key, done)
         period = Period(source.tasks)
-        ended = lambda: done >= steps or interrupted.is_set() or period.seconds >= most_seconds
-        while not ended():
+        share = lambda: max(_share(done, steps), _share(period.seconds, most_seconds))
+        bar = stack.enter_context(open_bar(done, steps, share(), progress))
+        take_steps = _timed_steps(outer, source, key, done, bar)
+        ended = lambda: share() >= 1 or interrupted.is_set() or reporter.is_stopped
+        is_over = ended()
+        while not is_over:
             number = min(fuse, every - done % every, steps - done)
             state, info, took = take_steps(state, number)
             done += number
             period.add(info, took)
-            bar.advance(number, mean_info([info]), number * source.tasks / took)
+            speed = number * source.tasks / took
+            bar.advance(done, share(), mean_info([info]), speed)
             if done % every == 0 or ended():
                 record = {"step": done, **period.record()}
                 checkpoints.save(done, state, run, record)  # before anything that may fail
-                reporter.report(state.params, record)
-    return state, reporter.records
+                reporter.report(state, record)
+                is_over = ended()  # and only here, so that what was learned is saved
+    return state if best.state is None else best.state, reporter.records
 
 
 def _check_numbers(seconds: float | None, fuse: int, every: int) -> None:
@@ -149,6 +169,11 @@ def _check_numbers(seconds: float | None, fuse: int, every: int) -> None:
         raise ValueError(f"{fuse=} must divide {every=}, so that records fall between two calls.")
 
 
+def _share(done: float, whole: float) -> float:
+    """How much of the whole is done, from 0 to 1."""
+    return done / whole if done < whole else 1.0
+
+
 def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, fuse: int) -> Source:
     if isinstance(sample, Stream):
         return stream_source(sample, key, fuse)
@@ -156,10 +181,10 @@ def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, f
 
 
 def _timed_steps(
-    outer: OuterLoop, source: Source, key: Array, first: int
+    outer: OuterLoop, source: Source, key: Array, first: int, bar: ProgressBar
 ) -> Callable[[Any, int], tuple[Any, Info, float]]:
     """(state, number of steps) -> (state, info on the host, seconds without compilation)."""
-    program = compiled_steps(outer, source.draw)
+    program = Program(outer.step, source.sample)
     reads = source.reads(first)
     is_first = True
 
@@ -168,10 +193,12 @@ def _timed_steps(
         start = time.perf_counter()
         read = next(reads)
         waited = time.perf_counter() - start
-        run = program(number, state, key, read)
+        if number not in program.ready:
+            with bar.compiling():
+                program.compile(state, key, read, number)
         params = jax.tree.map(jnp.copy, state.params) if is_first else None
         start = time.perf_counter()
-        state, info = run(state, key, read)
+        state, info = program.run(state, key, read, number)
         info = jax.device_get(info)
         took = waited + time.perf_counter() - start
         if is_first and info.skipped[0]:
@@ -201,7 +228,7 @@ def _explain_skipped(
     if outer.task_loss is None:
         return
     sample_key, step_key = jax.random.split(jax.random.fold_in(key, step))
-    tasks = jax.jit(source.draw)(read, sample_key, jnp.int32(step))
+    tasks = jax.jit(at_step(source.sample, jnp.int32(step)))(read, sample_key)
     task_loss = with_step(outer.task_loss, jnp.int32(step))
     for number in range(min(TRIED, source.tasks)):
         is_bad = jnp.arange(source.tasks) == number

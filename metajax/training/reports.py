@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 from metajax.outer.evaluation import Summary
 from metajax.outer.outer_loops import Info
+from metajax.training.best_states import BestState
 from metajax.training.records import Log, Record, evaluation_record, mean_info
 from metajax.types import Array, Params
 
 Evaluate = Callable[[Params, Array], Mapping[str, Summary]]
+OnRecord = Callable[[Record], Any]
 
 
 class Reporter:
@@ -20,27 +24,41 @@ class Reporter:
     Args:
         log: file that the records are appended to.
         evaluate: (params, key) -> {name: Summary}, as in `fit`.
+        best: keeps the state of the best record.
+        on_record: gets each record after it is logged, as in `fit`.
         key: of the run.
         most_empty: the number of records in a row without a task that was kept, at which it stops
             the run. None never stops.
 
     Attributes:
         records: what was reported so far.
+        is_stopped: whether `on_record` has asked for the end of the run.
     """
 
-    def __init__(self, log: Log, evaluate: Evaluate | None, key: Array, most_empty: int | None):
+    def __init__(
+        self,
+        log: Log,
+        evaluate: Evaluate | None,
+        best: BestState,
+        on_record: OnRecord | None,
+        key: Array,
+        most_empty: int | None,
+    ):
         self.log = log
         self.evaluate = evaluate
+        self.best = best
+        self.on_record = on_record
         self.key = key
         self.most_empty = most_empty
         self.empty = 0
         self.records: list[Record] = []
+        self.is_stopped = False
 
-    def start(self, params: Params, step: int, found: Record | None, *, is_over: bool) -> None:
+    def start(self, state: Any, step: int, found: Record | None, *, is_over: bool) -> None:
         """Makes the log ready, tries `evaluate`, and logs the record found where it is missing.
 
         Args:
-            params: where the run starts.
+            state: where the run starts.
             step: number of this step.
             found: the record in the checkpoint of this step, without evaluation.
             is_over: whether no step is left, and so nothing to try.
@@ -50,22 +68,41 @@ class Reporter:
         """
         is_unlogged = self.log.go_on(step, found)
         if not is_over:
-            self._try_evaluation(params)
-        if found is not None and is_unlogged:
-            self.log.append({**found, **self._evaluation(params, step)})
+            self._try_evaluation(state.params)
+        if found is None:
+            return
+        self.best.restore(state)
+        if is_unlogged or (self.log.path is None and self.best.score is not None):
+            self._hand_on(state, found, is_new=is_unlogged)
 
-    def report(self, params: Params, record: Record) -> None:
+    def report(self, state: Any, record: Record) -> None:
         """Adds the evaluation to a record, keeps it and logs it.
 
         Raises:
             FloatingPointError: too many records in a row in which no task was kept.
         """
-        record = {**record, **self._evaluation(params, record["step"])}
+        record = self._hand_on(state, record)
         self.records.append(record)
-        self.log.append(record)
         self.empty = self.empty + 1 if "message" in record else 0
         if self.most_empty is not None and self.empty >= self.most_empty:
             raise FloatingPointError(f"{record['message']} This was so in {self.empty} records.")
+
+    def _hand_on(self, state: Any, record: Record, *, is_new: bool = True) -> Record:
+        """Adds the evaluation to a record, keeps a state that is the best, and logs what is new.
+
+        The best state is written first: the record of a run that ends in between is not logged, so
+        that it comes again.
+        """
+        record = {**record, **self._evaluation(state.params, record["step"])}
+        self.best.consider(state, record)
+        if not is_new:
+            return record
+        self.log.append(record)
+        if self.on_record is not None:
+            answer = self.on_record(dict(record))
+            # What a function returns by chance, such as a number of bytes, is no answer.
+            self.is_stopped = isinstance(answer, bool | np.bool_) and bool(answer)
+        return record
 
     def _evaluation(self, params: Params, step: int) -> Record:
         """What `evaluate` adds to the record of this step."""

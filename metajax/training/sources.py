@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from metajax._tree import count_tasks
 from metajax.data.read.streams import Stream, tasks_of
-from metajax.training.steps import Draw, sampler_draw
+from metajax.data.tasks.drawing import at_step
 from metajax.types import Array, PyTree, Sample
 
 
@@ -19,21 +19,21 @@ class Source(NamedTuple):
     """Tasks for `fit`, in two parts: what is read on the host, and what is computed of it.
 
     Attributes:
-        draw: (what was read, key, number of the outer step) -> tasks, inside compiled code.
+        sample: (what was read, key) -> tasks, inside compiled code.
         reads: number of the first step -> what each call from there on reads.
         tasks: number of tasks in a step.
     """
 
-    draw: Draw
+    sample: Sample[PyTree]
     reads: Callable[[int], Iterator[Any]]
     tasks: int
 
 
 def sampler_source(sample: Sample[PyTree], dataset: PyTree, key: Array) -> Source:
     """Every call gets the data set, and draws from it on the device."""
-    draw = sampler_draw(sample)
-    shapes = jax.eval_shape(draw, dataset, key, jnp.int32(0))
-    return Source(draw, lambda first: itertools.repeat(dataset), count_tasks(shapes))
+    draw = at_step(sample, jnp.int32(0))
+    shapes = jax.eval_shape(draw, dataset, key)
+    return Source(sample, lambda first: itertools.repeat(dataset), count_tasks(shapes))
 
 
 def stream_source(stream: Stream, key: Array, fuse: int) -> Source:
@@ -49,5 +49,5 @@ def stream_source(stream: Stream, key: Array, fuse: int) -> Source:
             f"fit trains on all tasks, not on shard={stream.shard}; write the loop yourself, with "
             "`data.tasks_of`."
         )
-    draw = lambda read, key, step: stream.finish(read, key)
-    return Source(draw, lambda first: tasks_of(stream, key, first=first), stream.tasks)
+    finish = lambda read, key: stream.finish(read, key)
+    return Source(finish, lambda first: tasks_of(stream, key, first=first), stream.tasks)

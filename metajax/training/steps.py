@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,13 +9,14 @@ import jax
 
 from metajax._checked import checked
 from metajax._checks import check_metric_names, check_state
+from metajax._programs import jit_with
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.training.records import RESERVED
 from metajax.types import Array, Count, PyTree, Sample
 
-Draw: TypeAlias = Callable[[PyTree, Array, Array], PyTree]
-"""(what a step reads, key, number of the outer step) -> tasks."""
+Step: TypeAlias = Callable[[Any, PyTree, Array], tuple[Any, Info]]
+"""The step of an `OuterLoop`."""
 
 
 @checked
@@ -67,48 +67,46 @@ def scan(
     [2.0, 2.0, 2.0]
     """
     check_state(state)
-    return take_steps(outer, sampler_draw(sample), state, key, dataset, steps)
-
-
-def sampler_draw(sample: Sample[PyTree]) -> Draw:
-    """A sampler with the number of the outer step as an argument, which it may ignore."""
-    return lambda dataset, key, step: at_step(sample, step)(dataset, key)
+    return take_steps(outer.step, sample, state, key, dataset, steps)
 
 
 def take_steps(
-    outer: OuterLoop, draw: Draw, state: Any, key: Array, read: PyTree, number: int
+    step: Step,
+    sample: Sample[PyTree],
+    state: Any,
+    key: Array,
+    read: PyTree,
+    number: int,
 ) -> tuple[Any, Info]:
     """Takes this number of outer steps with `lax.scan`. This is all that fit and scan compute."""
 
-    def step(state: Any, _: None) -> tuple[Any, Info]:
+    def one(state: Any, _: None) -> tuple[Any, Info]:
         sample_key, step_key = jax.random.split(jax.random.fold_in(key, state.step))
-        tasks = draw(read, sample_key, state.step)
-        return outer.step(state, tasks, step_key)
+        tasks = at_step(sample, state.step)(read, sample_key)
+        return step(state, tasks, step_key)
 
-    return jax.lax.scan(step, state, length=number)
+    return jax.lax.scan(one, state, length=number)
 
 
-def compiled_steps(outer: OuterLoop, draw: Draw) -> Callable[..., Any]:
-    """Compiles `take_steps` once for each number of steps, apart from running it.
+class Program:
+    """`take_steps` for `fit`: compiled apart from running it, and kept for the next `fit`.
 
-    Compiling ahead of time keeps compilation out of the measured time of a run.
-
-    Returns:
-        (number, state, key, read) -> the compiled function (state, key, read) -> (state, info).
-        Compilation needs only the shapes of its arguments. A later call with the same number
-        returns the same function, so the shapes must not change. The compiled function donates
-        the state: its buffers are overwritten, and only the new state may be used.
+    Compiling ahead of time keeps compilation out of the measured time of a run. The program donates
+    the state: its buffers are overwritten, and only the new state may be used.
     """
-    programs: dict[int, Any] = {}
 
-    def program(number: int, state: Any, key: Array, read: PyTree) -> Any:
-        if number not in programs:
-            several = functools.partial(take_steps, outer, draw, number=number)
-            run = jax.jit(several, donate_argnums=0)
-            lowered = run.lower(state, key, read)
-            _, info = lowered.out_info
-            check_metric_names(info.metrics, RESERVED)
-            programs[number] = lowered.compile()
-        return programs[number]
+    def __init__(self, step: Step, sample: Sample[PyTree]):
+        self.run = jit_with(take_steps, step, sample, donate_argnums=0, static_argnums=3)
+        self.ready: set[int] = set()
 
-    return program
+    def compile(self, state: Any, key: Array, read: PyTree, number: int) -> None:
+        """Makes ready for this number of steps. What was compiled before is not compiled again.
+
+        Raises:
+            ValueError: a metric with the name of another entry of a record.
+        """
+        lowered = self.run.lower(state, key, read, number)
+        _, info = lowered.out_info
+        check_metric_names(info.metrics, RESERVED)
+        lowered.compile()
+        self.ready.add(number)

@@ -1,4 +1,4 @@
-"""Files of arrays in the folder that the environment variable METAJAX_DATA names."""
+"""Files of arrays: in the folder that METAJAX_DATA names, in the cache, or downloaded."""
 
 from __future__ import annotations
 
@@ -9,49 +9,56 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metajax.data.read.downloads import DataFile, cache_folder, prepare_data_file
+
 MOST_BYTES = 2**32
 """Size that a file of arrays may unpack to, unless another one is given: 4 GiB."""
 
 
-def data_file_path(name: str) -> pathlib.Path:
-    """The path of a file in the data folder.
+def data_file_path(data_file: DataFile) -> pathlib.Path:
+    """The path of a data file: in the folder that METAJAX_DATA names, or in the cache folder.
+
+    What neither has is downloaded and prepared in the cache folder.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or its folder does not have the file.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError, ValueError, OSError, ImportError: as `prepare_data_file`.
     """
     folder = os.environ.get("METAJAX_DATA")
-    if not folder:
+    if folder and not pathlib.Path(folder).is_dir():
         raise FileNotFoundError(
-            f"To read {name}, set the environment variable METAJAX_DATA to the folder that has it."
+            f"METAJAX_DATA names {folder}, which is not a folder; name one that has data files, or "
+            "unset it to have them downloaded."
         )
-    path = pathlib.Path(folder) / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist; METAJAX_DATA must name a folder that has {name}."
-        )
-    return path
+    if folder and (pathlib.Path(folder) / data_file.name).is_file():
+        return pathlib.Path(folder) / data_file.name
+    path = cache_folder() / data_file.name
+    if path.is_file():
+        return path
+    return prepare_data_file(data_file, path.parent)
 
 
 def read_data_file(
-    name: str, arrays: tuple[str, ...], *, most_bytes: int = MOST_BYTES
+    data_file: DataFile, arrays: tuple[str, ...], *, most_bytes: int = MOST_BYTES
 ) -> dict[str, np.ndarray]:
-    """Some arrays of a `.npz` file in the data folder, by name.
+    """Some arrays of a data file, by name.
 
     Args:
-        name: of the file.
+        data_file: a `.npz` file.
         arrays: names of the arrays to read.
         most_bytes: size that the file may unpack to.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or its folder does not have the file.
+        FileNotFoundError, ConnectionError, OSError, ImportError: as `data_file_path`.
         ValueError: the file is damaged, lacks one of the arrays, or unpacks to too many bytes.
     """
-    path = data_file_path(name)
+    path = data_file_path(data_file)
     try:
         return read_archive(path, most_bytes, arrays)
     except Exception as error:  # zipfile, zlib, struct or NumPy may be the first to fail
         raise ValueError(
-            f"{path} is damaged ({error}); it must have the arrays {arrays}. Make it again."
+            f"{path} is damaged ({error}); it must have the arrays {arrays}. Remove it, and it is "
+            "made again."
         ) from error
 
 

@@ -27,6 +27,8 @@ def table(
     texts: Mapping[str, Callable[[list[str]], np.ndarray]] | None = None,
     size: int | None = None,
     grey: bool = False,
+    resample: str = "bicubic",
+    invert: bool = False,
     broken: BrokenFile | None = None,
     anywhere: bool = False,
     most_pixels: int = MOST_PIXELS,
@@ -48,6 +50,8 @@ def table(
             tokenizer.
         size: height and width of the images.
         grey: one channel instead of three.
+        resample: as in `image_folder`.
+        invert: as in `image_folder`.
         broken: called with each file that cannot be read as an image, and its line is left out.
             None makes the first one an error.
         anywhere: whether paths of images may be absolute, or lead out of the folder of the table.
@@ -59,7 +63,7 @@ def table(
             with more or fewer cells than the first; a line without a label; a cell that is not a
             number; an empty column; an empty cell where there is one modality, or beside other
             numbers; not one row for each text; a broken image; a path that leads
-            out of the folder of the table; or a size below 1.
+            out of the folder of the table; another `resample`; or a size below 1.
         ImportError: Pillow is missing.
 
     >>> import tempfile
@@ -82,7 +86,7 @@ def table(
     value: dict[str, np.ndarray] = {}
     present: dict[str, Any] = {}
     kept = np.ones(len(lines), bool)
-    read = lambda paths: read_pictures(paths, size, grey, broken, most_pixels)
+    read = lambda paths: read_pictures(paths, size, grey, broken, most_pixels, resample, invert)
     for column in images:
         paths = _image_paths(file.parent, column, cells[column], anywhere)
         value[column], present[column], is_broken = _images(column, cells[column], paths, read)

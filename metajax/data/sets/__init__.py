@@ -3,6 +3,8 @@
 from metajax.data.sets.characters import hanzi as hanzi
 from metajax.data.sets.characters import hanzi_characters as hanzi_characters
 from metajax.data.sets.characters import hanzi_pictures as hanzi_pictures
+from metajax.data.sets.cifar import cifar_fs as cifar_fs
+from metajax.data.sets.cifar import fc100 as fc100
 from metajax.data.sets.digits import paired_digits as paired_digits
 from metajax.data.sets.digits import spoken_digits as spoken_digits
 from metajax.data.sets.digits import written_digits as written_digits

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from metajax.data.read.downloads import cache_folder
 from metajax.data.whole_files import open_whole
 
 UNREADABLE = (
@@ -40,12 +41,9 @@ def cache_path(kind: str, choice: str, cache: str | os.PathLike[str] | None) -> 
     """
     try:
         import matplotlib
-        import platformdirs
     except ImportError as error:
-        raise ImportError(
-            "Glyphs need matplotlib and platformdirs: pip install 'metajax[examples]'."
-        ) from error
-    folder = platformdirs.user_cache_path("metajax") if cache is None else pathlib.Path(cache)
+        raise ImportError("Glyphs need matplotlib: pip install 'metajax[examples]'.") from error
+    folder = cache_folder() if cache is None else pathlib.Path(cache)
     return folder / f"{kind}-matplotlib{matplotlib.__version__}-{choice}.npz"
 
 

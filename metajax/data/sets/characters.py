@@ -8,6 +8,7 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
+from metajax.data.prepare.hanzi import HANZI
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import fill_gaps
 from metajax.data.strokes import resample
@@ -31,7 +32,9 @@ def hanzi(
     - definition: int32[length], the English meaning in tokens. 58 of the 9 574 characters have no
       definition; there it is absent.
 
-    Reads `hanzi.npz`: image, stroke int16[all, (x, y, start)], offset, radical, definition.
+    Reads `hanzi.npz`, which is found or downloaded as `omniglot` says: image, stroke int16[all,
+    (x, y, start)], offset, radical, definition. Licences: Arphic Public License (pictures and
+    strokes) and LGPL 3 or later (texts).
 
     Args:
         points: number of points of each trajectory; the character with the most strokes has 33.
@@ -40,14 +43,15 @@ def hanzi(
         length: of a definition in tokens; the default tokenizer needs 42.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged, no radical is left, fewer points than strokes, or a longer
             definition.
         ImportError: tokenizers is missing.
 
-    Source: github.com/skishore/makemeahanzi.
+    Source: Shaunak Kishore, Make Me a Hanzi, github.com/skishore/makemeahanzi.
     """
-    stored = read_data_file("hanzi.npz", ("image", "stroke", "offset", "radical", "definition"))
+    stored = read_data_file(HANZI, ("image", "stroke", "offset", "radical", "definition"))
     radicals, labels, count = np.unique(stored["radical"], return_inverse=True, return_counts=True)
     if count.max() < smallest:
         raise ValueError(f"No radical has {smallest=} characters; the largest has {count.max()}.")
@@ -66,7 +70,8 @@ def hanzi(
     }
     _, labels = np.unique(labels[kept], return_inverse=True)
     names = radicals[count >= smallest].tolist()
-    return dataset(Modalities(value, present), labels, names=names, scale={"image": 255})
+    x = Modalities(value, present)
+    return dataset(x, labels, names=names, scale={"image": 255}, credit=HANZI.credit)
 
 
 @checked
@@ -77,10 +82,11 @@ def hanzi_characters() -> dict[str, list[str]]:
     an ideographic description sequence such as "⿰氵工" (left, right), for `composition_graph`.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged.
     """
-    columns = read_data_file("hanzi.npz", _COLUMNS)
+    columns = read_data_file(HANZI, _COLUMNS)
     return {name: column.tolist() for name, column in columns.items()}
 
 
@@ -91,10 +97,11 @@ def hanzi_pictures() -> np.ndarray:
     They are in the order of the table of `hanzi_characters`.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged.
     """
-    return read_data_file("hanzi.npz", ("image",))["image"][..., None]
+    return read_data_file(HANZI, ("image",))["image"][..., None]
 
 
 def _definitions(

@@ -8,6 +8,7 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
+from metajax.data.prepare.digits import FSDD, MNIST
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
 from metajax.types import Size
@@ -17,20 +18,25 @@ _NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @checked
 def written_digits() -> Dataset:
-    """MNIST's 10 000 test digits as uint8 images [28, 28, 1], ink = 255, "zero" to "nine".
+    """The first 10 000 *training* digits of MNIST, uint8[28, 28, 1], ink = 255, "zero" to "nine".
 
-    Drawn images are float32 in [0, 1].
+    Drawn images are float32 in [0, 1]. They are about a thousand of each digit, in the order in
+    which MNIST has them. They are not MNIST's test set: what is trained on MNIST has seen them.
 
-    Reads `mnist.npz`: image uint8[10000, 28, 28], label int[10000].
+    Reads `mnist.npz`, which is found or downloaded as `omniglot` says: image uint8[10000, 28, 28],
+    label int[10000]. The origin states no licence; Keras names CC BY-SA 3.0, © Yann LeCun and
+    Corinna Cortes.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged.
 
     Source: LeCun, Bottou, Bengio and Haffner 1998, doi 10.1109/5.726791.
     """
-    stored = read_data_file("mnist.npz", ("image", "label"))
-    return dataset(stored["image"][..., None], stored["label"], names=_NAMES, scale=255)
+    stored = read_data_file(MNIST, ("image", "label"))
+    image = stored["image"][..., None]
+    return dataset(image, stored["label"], names=_NAMES, scale=255, credit=MNIST.credit)
 
 
 @checked
@@ -41,19 +47,22 @@ def spoken_digits(*, samples: Size = 6000, speakers: Sequence[str] | None = None
     seconds) 30 of 2 000 do, and one of them loses more than 1/20 of its energy. Drawn waves are
     float32 in [-1, 1).
 
-    Reads `fsdd.npz`: wave int16[all], offset int[2001], digit, speaker.
+    Reads `fsdd.npz`, which is found or downloaded as `omniglot` says: wave int16[all], offset
+    int[2001], digit, speaker. Licence: CC BY-SA 4.0.
 
     Args:
         samples: length of each wave.
         speakers: whose recordings to take, such as ["george", "theo"]. None takes all.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged, an unknown speaker, no speaker, or `samples` below 1.
 
-    Source: the Free Spoken Digit Dataset, github.com/Jakobovski/free-spoken-digit-dataset.
+    Source: Jackson et al. 2016-2018, the Free Spoken Digit Dataset v1.0.9,
+    github.com/Jakobovski/free-spoken-digit-dataset.
     """
-    stored = read_data_file("fsdd.npz", ("wave", "offset", "digit", "speaker"))
+    stored = read_data_file(FSDD, ("wave", "offset", "digit", "speaker"))
     known = np.unique(stored["speaker"]).tolist()
     chosen = known if speakers is None else list(speakers)
     if not chosen or not set(chosen) <= set(known):
@@ -66,12 +75,14 @@ def spoken_digits(*, samples: Size = 6000, speakers: Sequence[str] | None = None
     # Places after the end of a recording read its first sample, which is then overwritten.
     wave = stored["wave"][first[:, None] + np.where(valid, place, 0)]
     wave = np.where(valid, wave, 0).astype(np.int16)
-    return dataset(wave, stored["digit"][rows], names=_NAMES, scale=32768)
+    return dataset(wave, stored["digit"][rows], names=_NAMES, scale=32768, credit=FSDD.credit)
 
 
 @checked
 def paired_digits(*, pairs: int = 200, samples: int = 6000, seed: int = 0) -> Dataset:
     """Random pairs of a written and a spoken digit of the same value.
+
+    The images are MNIST's training digits, as in `written_digits`.
 
     x is a `Modalities` of image and audio, which are always present. No image and no recording is
     in two pairs, so that a class has at most 200.
@@ -82,7 +93,8 @@ def paired_digits(*, pairs: int = 200, samples: int = 6000, seed: int = 0) -> Da
         seed: of the pairing.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or a file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: a damaged file, or `pairs` below 1 or more than there are recordings or images.
     """
     image = written_digits()
@@ -100,7 +112,8 @@ def paired_digits(*, pairs: int = 200, samples: int = 6000, seed: int = 0) -> Da
     }
     y = np.repeat(np.arange(10), pairs)
     scale = {"image": 255, "audio": 32768}
-    return dataset(all_present(value, len(y)), y, names=_NAMES, scale=scale)
+    credit = f"{MNIST.credit}\n{FSDD.credit}"
+    return dataset(all_present(value, len(y)), y, names=_NAMES, scale=scale, credit=credit)
 
 
 def _draw_rows(source: Dataset, number: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,13 +6,10 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax.data.datasets import Dataset, dataset
+from metajax.data.prepare.omniglot import OMNIGLOT, OMNIGLOT_STROKES
 from metajax.data.read.data_files import read_data_file
 from metajax.data.read.rows import all_present
 from metajax.data.strokes import resample
-
-# The pen was lifted where it moved farther than this within more than this time.
-_LIFT_DISTANCE = 4 * 16  # in 1/16 of a pixel of 105
-_LIFT_TIME = 200  # milliseconds
 
 
 @checked
@@ -23,18 +20,27 @@ def omniglot() -> Dataset:
     "images_background/Alphabet/character01", or "images_evaluation/..." for the 20 alphabets that
     Lake et al. keep for testing.
 
-    Reads `omniglot.npz` with image uint8[32460, 28, 28], label int[32460] and names [1623]: the
-    drawings of github.com/brendenlake/omniglot, made smaller and inverted.
+    Reads `omniglot.npz`: image uint8[32460, 28, 28], label int[32460] and names [1623], the
+    drawings of github.com/brendenlake/omniglot made smaller by Pillow's BOX and inverted. The file
+    is looked for in the folder that METAJAX_DATA names, then in the user's cache folder. If neither
+    has it, its origin is downloaded at one commit, checked, and prepared in the cache, once.
+    Licence: MIT, © 2015 Brenden Lake.
+
+    TensorFlow Datasets has the same drawings, named "Greek/Greek_0", without their drawers:
+    `tfds("omniglot", split="train+test", label=("alphabet", "label"), prepare=square(28,
+    grey=True, resample="box", invert=True))` gives the same pictures.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, doi 10.1126/science.aab3050.
     """
-    stored = read_data_file("omniglot.npz", ("image", "label", "names"))
+    stored = read_data_file(OMNIGLOT, ("image", "label", "names"))
     names = stored["names"].tolist()
-    return dataset(stored["image"][..., None], stored["label"], names=names, scale=255)
+    image = stored["image"][..., None]
+    return dataset(image, stored["label"], names=names, scale=255, credit=OMNIGLOT.credit)
 
 
 @checked
@@ -45,36 +51,31 @@ def omniglot_strokes(*, points: int = 64) -> Dataset:
     `resample` makes it and `draw` shows it, with the pen's own clock. Both are always present, and
     the scale of the image is 255. Names are "Balinese/character01".
 
-    Where the pen was lifted is read from its motion, besides the starts that the file marks: it
-    moved more than 4 of 105 pixels in more than 200 milliseconds. A pen that is down and moves
-    gives a point about every 12 milliseconds. The clock stops at 65.5 seconds; in the 20 drawings
-    that last longer the distance alone decides from there on.
+    The clock stops at 65.5 seconds, in the 20 drawings that last longer.
 
-    Reads `omniglot_strokes.npz`: image, stroke uint16[722053, (16 x, 16 y, milliseconds, start)],
-    offset, label, names.
+    Reads `omniglot_strokes.npz`, which is found or downloaded as `omniglot` says: image, stroke
+    uint16[722053, (16 x, 16 y, milliseconds, start)], offset, label, names. Licence: MIT, © 2015
+    Brenden Lake.
 
     Args:
-        points: number of points of each trajectory; the drawing with the most strokes has 17.
+        points: number of points of each trajectory; the drawing with the most strokes has 29.
 
     Raises:
-        FileNotFoundError: METAJAX_DATA is not set, or the file does not exist.
+        FileNotFoundError: METAJAX_DATA names no folder.
+        ConnectionError: the file is not at hand, and its origin cannot be reached.
         ValueError: the file is damaged, or fewer points than a drawing has strokes.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, doi 10.1126/science.aab3050.
     """
     arrays = ("image", "stroke", "offset", "label", "names")
-    stored = read_data_file("omniglot_strokes.npz", arrays)
+    stored = read_data_file(OMNIGLOT_STROKES, arrays)
     rows = stored["stroke"].astype(np.float64)
-    starts = (rows[:, 3] > 0) | _lifted(rows)
-    stroke = resample(rows[:, :3], starts, stored["offset"], number=points)
+    stroke = resample(rows[:, :3], rows[:, 3] > 0, stored["offset"], number=points)
     x = all_present({"image": stored["image"][..., None], "stroke": stroke}, len(stroke))
-    return dataset(x, stored["label"], names=stored["names"].tolist(), scale={"image": 255})
-
-
-def _lifted(rows: np.ndarray) -> np.ndarray:
-    """Whether the pen was lifted before each point, bool[points], as its motion shows."""
-    moved = np.linalg.norm(np.diff(rows[:, :2], axis=0), axis=1)
-    took = np.diff(rows[:, 2])
-    clock_stopped = rows[1:, 2] == np.iinfo(np.uint16).max
-    lifted = (moved > _LIFT_DISTANCE) & ((took > _LIFT_TIME) | clock_stopped)
-    return np.concatenate([[True], lifted])
+    return dataset(
+        x,
+        stored["label"],
+        names=stored["names"].tolist(),
+        scale={"image": 255},
+        credit=OMNIGLOT_STROKES.credit,
+    )

@@ -1,0 +1,1 @@
+"""How each data file is made of the files of its origin: addresses, checksums and code."""

@@ -1,0 +1,73 @@
+"""The best state of a run, which is kept beside its checkpoints."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.training.records import Record
+from metajax.training.saving import load, save
+from metajax.types import PyTree
+
+Score = Callable[[Record], float]
+"""(record) -> how good its state is; more is better."""
+
+
+class BestState:
+    """The state whose record has the highest score. Of equal ones it is the first.
+
+    Args:
+        score: of a record. None keeps no state.
+        folder: of the checkpoints, where it is written to; or None.
+    """
+
+    def __init__(self, score: Score | None, folder: pathlib.Path | None):
+        self.score = score
+        self.path = None if folder is None else folder / "best.npz"
+        self.highest = -math.inf
+        self.state: PyTree = None
+
+    def restore(self, state: PyTree) -> None:
+        """Takes what an earlier part of the run kept, if it did.
+
+        Args:
+            state: of the same run.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        if self.score is None or self.path is None or not self.path.exists():
+            return
+        kept = load(self.path, like={"score": jnp.float32(0), "state": state})
+        self.highest = float(kept["score"])
+        self.state = kept["state"]
+
+    def consider(self, state: PyTree, record: Record) -> None:
+        """Keeps this state if its record is better than all before.
+
+        Raises:
+            ValueError: a score that is not a number.
+        """
+        if self.score is None:
+            return
+        score = _as_number(self.score(dict(record)))
+        if not score > self.highest:
+            return
+        self.highest = score
+        self.state = jax.tree.map(jnp.copy, state)
+        if self.path is not None:
+            save(self.path, {"score": jnp.float32(score), "state": state})
+
+
+def _as_number(score: Any) -> float:
+    """The score in float32, as it is saved: a run that goes on compares the same numbers."""
+    value = np.asarray(score)
+    if value.ndim or value.dtype.kind in "OSUc":
+        raise ValueError(f"keep_best must return one number for a record, got {score!r}.")
+    return float(value.astype(np.float32))
