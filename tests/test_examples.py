@@ -140,6 +140,7 @@ def as_script():
     ):
         yield
     plt.close("all")
+    jax.clear_caches()  # they hold the data of the script; compiled programs stay on disk
 
 
 def published(report):
