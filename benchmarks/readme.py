@@ -9,6 +9,7 @@ import re
 import sys
 
 import applications
+import first_lines
 import performance
 import robustness
 from tables import OVER_TASKS, ROOT, cell, difference, read, table
@@ -44,6 +45,50 @@ def letters():
         f"from 12 settings on validation scripts: {'; '.join(settings)}."
     )
     return f"{table(header, rows)}\n\n{about}"
+
+
+def first_output():
+    report = read("first_lines")
+    if report["code"] != first_lines.code():
+        sys.exit("README.md begins with other lines; run python benchmarks/first_lines.py.")
+    return f"```text\n{report['printed'].strip()}\n```"
+
+
+def summary():
+    """What a reader of the first page wants to know of every kind of measurement."""
+    letters = {row["method"]: row["1 shot"] for row in read("letters")["rows"]}
+    two = read("modalities")
+    one_shot = two["ruler"]["1 shot"]
+    speed = {row["implementation"]: row for row in read("peers-w1")["rows"]}
+    images = {row["implementation"]: row for row in read("peers-w2-32-tasks")["rows"]}
+    memory = {row["implementation"]: row["temporary_bytes"] for row in read("memory")["rows"]}
+    less = memory["`unroll()`"] / memory["`mixed_mode()`, block remat"]
+    kills = read("kills")["rows"]
+    rows = [
+        [
+            "one example of each of 5 letters of an unseen script",
+            ", ".join(f"{name} {cell(letters[name])} %" for name in reversed(letters)),
+        ],
+        [
+            "letters, from one picture and one outline of each",
+            f"picture {cell(one_shot['image'])} %, both {cell(one_shot['learned'])} %",
+        ],
+        [
+            "a step of MAML, against the fastest of three PyTorch libraries on a CPU",
+            f"{speed['metajax']['ratio']:.1f} times as fast on sinusoids, "
+            f"{images['metajax']['ratio']:.1f} times on images",
+        ],
+        [
+            "memory of a meta-gradient through 8 steps of Adam on a transformer",
+            f"{less:.0f} times less with `mixed_mode()` than with `unroll()`",
+        ],
+        [
+            "runs of `fit` that were killed or interrupted, and started again",
+            f"{sum(row['kills'] for row in kills)} times; "
+            f"{sum(row['failed'] for row in kills)} ended with other weights or a torn log",
+        ],
+    ]
+    return table(["what", "figure"], rows)
 
 
 def omniglot():
@@ -250,8 +295,9 @@ def digits():
 
 
 PAGES = {
-    "README.md": (letters,),
+    "README.md": (first_output, summary),
     "docs/results.md": (
+        letters,
         omniglot,
         alphabets,
         sinusoid,

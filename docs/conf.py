@@ -6,6 +6,7 @@ import sys
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import inspect
 from sphinx.util.nodes import make_refnode
 
 HERE = pathlib.Path(__file__).parent
@@ -93,6 +94,26 @@ def escape(app, what, name, thing, options, lines):
             lines[number] += ":"
 
 
+def plain(app, what, name, thing, options, signature, returns):
+    """A signature as it is written in the code; that of a protocol is the one of its call."""
+    if getattr(thing, "_is_protocol", False):
+        call = inspect.signature(
+            thing.__call__, bound_method=True, type_aliases=autodoc_type_aliases
+        )
+        signature = inspect.stringify_signature(call, unqualified_typehints=True)
+    texts = []
+    for text in (signature, returns):
+        texts.append(re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) if text else text)
+    return tuple(texts)
+
+
+def attributes(app, tree, docname):
+    """Calls the fields of a class attributes, as the docstrings do, and not variables."""
+    for field in tree.findall(nodes.field_name):
+        if field.astext() == "Variables":
+            field.children = [nodes.Text("Attributes")]
+
+
 def skip(app, what, name, thing, skipped, options):
     """Leaves out the fields of a NamedTuple, which `Attributes` describes."""
     return True if type(thing).__name__ == "_tuplegetter" else None
@@ -134,5 +155,7 @@ class LinkedNames(SphinxPostTransform):
 def setup(app):
     """Adds the above to Sphinx."""
     app.connect("autodoc-process-docstring", escape, priority=400)
+    app.connect("autodoc-process-signature", plain)
     app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-resolved", attributes)
     app.add_post_transform(LinkedNames)

@@ -1,7 +1,7 @@
 """The code of the README and of the pages under docs/ runs, block after block, as it is typed.
 
-Several pages run in one process, so that the library is imported once. Each page has a namespace of
-its own, and the error of each names the page and the line.
+Several pages run in one process, so that the library is imported once. Each page has a namespace
+and a folder of its own, and the error of each names the page and the line.
 """
 
 import json
@@ -22,18 +22,21 @@ GUIDES = {
 }  # fmt: skip
 PROCESSES = 3
 RUN = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, pathlib, sys, traceback
 
-pages = json.load(open("pages.json"))
+start = pathlib.Path.cwd()
+pages = json.loads((start / "pages.json").read_text())
 errors = {}
 for page, code in pages.items():
+    folder = start / "files" / page  # of its own
+    folder.mkdir(parents=True)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
             exec(compile(code, page, "exec"), {"__name__": "__main__"})
         errors[page] = ""
     except BaseException:
         errors[page] = traceback.format_exc()
-json.dump(errors, open("errors.json", "w"))
+(start / "errors.json").write_text(json.dumps(errors))
 """
 
 
@@ -50,7 +53,25 @@ def code_of(page):
     return "\n".join(lines)
 
 
-CODE = {page: code_of(page) for page in PAGES}
+SMALL = {
+    "steps=200": "steps=2",
+    "meta_batch(task, 600)": "meta_batch(task, 4)",
+    "width=16": "width=2",
+}
+"""Sizes in the first lines of the README, and what they are in the test."""
+
+
+def small(page, code):
+    """The code with small sizes, in the README."""
+    if page != "README.md":
+        return code
+    for size, tiny in SMALL.items():
+        assert code.count(size) == 1, size
+        code = code.replace(size, tiny)
+    return code
+
+
+CODE = {page: small(page, code_of(page)) for page in PAGES}
 CODE = {page: code for page, code in CODE.items() if code.strip()}
 FIRST = "docs/devices.md"  # it sets the number of devices, which must happen first
 ORDER = [FIRST, *(page for page in CODE if page != FIRST)]

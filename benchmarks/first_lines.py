@@ -1,0 +1,37 @@
+"""Runs the first lines of the README, and keeps what they print.
+
+python benchmarks/first_lines.py
+"""
+
+import argparse
+import contextlib
+import io
+import pathlib
+import re
+import time
+
+import harness
+from tables import ROOT
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
+
+
+def code():
+    """The first block of code of the README."""
+    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+
+
+def main(options):
+    text = code()
+    printed = io.StringIO()
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
+    seconds = time.perf_counter() - start
+    report = harness.header(seed=0, code=text, printed=printed.getvalue(), seconds=seconds)
+    harness.save(options.out, "first_lines", report)
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())
