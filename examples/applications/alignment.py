@@ -218,24 +218,28 @@ class Net:
         return self.write["stroke"].adapt(params, support, key)
 
 
-def learn(config, task_loss, params, sample, tasks, data):
-    """Params after training."""
-    key = jax.random.key(0)
+def trainer(config, task_loss, sample, tasks):
+    """(params, data) -> params after training, compiled once for all that it trains."""
     optimizer = optax.adam(optax.cosine_decay_schedule(config.outer_rate, config.steps))
     outer = mj.outer_loop(task_loss, optimizer)
-    state, records = mj.training.fit(
-        outer,
-        outer.init(params),
-        mj.data.meta_batch(sample, tasks),
-        data,
-        key,
-        steps=config.steps,
-        fuse=config.fuse,
-        every=config.steps,
-        progress=False,
-    )
-    print(f"a net was trained in {records[-1]['seconds']:.0f} s", flush=True)
-    return state.params
+    sample = mj.data.meta_batch(sample, tasks)
+
+    def train(params, data):
+        state, records = mj.training.fit(
+            outer,
+            outer.init(params),
+            sample,
+            data,
+            jax.random.key(0),
+            steps=config.steps,
+            fuse=config.fuse,
+            every=config.steps,
+            progress=False,
+        )
+        print(f"a net was trained in {records[-1]['seconds']:.0f} s", flush=True)
+        return state.params
+
+    return train
 
 
 def best(what, by_setting):
@@ -345,7 +349,7 @@ def cross_modal(config, net, data, tasks, alone):
     for name, adaptation in (("croma", croma), ("joint", joint)):
         task_loss = net.on_features(mj.query_loss(adaptation, net.loss))
         params = adaptation.init(net.start, key)
-        learned[name] = learn(config, task_loss, params, sample, 8, data)
+        learned[name] = trainer(config, task_loss, sample, 8)(params, data)
 
     @jax.jit
     def look(params, tasks):
@@ -488,11 +492,13 @@ def distil(config, net, data, tasks, alone):
             value += strength * match(params, query, key)[0]
         return value, {}
 
+    train = trainer(config, student_loss, sample, 4)
+
     def teach(feature_strength, logit_strength):
         """A student after training."""
         _, params = make(config, 2)
         strengths = jnp.asarray(feature_strength), jnp.asarray(logit_strength)
-        return learn(config, student_loss, params, sample, 4, (few, strengths))
+        return train(params, (few, strengths))
 
     def best_student(what, students):
         """The student, of {strength: params}, that does best on validation tasks."""
@@ -530,7 +536,8 @@ def main(config, out):
 
     net = Net(config)
     train = parts["train"]
-    alone = learn(config, net.each_alone, net.start, mj.data.episodes(10, 1, 2), 4, train)
+    learn_alone = trainer(config, net.each_alone, mj.data.episodes(10, 1, 2), 4)
+    alone = learn_alone(net.start, train)
     from_images = cross_modal(config, net, train, tasks, alone)
     title = "Strokes named from {} labelled images each; CroMA minus it, paired"
     rows = {"CroMA": table(title, from_images, "CroMA", -1)}
