@@ -25,6 +25,7 @@ import random
 import shutil
 import signal
 import tempfile
+import unittest.mock
 import warnings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -40,6 +41,9 @@ import metajax as mj
 
 SECONDS = 60
 KEY = jax.random.key(0)
+NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+"""Nobody listens there, so that a data file that is gone cannot be downloaded."""
+
 OUTCOMES = ("right", "refused", "other", "unnoticed", "silent", "hang")
 REASONS = {
     "table": "text has no checksum: another digit or name is as good",
@@ -83,8 +87,13 @@ def make_digits(folder):
     np.savez_compressed(folder / "other.npz", a=np.arange(9))
 
 
+def only_in(folder):
+    """Lets data files be looked for in this folder only."""
+    os.environ |= {"METAJAX_DATA": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+
+
 def read_digits(folder):
-    os.environ["METAJAX_DATA"] = str(folder)
+    only_in(folder)
     digits = mj.data.written_digits()
     return digits.x, digits.y
 
@@ -98,7 +107,7 @@ def make_texts(folder):
 
 
 def read_texts(folder):
-    os.environ["METAJAX_DATA"] = str(folder)
+    only_in(folder)
     return np.array(mj.data.clinc150_texts("oos_val"))
 
 
@@ -276,14 +285,11 @@ def main(options):
     warnings.simplefilter("ignore")
     rng = random.Random(options.seed)
     number = 3 if options.tiny else options.number
-    before = os.environ.get("METAJAX_DATA")
     rows = []
-    for name in options.targets:
-        rows.append(damage_target(name, number, rng))
-        print({key: value for key, value in rows[-1].items() if key != "cases"}, flush=True)
-    os.environ.pop("METAJAX_DATA", None)
-    if before is not None:
-        os.environ["METAJAX_DATA"] = before
+    with unittest.mock.patch.dict(os.environ, NO_NETWORK):
+        for name in options.targets:
+            rows.append(damage_target(name, number, rng))
+            print({key: value for key, value in rows[-1].items() if key != "cases"}, flush=True)
     harness.save(options.out, "damage", harness.header(seed=options.seed, rows=rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
@@ -129,10 +130,16 @@ def _offline_text(data_file: DataFile, folder: pathlib.Path, error: Exception) -
         if not (downloads / origin.name).is_file()
     ]
     return (
-        f"{data_file.name} is not in the folder that METAJAX_DATA names, nor in {folder}, and its "
-        f"origin cannot be reached. By hand, fetch {', and '.join(missing)}, then call again; or "
+        f"{data_file.name} is not in {_folder_text()}, nor in {folder}, and its origin cannot be "
+        f"reached. By hand, fetch {', and '.join(missing)}, then call again; or "
         f"copy {data_file.name} from a machine that has it into {folder}. ({error})"
     )
+
+
+def _folder_text() -> str:
+    """The folder that METAJAX_DATA names, for an error message."""
+    folder = os.environ.get("METAJAX_DATA")
+    return f"{folder}, which METAJAX_DATA names" if folder else "a folder that METAJAX_DATA names"
 
 
 def _lock(path: pathlib.Path) -> Any:
