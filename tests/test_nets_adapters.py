@@ -41,6 +41,21 @@ def test_a_key_seeds_dropout_and_none_is_deterministic():
     assert not (apply(params, X) == 0).any()
 
 
+def test_a_learner_of_a_deterministic_net_is_evaluated_without_dropout():
+    apply, params = nets.functional(WithDropout(nnx.Rngs(0)))
+    support = mj.Batch(X, jnp.arange(2))
+    tasks = jax.tree.map(lambda leaf: leaf[None], mj.Task(support, support))
+
+    def losses(net):
+        learner = mj.algorithms.maml(net, inner_rate=0.1)
+        return [mj.evaluate(learner.task_loss, params, tasks, key)["loss"].mean for key in KEYS]
+
+    with_dropout = losses((apply, params))
+    without = losses((nets.deterministic(apply), params))
+    assert abs(with_dropout[0] - with_dropout[1]) > 1e-3
+    assert_close(without[0], without[1])
+
+
 def test_functional_splits_by_filter():
     net = nets.Conv4(5, width=4, rngs=nnx.Rngs(0))
     _, params = nets.functional(net, fast=nnx.PathContains("head"))

@@ -1,6 +1,7 @@
 """Nets, and the adapters that turn the nets of any library into functions of params."""
 
 from metajax.nets import fusion as fusion
+from metajax.nets.adapters import deterministic as deterministic
 from metajax.nets.adapters import from_function as from_function
 from metajax.nets.adapters import functional as functional
 from metajax.nets.adapters import identity_encoder as identity_encoder

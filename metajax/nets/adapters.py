@@ -205,6 +205,34 @@ def from_function(
 
 
 @checked
+def deterministic(apply: Apply) -> Apply:
+    """The same network without random numbers: it never gets a key, so that dropout is off.
+
+    Use it to evaluate: the loss of a task hands on a key, with which dropout is on. A recipe that
+    is made of (deterministic(apply), params) takes the params that were learned with dropout.
+
+    >>> import jax.numpy as jnp
+    >>> noise = lambda x, key: 0 if key is None else jax.random.normal(key, x.shape)
+    >>> apply, params = from_function(lambda params, x, key: x + noise(x, key))
+    >>> deterministic(apply)(params, jnp.ones(2), jax.random.key(0)).tolist()
+    [1.0, 1.0]
+    """
+
+    @checked
+    def without_key(
+        params: Params,
+        x: PyTree,
+        key: Array | None = None,
+        *,
+        reference: Array | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return apply(params, x, reference=reference, **kwargs)
+
+    return without_key
+
+
+@checked
 def identity_encoder(
     params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
 ) -> Any:

@@ -43,8 +43,8 @@ def query_loss(
     Args:
         adaptation: how the fast weights are rewritten.
         loss: (params, batch, key) -> (scalar, metrics). It gets a key, so dropout is on in both
-            passes. To evaluate without dropout, build the loss and the adaptation on an `apply`
-            that ignores the key.
+            passes. To evaluate without dropout, build the loss and the adaptation on
+            `nets.deterministic(apply)`.
         inductive: whether normalisation statistics of the query pass come from the support set
             only, so that the prediction for one query does not depend on the others. False is
             transductive, as MAML was published. Reptile's published figures on Omniglot differ by
