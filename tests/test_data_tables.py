@@ -71,6 +71,20 @@ def test_a_table_of_several_modalities_with_gaps(write):
     assert dict(source.scale) == {"photo": 255}
 
 
+def test_columns_of_numbers_that_may_be_empty_alone_are_modalities(write):
+    path = write("kind,price,weight", "a,1,", "b,,2", "a,3,4")
+    with pytest.raises(ValueError, match=r"numbers=\{'price': \['price'\], 'weight'"):
+        table(path, label="kind", numbers=["price", "weight"])
+    source = table(path, label="kind", numbers={"price": ["price"], "weight": ["weight"]})
+    assert {name: there.tolist() for name, there in source.x.present.items()} == {
+        "price": [True, True, False],  # sorted by class: the lines 2, 4, 3
+        "weight": [False, True, True],
+    }
+    assert source.x.value["price"].tolist() == [[1], [3], [0]]
+    with pytest.raises(ValueError, match=r"each modality once; got \['kind', 'kind'\]"):
+        table(path, label="kind", images=["kind"], numbers={"kind": ["price"]}, size=2)
+
+
 def test_a_broken_image_of_a_table_takes_its_line_with_it(write, tmp_path):
     (tmp_path / "img" / "bad.png").write_bytes(b"bad")
     rows = ["photo,kind,wing", "img/bad.png,a,1", "img/red.png,a,2", ",a,3", "img/green.png,b,4"]

@@ -97,6 +97,9 @@ def test_errors_say_what_to_do():
         write.adapt(EMPTY, task.support._replace(y=jnp.ones(9)), KEY)
     with pytest.raises(ValueError, match=r"params\.fast has no entry 'head'"):
         apply(EMPTY, task.query.x)
+    of_a_net = mj.Params({"head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}, {})
+    with pytest.raises(ValueError, match=r"not a head for each modality.* give another entry="):
+        apply(of_a_net, task.query.x)
     with pytest.raises(ValueError, match="x must be a Modalities"):
         apply(EMPTY, plain.x)
     params = adapted(WAYS)(task.support)

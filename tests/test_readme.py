@@ -14,6 +14,8 @@ import sys
 import jax
 import pytest
 
+import metajax
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 GUIDES = {
@@ -110,6 +112,19 @@ def test_the_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_names_in_the_readme_exist():
+    """Of every call or dotted name in its text, such as `modalities.support_weights(...)`."""
+    code = re.findall(
+        r"`([^`\n]+)`", re.sub(r"```.*?```", "", (ROOT / "README.md").read_text(), flags=re.S)
+    )
+    names = {name for text in code for name in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)*)\(", text)}
+    assert len(names) > 10
+    for name in names:
+        found = metajax
+        for part in name.removeprefix("mj.").removeprefix("metajax.").split("."):
+            found = getattr(found, part)
 
 
 @pytest.mark.parametrize("page", PAGES)

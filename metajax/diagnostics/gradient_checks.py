@@ -99,7 +99,8 @@ class Check(NamedTuple):
         if unclear:
             lines.append(
                 f"Verdict: UNCLEAR for {', '.join(unclear)}. Finite differences of several steps "
-                "do not agree. Use float64, fewer inner steps or a smooth activation."
+                "do not agree. Use float64, also for params and task, fewer inner steps or a "
+                "smooth activation."
             )
         return lines or ["Verdict: RIGHT. The gradient agrees with finite differences."]
 

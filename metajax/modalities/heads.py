@@ -27,7 +27,8 @@ def modal_prototypes(encode: Encode, ways: Size, *, entry: str = "head") -> Adap
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
         ways: number of classes.
         entry: the entry of `params.fast` to write, {"kernel": {name: [d, ways]}, "bias": {name:
-            [ways]}, "prior": [ways]}. The other entries stay.
+            [ways]}, "prior": [ways]}. The other entries stay. Give another name than "head" if the
+            net has a head of its own, as `nets.Multimodal` has.
 
     Raises:
         ValueError: ways below 1; when traced, a support set whose x is not a `Modalities`, labels
@@ -81,8 +82,8 @@ def late_head(
         (params, x, key=None, *, reference=None) -> logits [examples, ways].
 
     Raises:
-        ValueError: when called, x that is not a `Modalities`, fast weights without heads, or heads
-            or log-weights that lack a modality.
+        ValueError: when called, x that is not a `Modalities`, fast weights without heads or with
+            the head of a net in their place, or heads or log-weights that lack a modality.
 
     Source: log-linear pooling, Genest and Zidek 1986, doi 10.1214/ss/1177013825.
     """
@@ -98,6 +99,11 @@ def late_head(
                 "modal_prototypes."
             )
         head = params.fast[entry]
+        if not isinstance(head, dict) or not isinstance(head.get("kernel"), dict):
+            raise ValueError(
+                f"params.fast[{entry!r}] is not a head for each modality, but what the net has "
+                "under this name; give another entry=, the same to modal_prototypes and late_head."
+            )
         features = encode(params, clear_absent(x), key, reference=reference)
         check_no_modality_missing(head["kernel"], features, f"params.fast[{entry!r}]")
         log_weights = params.fast.get(weights_entry)

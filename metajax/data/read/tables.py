@@ -23,7 +23,7 @@ def table(
     *,
     label: str,
     images: Sequence[str] = (),
-    numbers: Sequence[str] = (),
+    numbers: Sequence[str] | Mapping[str, Sequence[str]] = (),
     texts: Mapping[str, Callable[[list[str]], np.ndarray]] | None = None,
     size: int | None = None,
     grey: bool = False,
@@ -36,7 +36,8 @@ def table(
     """A table of comma-separated values, with one line for each example.
 
     The first line names the columns. Each column of images or of texts becomes a modality of that
-    name. The columns of numbers together become one modality "numbers", float32[columns]. With one
+    name. The columns of numbers together become one modality "numbers", float32[columns], or
+    several. Numbers stay as they are written: standardise those of different sizes. With one
     modality x is its array, with several x is a `Modalities`, and an example lacks those whose
     cells are empty. The data set declares the scale 255 for images.
 
@@ -45,7 +46,8 @@ def table(
         label: column with the name of the class.
         images: columns with paths of images, relative to the folder of the table. They are read as
             by `image_folder`.
-        numbers: columns with numbers.
+        numbers: columns with numbers; or {modality: columns}, so that each modality may be missing
+            alone.
         texts: {column: function from its texts to an array [texts, ...]}, such as `tokenize` with a
             tokenizer.
         size: height and width of the images.
@@ -77,10 +79,13 @@ def table(
     """
     file = pathlib.Path(path)
     texts = texts or {}
-    modalities = [*images, *texts, *(["numbers"] if numbers else [])]
+    if not isinstance(numbers, Mapping):
+        numbers = {"numbers": numbers} if numbers else {}
+    modalities = [*images, *texts, *numbers]
     if not modalities or len(set(modalities)) < len(modalities):
         raise ValueError(f"Name images, numbers or texts, each modality once; got {modalities}.")
-    lines, cells = _read_table(file, [label, *images, *numbers, *texts])
+    of_numbers = [column for columns in numbers.values() for column in columns]
+    lines, cells = _read_table(file, [label, *images, *of_numbers, *texts])
     _check_labels(file, label, lines, cells[label])
 
     value: dict[str, np.ndarray] = {}
@@ -91,9 +96,9 @@ def table(
         paths = _image_paths(file.parent, column, cells[column], anywhere)
         value[column], present[column], is_broken = _images(column, cells[column], paths, read)
         kept &= ~is_broken
-    if numbers:
-        columns = {column: cells[column] for column in numbers}
-        value["numbers"], present["numbers"] = _numbers(file, lines, columns)
+    for name, columns in numbers.items():
+        of_name = {column: cells[column] for column in columns}
+        value[name], present[name] = _numbers(file, lines, of_name)
     for column, encode in texts.items():
         value[column], present[column] = _texts(column, cells[column], encode)
 
@@ -200,7 +205,11 @@ def _numbers(
     present = np.asarray(filled.all(axis=0))
     if partly := np.flatnonzero(filled.any(axis=0) & ~present).tolist():
         shown = [lines[row] for row in partly[:10]]
-        raise ValueError(f"Lines {shown} of {file} lack some of {list(columns)}, not all.")
+        alone = {column: [column] for column in columns}
+        raise ValueError(
+            f"Lines {shown} of {file} lack some of {list(columns)}, not all. Columns that may be "
+            f"empty alone are modalities of their own: numbers={alone}."
+        )
     result = np.zeros((len(lines), len(columns)), np.float32)
     for place, (column, cells) in enumerate(columns.items()):
         for row in np.flatnonzero(present).tolist():
