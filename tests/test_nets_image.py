@@ -11,6 +11,7 @@ from metajax import nets
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16, 1)), jnp.float32)
 
 
+@pytest.mark.filterwarnings("ignore:TaskNorm normalises one example")
 @pytest.mark.parametrize("norm", [nets.TaskNorm, nets.FrozenNorm, nets.GroupNorm, nets.NoNorm])
 @pytest.mark.parametrize("pool", [False, True])
 def test_conv4_in_all_policies(norm, pool):
@@ -62,7 +63,7 @@ REFUSED = {
     "size=12 is too small": lambda: nets.Conv4(5, pool=True, size=12, rngs=nnx.Rngs(0)),
     "take pool=False": lambda: nets.Conv4(3, pool=True, rngs=nnx.Rngs(0)).tokens(X),
     "too small for 4 poolings": lambda: nets.ResNet12(3, widths=(2,) * 4, rngs=nnx.Rngs(0))(RGB),
-    r"Images must be floats, got uint8\[1, 28, 28, 1\]; declare .*scale=255": lambda: nets.Conv4(
+    r"Images must be floats, got uint8\[1, 28, 28, 1\]; divide .*scale=255": lambda: nets.Conv4(
         5, rngs=nnx.Rngs(0)
     )(PIXELS),
 }

@@ -90,6 +90,6 @@ def test_max_pool_keeps_nan():
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
 def test_integers_are_refused_because_nothing_scales_them(dtype):
     x = jnp.zeros((1, 4, 4, 1), dtype)
-    message = rf"Images must be floats, got {jnp.dtype(dtype)}\[1, 4, 4, 1\]; declare the scale"
+    message = rf"Images must be floats, got {jnp.dtype(dtype)}\[1, 4, 4, 1\]; divide them by 255"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: nets.Conv(1, 2, rngs=nnx.Rngs(0))(x))

@@ -84,6 +84,7 @@ def test_no_norm_is_a_bias():
     np.testing.assert_allclose(apply(moved, jnp.array([[3.0, 5.0]])), [[4.0, 7.0]])
 
 
+@pytest.mark.filterwarnings("ignore:TaskNorm normalises one example")
 def test_inductive_outputs_do_not_depend_on_each_other():
     apply, params = draw(NormalisedNet)
     loss = mj.losses.cross_entropy(apply)

@@ -1,5 +1,6 @@
 """Inputs that once gave finite wrong numbers: now they are right, refused, or said."""
 
+import functools
 import json
 import math
 import os
@@ -113,6 +114,19 @@ def test_stored_statistics_that_nothing_has_learned_are_said():
         mj.nets.functional(net)
     net.norm.var[...] = jnp.full(4, 2, jnp.float32)
     mj.nets.functional(net)  # a warning would be an error here
+
+
+def test_one_query_that_is_normalised_by_its_own_statistics_is_said():
+    learner = mj.algorithms.protonets(Own(mj.nets.TaskNorm(4)), ways=2)
+    x = jax.random.normal(KEY, (4, 3))
+    support = mj.Batch(x, jnp.array([0, 0, 1, 1]))
+    predict = functools.partial(
+        mj.predict, learner.adaptation, learner.apply, learner.params, support, key=KEY
+    )
+    with pytest.warns(UserWarning, match="one example by its own statistics.*inductive=True"):
+        predict(x=x[:1])
+    one = predict(x=x[:1], inductive=True)  # a warning would be an error here
+    np.testing.assert_allclose(one, predict(x=x, inductive=True)[:1], rtol=1e-5)
 
 
 def test_a_padded_task_of_an_own_net_is_the_task_without_padding():

@@ -70,8 +70,9 @@ def check_scaled(x: Array, what: str, scale: int) -> None:
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(
-            f"{what} must be floats, got {x.dtype}{list(x.shape)}; declare the scale where the "
-            f"data set is made, such as metajax.data.dataset(x, y, scale={scale})."
+            f"{what} must be floats, got {x.dtype}{list(x.shape)}; divide them by {scale}, or "
+            "declare the scale where the data set is made, such as "
+            f"metajax.data.dataset(x, y, scale={scale})."
         )
 
 
@@ -89,9 +90,12 @@ def check_channels(layer: str, x: Array, channels: int, axes: int | None = None)
     """
     if x.ndim == 0 or x.shape[-1] != channels or axes not in (None, x.ndim):
         places = "..." if axes is None else ", ".join(["n", "height", "width"][: axes - 1])
+        remedy = "make the layer with the number of channels of its input, which is the last axis"
+        if channels == 1 and axes == x.ndim + 1:
+            remedy = "grey images need an axis of one channel, x[..., None]"
         raise ValueError(
-            f"{layer} was made for inputs [{places}, {channels}], got shape {list(x.shape)}; make "
-            "the layer with the number of channels of its input, which is the last axis."
+            f"{layer} was made for inputs [{places}, {channels}], got shape {list(x.shape)}; "
+            f"{remedy}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -41,6 +42,8 @@ class TaskNorm(nnx.Module):
     shift halve the memory traffic. c is one of the values, so that a variance that is small beside
     the mean is not lost to rounding.
 
+    It warns of a batch of one example without a reference, whose statistics are its own.
+
     Args:
         features: number of channels, the last axis.
         epsilon: added to the variance.
@@ -73,6 +76,13 @@ class TaskNorm(nnx.Module):
         """
         check_channels("TaskNorm", x, self.scale[...].size)
         reference = self.default_reference() if reference is None else reference
+        if reference is None and len(x) == 1:
+            warnings.warn(
+                "TaskNorm normalises one example by its own statistics, so that the net answers "
+                "otherwise than among other examples. Give it several together, or train and "
+                "predict with inductive=True.",
+                stacklevel=2,
+            )
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         rows = None
         if reference is not None:
