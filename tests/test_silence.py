@@ -117,7 +117,7 @@ def test_stored_statistics_that_nothing_has_learned_are_said():
 
 
 def test_one_query_that_is_normalised_by_its_own_statistics_is_said():
-    learner = mj.algorithms.protonets(Own(mj.nets.TaskNorm(4)), ways=2)
+    learner = mj.algorithms.maml(Own(mj.nets.TaskNorm(4)), inner_rate=0.1)
     x = jax.random.normal(KEY, (4, 3))
     support = mj.Batch(x, jnp.array([0, 0, 1, 1]))
     predict = functools.partial(
