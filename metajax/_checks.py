@@ -137,13 +137,13 @@ def is_concrete(*trees: PyTree) -> bool:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Checks that a number is above 0, where it is concrete.
+    """Checks that a number is above 0 and finite, where it is concrete.
 
     Raises:
         ValueError: the name and the number.
     """
-    if is_concrete(value) and not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}.")
+    if is_concrete(value) and not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be above 0 and finite, got {value}.")
 
 
 def check_names(names: Iterable[str], known: Iterable[str], what: str = "the modalities") -> None:

@@ -217,7 +217,7 @@ def test_bad_folders_and_sizes_are_refused(voices):
         wave_folder(voices / "none", rate=RATE, seconds=1)
     with pytest.raises(ValueError, match=r"seconds=1e-06 must have a sample at rate=8000"):
         wave_folder(voices, rate=RATE, seconds=1e-6)
-    with pytest.raises(ValueError, match="seconds must be above 0, got -1"):
+    with pytest.raises(ValueError, match="seconds must be above 0 and finite, got -1"):
         wave_folder(voices, rate=RATE, seconds=-1)
     (voices / "carl").mkdir()
     with pytest.raises(ValueError, match=r"Folders \['carl'\] .* have no recording \(\.wav, "):

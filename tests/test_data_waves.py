@@ -108,7 +108,7 @@ def test_what_cannot_be_trimmed_is_refused():
         trim_silence(np.ones(900), RATE, threshold=-1)
     with pytest.raises(ValueError, match=r"frame=1e-05 s have a sample at rate=8000 Hz"):
         trim_silence(np.ones(900), RATE, frame=1e-5)
-    with pytest.raises(ValueError, match="rate must be above 0, got 0"):
+    with pytest.raises(ValueError, match="rate must be above 0 and finite, got 0"):
         trim_silence(np.ones(900), 0)
     with pytest.raises(ValueError, match=r"take the mean of several channels"):
         trim_silence(np.ones((900, 2)), RATE)

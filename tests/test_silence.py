@@ -381,6 +381,8 @@ def test_a_recipe_names_its_own_argument():
         mj.algorithms.maml(net, loss=net)
     with pytest.raises(ValueError, match=r"inner_steps must be .* 0 or more, got -1"):
         mj.algorithms.maml(net, inner_steps=-1)
+    with pytest.raises(ValueError, match=r"weights of its own under 'head'.* method `embed`"):
+        mj.algorithms.protonets(Own(mj.nets.TaskNorm(4)), ways=2)
 
 
 @pytest.mark.parametrize(
@@ -559,11 +561,12 @@ def test_a_rate_that_is_not_finite_is_refused(rate):
         mj.learned(optax.sgd, {"learning_rate": rate})
 
 
+@pytest.mark.parametrize("temperature", [0.0, math.inf])
 @pytest.mark.parametrize("name", ["info_nce", "distill_logits"])
-def test_a_temperature_of_0_is_refused(name):
+def test_a_temperature_of_0_or_infinity_is_refused(name, temperature):
     loss = getattr(mj.modalities, name)
-    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0\.0"):
-        loss(jnp.ones((2, 2)), jnp.ones((2, 2)), temperature=0.0)
+    with pytest.raises(ValueError, match=f"must be above 0 and finite, got {temperature}"):
+        loss(jnp.ones((2, 2)), jnp.ones((2, 2)), temperature=temperature)
 
 
 # Kinds of arguments

@@ -48,13 +48,22 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
 
     Returns:
         (embed, apply, params): the features, the net with a head, and slow weights.
+
+    Raises:
+        ValueError: weights of the net where the head is written.
     """
     has_head = isinstance(net, nnx.Module) and hasattr(net, "embed") and hasattr(net, "head")
     if has_head and entry == "head":
         apply, params = as_function(net, fast=in_part("head"))
         return embed_of(apply), apply, params
     apply, params = as_function(net)
-    return apply, linear_head(apply, entry=entry), Params(fast={}, slow=join_params(params))
+    weights = join_params(params)
+    if isinstance(weights, dict) and entry in weights:
+        raise ValueError(
+            f"The net has weights of its own under {entry!r}, where the adaptation writes a head. "
+            "Give the net a method `embed` that returns the features that its head reads."
+        )
+    return apply, linear_head(apply, entry=entry), Params(fast={}, slow=weights)
 
 
 def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:
