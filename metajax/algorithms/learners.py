@@ -58,10 +58,11 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
         return embed_of(apply), apply, params
     apply, params = as_function(net)
     weights = join_params(params)
-    if isinstance(weights, dict) and entry in weights:
+    if isinstance(net, nnx.Module) and entry in weights:
         raise ValueError(
             f"The net has weights of its own under {entry!r}, where the adaptation writes a head. "
-            "Give the net a method `embed` that returns the features that its head reads."
+            "Give the net a method `embed` that returns the features that its head reads, or give "
+            "another entry=."
         )
     return apply, linear_head(apply, entry=entry), Params(fast={}, slow=weights)
 
