@@ -1,44 +1,166 @@
-"""What was compiled for the functions of a user, kept for as long as these functions live."""
+"""What was compiled for the functions of a user, kept for as long as they read the same."""
 
 from __future__ import annotations
 
+import dis
+import enum
 import functools
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-KEPT = (types.FunctionType, functools.partial, jax.stages.Wrapped)
-"""Functions whose programs are kept. What another object computes may change with the object."""
+JITTED = type(jax.jit(lambda: None))
+"""What `jax.jit` returns. An object may have all methods of `jax.stages.Wrapped` and be no such."""
 
-_kept: dict[tuple[Any, ...], Any] = {}
+KEPT = (types.FunctionType, functools.partial, JITTED)
+"""Functions whose programs may be kept."""
+
+PURE = (
+    *("metajax", "jax", "jaxlib", "flax", "optax", "chex", "numpy", "scipy", "haiku", "equinox"),
+    *("builtins", "math", "functools", "itertools", "operator", "collections", "typing"),
+)
+"""Packages that do not change: neither their modules, nor what their functions hold."""
+
+FIXED = (
+    *(type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.dtype, np.generic),
+    *(jax.Array, JITTED, jax.custom_jvp, jax.custom_vjp, np.ufunc, jnp.ufunc),
+)
+"""What cannot change. JAX wraps pure functions only."""
+
+_kept: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
+"""What was compiled, and what its owners read then."""
 
 
 def jit_with(function: Callable[..., Any], *owners: Any, **options: Any) -> Any:
     """`jax.jit(functools.partial(function, *owners), **options)`; the same one for the same owners.
 
     A function that is made anew at each call, and compiled with `jax.jit`, is compiled anew at each
-    call. This one is kept, and with it all that JAX compiled of it, until one of the owners is
-    gone. It does not keep them, nor what they hold, such as data.
+    call. This one is kept, and with it all that JAX compiled of it, for as long as its owners live
+    and read the same values from closures, default arguments and global variables. Where one reads
+    what may change without notice, such as a NumPy array or an object with attributes, it is
+    compiled anew. It does not keep the owners, nor data that only they hold.
 
     Args:
         function: of a module, always the same one. It is called with the owners first.
-        owners: functions of a user, which must compute the same whenever they are called.
+        owners: functions of a user.
         options: those of `jax.jit`.
     """
-    if not all(isinstance(owner, KEPT) for owner in owners):
+    try:
+        read = [value for owner in owners for value in _read_by(owner, set())]
+    except _ChangeError:
+        read = []
+    if not read or not all(isinstance(owner, KEPT) for owner in owners):
         return jax.jit(functools.partial(function, *owners), **options)
     place = (function, *map(id, owners))
     if place in _kept:
-        return _kept[place]
+        compiled, before = _kept[place]
+        if _are_same(before, read):
+            return compiled
+    else:
+        for owner in owners:
+            weakref.finalize(owner, _kept.pop, place, None).atexit = False
     references = [weakref.ref(owner) for owner in owners]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return function(*(reference() for reference in references), *args, **kwargs)
 
-    _kept[place] = jax.jit(call, **options)
-    for owner in owners:
-        weakref.finalize(owner, _kept.pop, place, None).atexit = False
-    return _kept[place]
+    compiled = jax.jit(call, **options)
+    _kept[place] = (compiled, read)
+    return compiled
+
+
+def _are_same(before: list[Any], now: list[Any]) -> bool:
+    """Whether two lists hold the very same values; equality is not enough: 0.0 equals -0.0."""
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+
+
+class _ChangeError(Exception):
+    """A function reads something that may change without notice."""
+
+
+def _read_by(value: Any, seen: set[int], is_ours: bool = False) -> Iterator[Any]:
+    """The constants that a value is made of, and the code of its functions, in a fixed order.
+
+    Args:
+        value: a function, or what one reads.
+        seen: identities of what was looked through; a function may read itself.
+        is_ours: whether a function of a `PURE` package holds the value: it never changes it.
+
+    Raises:
+        _ChangeError: a part that may change without notice.
+    """
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, types.FunctionType):
+        yield value.__code__
+        is_ours = _is_pure(value)
+        parts = [value.__defaults__, value.__kwdefaults__, *_variables(value)]
+    elif isinstance(value, functools.partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, types.MethodType):
+        parts = [value.__func__, value.__self__]
+    elif isinstance(value, tuple | list):
+        parts = [len(value), *value]
+    elif isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif _is_frozen(value):
+        parts = list(vars(value).values())
+    elif _is_fixed(value) or (is_ours and _is_pure(type(value))):
+        yield value
+    else:
+        raise _ChangeError
+    for part in parts:
+        yield from _read_by(part, seen, is_ours)
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether a value cannot change, as long as the `PURE` packages do not."""
+    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+        return _is_pure(value)
+    return isinstance(value, FIXED) and not isinstance(value, jax.core.Tracer)
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether a value is an instance of a frozen dataclass."""
+    options = getattr(type(value), "__dataclass_params__", None)
+    return options is not None and options.frozen and hasattr(value, "__dict__")
+
+
+def _is_pure(value: Any) -> bool:
+    """Whether a module, class or function is of one of the `PURE` packages."""
+    module = getattr(value, "__module__", None)
+    if isinstance(value, types.ModuleType):
+        module = value.__name__
+    return isinstance(module, str) and module.partition(".")[0] in PURE
+
+
+def _variables(function: types.FunctionType) -> list[Any]:
+    """What a function reads from the functions around it, and from its module."""
+    found = [_content(cell) for cell in function.__closure__ or ()]
+    if not _is_pure(function):
+        names = _global_names(function.__code__)
+        found += [function.__globals__[name] for name in names if name in function.__globals__]
+    return found
+
+
+def _content(cell: types.CellType) -> Any:
+    """The value of a variable of the function around; None where it has none yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """The names of the global variables that code reads, that of functions inside it too."""
+    names = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+    inside = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return (*names, *(name for part in inside for name in _global_names(part)))

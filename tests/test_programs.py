@@ -1,5 +1,6 @@
-"""What was compiled is kept for the next call, and not longer than the functions that it is of."""
+"""What was compiled is kept for the next call, and not longer than what it was compiled of."""
 
+import dataclasses
 import functools
 import gc
 import weakref
@@ -9,33 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import assert_close
+from flax import nnx
+from problems import ALGORITHMS, assert_close, make_problem
 
 import metajax as mj
+from metajax._programs import jit_with
 
 KEY = jax.random.key(0)
 TARGETS = jax.random.normal(jax.random.key(1), (8, 3))
 PARAMS = mj.Params({}, jnp.ones(3))
 
 
+@pytest.fixture
+def traces(monkeypatch):
+    """The shapes that `counted_loss` was traced for. It reads nothing that may change."""
+    shapes = []
+    square = jnp.square
+    monkeypatch.setattr(jnp, "square", lambda x: shapes.append(x.shape) or square(x))
+    return shapes
+
+
 def counted_loss():
-    """A task loss, and the list that it appends to whenever it is traced."""
-    traces = []
-
     def task_loss(params, target, key):
-        traces.append(target.shape)
-        square = ((params.slow - target) ** 2).sum()
-        return square, {"noise": jax.random.normal(key)}
+        return jnp.square(params.slow - target).sum(), {"noise": jax.random.normal(key)}
 
-    return task_loss, traces
+    return task_loss
 
 
 def sample(targets, key):
     return jax.random.choice(key, targets, (4,))
 
 
-def test_evaluate_is_traced_once_for_each_shape():
-    task_loss, traces = counted_loss()
+def test_evaluate_is_traced_once_for_each_shape(traces):
+    task_loss = counted_loss()
     first = mj.evaluate(task_loss, PARAMS, TARGETS, KEY)
     number = len(traces)
     moved = PARAMS._replace(slow=jnp.zeros(3))
@@ -78,9 +85,86 @@ def test_an_object_with_attributes_is_compiled_anew(which):
         assert mj.evaluate(task_loss, PARAMS, jnp.ones((2, 1)), KEY)["loss"].mean == scale
 
 
+def run_task(task_loss, *args):
+    return task_loss(*args)
+
+
+def mean_loss(task_loss):
+    return mj.evaluate(task_loss, PARAMS, jnp.ones((2, 1)), KEY)["loss"].mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    numbers: list
+
+
+def readers(numbers):
+    """Task losses that read numbers[0], each in another way; `numbers` may be changed."""
+    array, scale = np.array(numbers[0]), numbers[0]
+    loss = lambda params, batch, key: (numbers[0] * batch.x.sum(), {})
+    supervised = mj.supervised(loss)
+    frozen = Frozen(numbers)
+
+    def change(value):
+        nonlocal scale
+        scale = array[...] = numbers[0] = value
+
+    return change, {
+        "closure": lambda params, task, key: (scale * task.sum(), {}),
+        "inner function": lambda params, task, key: ((lambda: scale * task.sum())(), {}),
+        "array": lambda params, task, key: (array * task.sum(), {}),
+        "list": lambda params, task, key: (numbers[0] * task.sum(), {}),
+        "dict": functools.partial(
+            lambda of, params, task, key: (of["a"][0] * task.sum(), {}), {"a": numbers}
+        ),
+        "frozen dataclass": lambda params, task, key: (frozen.numbers[0] * task.sum(), {}),
+        "recipe": lambda params, task, key: supervised(params, mj.Batch(task, task), key),
+    }
+
+
+@pytest.mark.parametrize("which", readers([1.0])[1])
+def test_what_a_function_reads_may_change(which):
+    change, losses = readers([1.0])
+    for value in (1.0, 2.0, 2.0, 1.0):
+        change(value)
+        assert mean_loss(losses[which]) == value
+
+
+SCALE = 1.0
+
+
+def test_a_global_variable_may_change(monkeypatch):
+    task_loss = lambda params, task, key: ((lambda: SCALE * task.sum())(), {})
+    assert mean_loss(task_loss) == 1
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert mean_loss(task_loss) == 2
+
+
+def test_a_net_may_be_updated_in_place():
+    net = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+    task_loss = lambda params, task, key: (net(task).sum(), {})
+    for scale in (1.0, 2.0):
+        net.kernel[...] = jnp.full((1, 1), scale)
+        assert mean_loss(task_loss) == scale
+
+
+def test_a_sampler_may_read_what_changes():
+    outer, numbers = (
+        mj.outer_loop(lambda params, x, key: (params.slow.sum() * x, {}), optax.sgd(1.0)),
+        [1.0],
+    )
+    sample = lambda data, key: data * numbers[0]
+    for value in (1.0, 2.0):
+        numbers[0] = value
+        state, _ = mj.training.fit(
+            outer, outer.init(PARAMS), sample, jnp.ones(4), KEY, steps=1, progress=False
+        )
+        np.testing.assert_allclose(state.params.slow, 1 - value)
+
+
 @pytest.mark.parametrize("wrap", [jax.jit, functools.partial])
-def test_wrapped_functions_are_kept(wrap):
-    task_loss, traces = counted_loss()
+def test_wrapped_functions_are_kept(wrap, traces):
+    task_loss = counted_loss()
     wrapped = wrap(task_loss)
     mj.evaluate(wrapped, PARAMS, TARGETS, KEY)
     number = len(traces)
@@ -89,7 +173,7 @@ def test_wrapped_functions_are_kept(wrap):
 
 
 def test_evaluate_inside_compiled_code_gives_the_same():
-    task_loss, _ = counted_loss()
+    task_loss = counted_loss()
     outside = mj.evaluate(task_loss, PARAMS, TARGETS, KEY)
     inside = jax.jit(functools.partial(mj.evaluate, task_loss))(PARAMS, TARGETS, KEY)
     assert_close(inside, outside, 1e-12)
@@ -99,8 +183,8 @@ def test_evaluate_inside_compiled_code_gives_the_same():
     assert_close(gradient, 2 * (PARAMS.slow - TARGETS.mean(axis=0)), 1e-12)
 
 
-def test_fit_is_traced_once():
-    task_loss, traces = counted_loss()
+def test_fit_is_traced_once(traces):
+    task_loss = counted_loss()
     outer = mj.outer_loop(task_loss, optax.adam(0.1))
     state = outer.init(PARAMS)
     fit = functools.partial(mj.training.fit, outer, steps=6, fuse=2, every=4, progress=False)
@@ -113,6 +197,17 @@ def test_fit_is_traced_once():
     assert (other.params.slow != whole.params.slow).all()
     fit(state, lambda targets, key: targets[:4], TARGETS, KEY)
     assert len(traces) == 2 * number
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learners_are_kept_and_let_go(name):
+    problem = make_problem.__wrapped__(name)
+    owner = problem.task_loss
+    assert jit_with(run_task, owner) is jit_with(run_task, owner)
+    reference = weakref.ref(owner)
+    del problem, owner
+    gc.collect()
+    assert reference() is None
 
 
 def test_functions_and_what_they_hold_are_not_kept():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import not_classes
+from metajax._programs import jit_with
 from metajax._tree import keep_rows, row_weights
 from metajax.modalities.encoding import Encode
 from metajax.modalities.measurement import (
@@ -87,15 +88,11 @@ def ruler(
     """
     names = _check_names(validation, test)
     most_shots = _check_shots(validation, test, ways, shots)
-    compiled = _programs(
-        encode,  # type: ignore[arg-type]  # a function can be hashed
-        tuple(names),
-        ways,
-        grid,
-        steps,
-        tasks_at_once,
-    )
-    features = functools.partial(compiled.features, params)
+    compiled = _programs(tuple(names), ways, grid, steps)
+    encode_all = jit_with(_encode_shots, encode, static_argnums=(3, 4))
+
+    def features(tasks: Task, number: int) -> Task:
+        return encode_all(params, tasks, number, ways, tasks_at_once)
 
     powers = [2**power for power in range(most_shots.bit_length())]
     numbers = sorted({*shots, *powers, most_shots})
@@ -115,35 +112,32 @@ def ruler(
     return measured
 
 
+def _encode_shots(
+    encode: Encode, params: Params, tasks: Task, number: int, ways: int, tasks_at_once: int
+) -> Task:
+    """Tasks of features, whose support has this number of shots of each class."""
+    fewer = jax.vmap(lambda task: first_shots(task, number, ways))(tasks)
+    return encode_tasks(encode, params, fewer, tasks_at_once=tasks_at_once)
+
+
 class _Programs(NamedTuple):
-    """What `ruler` compiles.
+    """What `ruler` compiles for features.
 
     Attributes:
-        features: (params, tasks, shots) -> tasks of features, with this number of shots.
         grid: tasks of features -> [tasks, G], the accuracy of each point of the grid.
         learn: (validation tasks, test tasks, key) -> (accuracy [validation tasks], accuracy [test
             tasks], weights [test tasks, M]) of the learned weights.
     """
 
-    features: Callable[[Params, Task, int], Task]
     grid: Callable[[Task], Array]
     learn: Callable[[Task, Task, Array], tuple[Array, Array, Array]]
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(
-    encode: Encode, names: tuple[str, ...], ways: int, grid: int, steps: int, tasks_at_once: int
-) -> _Programs:
-    """Compiles for `ruler`. A second call with the same encoder compiles nothing."""
+def _programs(names: tuple[str, ...], ways: int, grid: int, steps: int) -> _Programs:
+    """Compiles for `ruler`. A second call for modalities of the same names compiles nothing."""
     points_GxM = jnp.asarray(simplex_grid(len(names), grid))
-
-    @jax.jit
-    def features(params: Params, tasks: Task, number: int) -> Task:
-        fewer = jax.vmap(lambda task: first_shots(task, number, ways))(tasks)
-        return encode_tasks(encode, params, fewer, tasks_at_once=tasks_at_once)
-
     return _Programs(
-        features=features,
         grid=jax.jit(functools.partial(grid_accuracies, names, ways, points_GxM)),
         learn=jax.jit(functools.partial(learned_weights, names, ways, steps)),
     )

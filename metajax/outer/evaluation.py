@@ -61,11 +61,12 @@ def evaluate(
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
 
     It is compiled at the first call, and a later call with the same function and the same shapes
-    runs what was compiled. So define the task loss once, and not anew for each call.
+    runs what was compiled. So define the task loss once, and not anew for each call. It is compiled
+    anew where it reads other values than before, or something that may change without notice, such
+    as a NumPy array: then `jax.jit(task_loss)` promises that it does not.
 
     Args:
-        task_loss: (params, task, key) -> (scalar, metrics). As for `jax.jit`, it must be a pure
-            function of its arguments.
+        task_loss: (params, task, key) -> (scalar, metrics).
         params: what the outer loop learned.
         tasks: tasks along the leading axis of every leaf.
         key: the key of a task is `fold_in(key, its index)`.

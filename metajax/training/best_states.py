@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class BestState:
         self.path = None if folder is None else folder / "best.npz"
         self.highest = -math.inf
         self.state: PyTree = None
+        self.latest: float | None = None
 
     def restore(self, state: PyTree) -> None:
         """Takes what an earlier part of the run kept, if it did.
@@ -56,13 +58,26 @@ class BestState:
         """
         if self.score is None:
             return
-        score = _as_number(self.score(dict(record)))
+        self.latest = score = _as_number(self.score(dict(record)))
         if not score > self.highest:
             return
         self.highest = score
         self.state = jax.tree.map(jnp.copy, state)
         if self.path is not None:
             save(self.path, {"score": jnp.float32(score), "state": state})
+
+    def choose(self, last: PyTree) -> PyTree:
+        """The best state, or the last one where none was kept; a warning says why."""
+        if self.state is not None:
+            return self.state
+        if self.latest is not None:
+            warnings.warn(
+                f"keep_best gave {self.latest} for the last record, and no number above -inf for "
+                "any other, so no state is the best; fit returns the last one. Does the score read "
+                "an entry of the record that is not finite?",
+                stacklevel=4,
+            )
+        return last
 
 
 def _as_number(score: Any) -> float:

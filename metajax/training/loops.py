@@ -61,7 +61,7 @@ def fit(
     `scan` takes the same steps as a pure function.
 
     The steps are compiled at the first call, and a later call with the same `outer`, `sample` and
-    shapes runs what was compiled.
+    shapes runs what was compiled, unless these functions read other values than before.
 
     Args:
         outer: what is learned, and how: an `outer_loop`, `persistent` or `bilevel`.
@@ -91,7 +91,8 @@ def fit(
             TensorBoard and the like. If it returns True, the run ends there.
         keep_best: (record) -> how good its state is; more is better. Then the state of the best
             record is returned in place of the last one. It is kept in the folder of the
-            checkpoints, too, from which the run itself goes on at its last state.
+            checkpoints, too, from which the run itself goes on at its last state. Where every score
+            is NaN, a warning says so, and it is the last state.
         empty_records: the number of records in a row without a task that was kept, after which the
             run stops with an error. None never stops.
         progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none. It
@@ -158,7 +159,7 @@ def fit(
                 checkpoints.save(done, state, run, record)  # before anything that may fail
                 reporter.report(state, record)
                 is_over = ended()  # and only here, so that what was learned is saved
-    return state if best.state is None else best.state, reporter.records
+    return best.choose(state), reporter.records
 
 
 def _check_numbers(seconds: float | None, fuse: int, every: int) -> None:
