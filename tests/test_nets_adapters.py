@@ -56,6 +56,36 @@ def test_a_learner_of_a_deterministic_net_is_evaluated_without_dropout():
     assert_close(without[0], without[1])
 
 
+class WithDropoutAndHead(WithDropout):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def embed(self, x):
+        return super().__call__(x)
+
+    def __call__(self, x):
+        return self.head(self.embed(x))
+
+
+def test_a_learner_of_a_deterministic_view_is_evaluated_without_dropout():
+    """It keeps `embed` and `head`, which a pair (deterministic(apply), params) does not."""
+    net = WithDropoutAndHead(nnx.Rngs(0))
+    learner = mj.algorithms.protonets(net, 2)
+    tester = mj.algorithms.protonets(nnx.view(net, deterministic=True), 2)
+    x = jax.random.normal(KEYS[0], (4, 4))
+    support = mj.Batch(x, jnp.array([0, 1, 0, 1]))
+    tasks = jax.tree.map(lambda leaf: leaf[None], mj.Task(support, support))
+
+    def losses(task_loss):
+        return [mj.evaluate(task_loss, learner.params, tasks, key)["loss"].mean for key in KEYS]
+
+    without = losses(tester.task_loss)
+    assert_close(without[0], without[1])
+    with_dropout = losses(learner.task_loss)  # the view has not changed the net
+    assert abs(with_dropout[0] - with_dropout[1]) > 1e-3
+
+
 def test_functional_splits_by_filter():
     net = nets.Conv4(5, width=4, rngs=nnx.Rngs(0))
     _, params = nets.functional(net, fast=nnx.PathContains("head"))

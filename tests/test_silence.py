@@ -108,6 +108,43 @@ def test_batch_norm_in_an_own_net_is_refused_by_name():
     np.testing.assert_allclose(apply(params, x, reference=jnp.arange(6) < 4)[:1], one, rtol=1e-6)
 
 
+class Masked(nnx.Module):
+    """A net of images that hands the reference rows on to an nnx.BatchNorm as its mask."""
+
+    def __init__(self):
+        self.norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(2, 2, rngs=nnx.Rngs(1))
+
+    def embed(self, x, reference=None):
+        mask = None if reference is None else reference[:, None, None, None]
+        return jax.nn.relu(self.norm(x, mask=mask)).mean((1, 2))
+
+    def __call__(self, x, reference=None):
+        return self.head(self.embed(x, reference))
+
+
+@pytest.mark.parametrize("name", ["maml", "protonets"])
+def test_batch_norm_with_a_mask_is_inductive(name):
+    makers = {
+        "maml": functools.partial(mj.algorithms.maml, inner_rate=0.1),
+        "protonets": functools.partial(mj.algorithms.protonets, ways=2),
+    }
+    learner = makers[name](Masked(), inductive=True)
+    support_key, query_key = jax.random.split(KEY)
+    x = jax.random.normal(support_key, (4, 3, 3, 2), jnp.float32)  # as the stored statistics
+    support = mj.Batch(x, jnp.array([0, 0, 1, 1]))
+    query = jax.random.normal(query_key, (5, 3, 3, 2), jnp.float32)
+    predict = functools.partial(
+        mj.predict, learner.adaptation, learner.apply, learner.params, support, key=KEY
+    )
+    alone = predict(x=query[:1], inductive=True)
+    np.testing.assert_allclose(predict(x=query, inductive=True)[:1], alone, rtol=1e-5)
+    assert not np.allclose(predict(x=query)[:1], alone, rtol=1e-3)
+    task = mj.Task(support, mj.Batch(query[:1], jnp.zeros(1, int)))
+    expected = -jax.nn.log_softmax(alone)[0, 0]
+    np.testing.assert_allclose(learner.task_loss(learner.params, task, KEY)[0], expected, rtol=1e-5)
+
+
 def test_stored_statistics_that_nothing_has_learned_are_said():
     net = Own(nnx.BatchNorm(4, use_running_average=True, rngs=nnx.Rngs(0)))
     with pytest.warns(UserWarning, match=r"The layer norm is an nnx.BatchNorm .* not normalise"):
