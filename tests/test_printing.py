@@ -19,7 +19,7 @@ LETTERS = data.dataset(
 SPLIT = data.class_split("Latin is new", {"test": LETTERS.names[2:], "train": LETTERS.names[:2]})
 LEARNER = mj.algorithms.maml(mj.nets.MLP(2, (4,), 5, rngs=nnx.Rngs(0)), inner_rate=0.1)
 PRINTED = {
-    "summary": (SUMMARY, "0.8235 ± 0.0061 (600 tasks)"),
+    "summary": (SUMMARY, "0.8235 ± 0.0061 (n = 600)"),
     "dataset": (
         LETTERS,
         "Dataset(12 examples of 4 classes, 2 to 4 each: Greek/alpha, Greek/beta, Latin/a, ...; "
@@ -69,10 +69,10 @@ def test_traced_values_are_printed():
 
 def test_summaries_of_several_numbers_and_seeds():
     several = mj.summarize(jnp.array([[0.0, 1.0, 0.25], [1.0, 1.0, 0.25]]))
-    assert str(several) == "[0.5 1 0.25] ± [6.4 0 0] (2 tasks)"
+    assert str(several) == "[0.5 1 0.25] ± [6.4 0 0] (n = 2)"
     seeds = jax.vmap(mj.summarize)(jnp.array([[0.0, 1.0], [1.0, 1.0], [0.5, 0.5]]))
-    assert str(seeds) == "[0.5 1 0.5] ± [6.4 0 0] (2 tasks)"
-    assert str(mj.summarize(jnp.ones(1))) == "1 ± nan (1 task)"
+    assert str(seeds) == "[0.5 1 0.5] ± [6.4 0 0] (n = 2)"
+    assert str(mj.summarize(jnp.ones(1))) == "1 ± nan (n = 1)"
     assert "\n" not in str(mj.summarize(jnp.ones((2, 3, 20))))
 
 

@@ -31,7 +31,8 @@ split = mj.data.class_split("digits", {"train": names[:6], "test": names[6:]})
 train = mj.data.select_part(mine, split, "train")
 test = mj.data.select_part(mine, split, "test")
 
-# A learner, and training on tasks of the six digits.
+# A learner, and training on tasks of the six digits. Each block of Conv4 has `width` channels, and
+# an image as many features. `outputs` is the width of its head, which ProtoNets write anew.
 net = mj.nets.Conv4(outputs=WAYS, width=16, rngs=nnx.Rngs(0))
 learner = mj.algorithms.protonets(net, WAYS)
 episodes = mj.data.episodes(WAYS, SHOTS, QUERIES)

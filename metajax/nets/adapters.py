@@ -208,8 +208,9 @@ def from_function(
 def deterministic(apply: Apply) -> Apply:
     """The same network without random numbers: it never gets a key, so that dropout is off.
 
-    Use it to evaluate: the loss of a task hands on a key, with which dropout is on. A recipe that
-    is made of (deterministic(apply), params) takes the params that were learned with dropout.
+    Use it to evaluate: the loss of a task hands on a key, with which dropout is on. A learner of
+    (deterministic(apply), params) takes the params that one of (apply, params) has learned. Of a
+    Flax module, take `nnx.view(module, deterministic=True)`: it keeps `embed` and `head`.
 
     >>> import jax.numpy as jnp
     >>> noise = lambda x, key: 0 if key is None else jax.random.normal(key, x.shape)

@@ -24,7 +24,8 @@ class Conv4(nnx.Module):
     MAML on mini-ImageNet).
 
     Args:
-        outputs: width of the head, the number of ways.
+        outputs: width of the head, the number of ways. Where an adaptation writes the head, as in
+            prototypical networks, it has no effect.
         channels: channels of the images.
         width: channels of every block. The features are `width` wide; in the flattened form, times
             the number of places that are left.

@@ -32,13 +32,13 @@ class Summary(NamedTuple):
     per_task: Array
 
     def __repr__(self) -> str:
-        """One line, such as "0.823 ± 0.0061 (600 tasks)"."""
+        """One line, such as "0.823 ± 0.0061 (n = 600)" of 600 tasks."""
         try:
-            tasks = np.size(self.per_task) // np.size(self.mean)
+            number = np.size(self.per_task) // np.size(self.mean)
             shown = f"{_in_digits(self.mean, 4)} ± {_in_digits(self.interval, 2)}"
         except (ArithmeticError, RuntimeError, TypeError, ValueError):
             return f"Summary{tuple.__repr__(self)}"  # traced, donated, or a tree of something else
-        return f"{shown} ({tasks} task{'s' * (tasks != 1)})"
+        return f"{shown} (n = {number})"
 
 
 def _in_digits(numbers: Array, digits: int) -> str:
@@ -158,10 +158,10 @@ def summarize(per_task: Array) -> Summary:
     one mean for each split of the classes, instead of tasks.
 
     Args:
-        per_task: [tasks, ...].
+        per_task: [tasks, ...], or numbers of something else, such as images.
 
-    >>> summarize(jnp.array([0.0, 1.0, 1.0, 0.0])).mean.item()
-    0.5
+    >>> summarize(jnp.array([0.0, 1.0, 1.0, 0.0]))
+    0.5 ± 0.92 (n = 4)
     """
     number = len(per_task)
     if number > 1:
