@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dis
-import enum
 import functools
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import jax
@@ -26,11 +25,14 @@ PURE = (
 )
 """Packages that do not change: neither their modules, nor what their functions hold."""
 
-FIXED = (
-    *(type(None), bool, int, float, complex, str, bytes, range, enum.Enum, np.dtype, np.generic),
-    *(jax.Array, JITTED, jax.custom_jvp, jax.custom_vjp, np.ufunc, jnp.ufunc),
-)
-"""What cannot change. JAX wraps pure functions only."""
+CONSTANTS = (type(None), bool, int, float, complex, str, bytes, range, types.CodeType)
+"""Types of values that cannot change. A subclass of one may have attributes."""
+
+FUNCTIONS = (jax.custom_jvp, jax.custom_vjp, np.ufunc, jnp.ufunc, types.BuiltinFunctionType)
+"""Functions that are not written in Python, or are wrapped."""
+
+HELD = (set, MutableMapping, functools._lru_cache_wrapper)
+"""What functions of `PURE` packages hold and leave as it is."""
 
 _kept: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
 """What was compiled, and what its owners read then."""
@@ -83,54 +85,58 @@ class _ChangeError(Exception):
     """A function reads something that may change without notice."""
 
 
-def _read_by(value: Any, seen: set[int], is_ours: bool = False) -> Iterator[Any]:
+def _read_by(value: Any, seen: set[int], is_held: bool = False) -> Iterator[Any]:
     """The constants that a value is made of, and the code of its functions, in a fixed order.
 
     Args:
         value: a function, or what one reads.
-        seen: identities of what was looked through; a function may read itself.
-        is_ours: whether a function of a `PURE` package holds the value: it never changes it.
+        seen: identities of functions and containers that were looked through: a function may read
+            itself.
+        is_held: whether a function of a `PURE` package holds the value.
 
     Raises:
         _ChangeError: a part that may change without notice.
     """
+    if _is_constant(value) or (is_held and _is_left_alone(value)):
+        yield value
+        return
     if id(value) in seen:
         return
     seen.add(id(value))
-    parts: list[Any] = []
+    parts: list[Any]
     if isinstance(value, types.FunctionType):
-        yield value.__code__
-        is_ours = _is_pure(value)
-        parts = [value.__defaults__, value.__kwdefaults__, *_variables(value)]
+        is_held = _is_pure(value)
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, vars(value)]
+        parts += _variables(value)
     elif isinstance(value, functools.partial):
+        is_held = False
         parts = [value.func, value.args, value.keywords]
     elif isinstance(value, types.MethodType):
         parts = [value.__func__, value.__self__]
-    elif isinstance(value, tuple | list):
+    elif type(value) in (tuple, list) or (isinstance(value, tuple) and _is_pure(type(value))):
         parts = [len(value), *value]
-    elif isinstance(value, dict):
+    elif type(value) is dict:
         parts = [*value, *value.values()]
-    elif _is_frozen(value):
-        parts = list(vars(value).values())
-    elif _is_fixed(value) or (is_ours and _is_pure(type(value))):
-        yield value
     else:
         raise _ChangeError
     for part in parts:
-        yield from _read_by(part, seen, is_ours)
+        yield from _read_by(part, seen, is_held)
 
 
-def _is_fixed(value: Any) -> bool:
+def _is_constant(value: Any) -> bool:
     """Whether a value cannot change, as long as the `PURE` packages do not."""
-    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+    if isinstance(value, (type, types.ModuleType, *FUNCTIONS)):
         return _is_pure(value)
-    return isinstance(value, FIXED) and not isinstance(value, jax.core.Tracer)
+    if isinstance(value, jax.Array):
+        return not isinstance(value, jax.core.Tracer)
+    return type(value) in CONSTANTS or isinstance(value, (JITTED, np.generic, np.dtype))
 
 
-def _is_frozen(value: Any) -> bool:
-    """Whether a value is an instance of a frozen dataclass."""
-    options = getattr(type(value), "__dataclass_params__", None)
-    return options is not None and options.frozen and hasattr(value, "__dict__")
+def _is_left_alone(value: Any) -> bool:
+    """Whether a value stays as it is while a function of a `PURE` package holds it."""
+    has_hash_of_value = type(value).__hash__ not in (None, object.__hash__)
+    is_data = isinstance(value, (tuple, types.FunctionType, types.MethodType))
+    return isinstance(value, HELD) or (has_hash_of_value and not is_data and _is_pure(type(value)))
 
 
 def _is_pure(value: Any) -> bool:
@@ -138,14 +144,26 @@ def _is_pure(value: Any) -> bool:
     module = getattr(value, "__module__", None)
     if isinstance(value, types.ModuleType):
         module = value.__name__
-    return isinstance(module, str) and module.partition(".")[0] in PURE
+    return isinstance(module, str) and _is_in_pure(module)
+
+
+def _is_in_pure(module: str) -> bool:
+    """Whether a module, by its full name, is of one of the `PURE` packages."""
+    return module.partition(".")[0] in PURE
 
 
 def _variables(function: types.FunctionType) -> list[Any]:
-    """What a function reads from the functions around it, and from its module."""
+    """What a function reads from the functions around it, and from its module.
+
+    Raises:
+        _ChangeError: it imports a module that is not of a `PURE` package.
+    """
     found = [_content(cell) for cell in function.__closure__ or ()]
     if not _is_pure(function):
-        names = _global_names(function.__code__)
+        steps = _steps(function.__code__)
+        if any(step.opname == "IMPORT_NAME" and not _is_in_pure(step.argval) for step in steps):
+            raise _ChangeError
+        names = [step.argval for step in steps if step.opname == "LOAD_GLOBAL"]
         found += [function.__globals__[name] for name in names if name in function.__globals__]
     return found
 
@@ -159,8 +177,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """The names of the global variables that code reads, that of functions inside it too."""
-    names = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+def _steps(code: types.CodeType) -> tuple[dis.Instruction, ...]:
+    """The instructions of a function, and those of functions inside it."""
     inside = [part for part in code.co_consts if isinstance(part, types.CodeType)]
-    return (*names, *(name for part in inside for name in _global_names(part)))
+    return (*dis.get_instructions(code), *(step for part in inside for step in _steps(part)))

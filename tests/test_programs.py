@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gc
 import weakref
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,16 +99,30 @@ class Frozen:
     numbers: list
 
 
+class Pair(NamedTuple):
+    numbers: list
+
+
 def readers(numbers):
     """Task losses that read numbers[0], each in another way; `numbers` may be changed."""
     array, scale = np.array(numbers[0]), numbers[0]
     loss = lambda params, batch, key: (numbers[0] * batch.x.sum(), {})
     supervised = mj.supervised(loss)
-    frozen = Frozen(numbers)
+    weighted = lambda array, params, batch, key: (array * batch.x.sum(), {})
+    partial_of_ours = mj.supervised(functools.partial(weighted, array))
+    frozen, pair = Frozen(numbers), Pair(numbers)
+
+    class Holder:
+        numbers = frozen.numbers
+
+    def attribute(params, task, key):
+        return attribute.scale * task.sum(), {}
+
+    attribute.scale = scale
 
     def change(value):
         nonlocal scale
-        scale = array[...] = numbers[0] = value
+        scale = array[...] = numbers[0] = attribute.scale = value
 
     return change, {
         "closure": lambda params, task, key: (scale * task.sum(), {}),
@@ -117,7 +132,13 @@ def readers(numbers):
         "dict": functools.partial(
             lambda of, params, task, key: (of["a"][0] * task.sum(), {}), {"a": numbers}
         ),
+        "attribute": attribute,
+        "subclass": lambda params, task, key: (pair[0][0] * task.sum(), {}),
+        "class": lambda params, task, key: (Holder.numbers[0] * task.sum(), {}),
         "frozen dataclass": lambda params, task, key: (frozen.numbers[0] * task.sum(), {}),
+        "partial of ours": lambda params, task, key: partial_of_ours(
+            params, mj.Batch(task, task), key
+        ),
         "recipe": lambda params, task, key: supervised(params, mj.Batch(task, task), key),
     }
 
@@ -138,6 +159,22 @@ def test_a_global_variable_may_change(monkeypatch):
     assert mean_loss(task_loss) == 1
     monkeypatch.setitem(globals(), "SCALE", 2.0)
     assert mean_loss(task_loss) == 2
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, True])
+@pytest.mark.parametrize("second", [0, 1, 3, False])
+def test_a_small_number_may_change(first, second):
+    """Python has one object for a small number, which functions of ours hold, too."""
+    number = first
+    apply, _ = mj.nets.from_function(lambda params, x: params.slow * x)
+    loss = lambda params, batch, key: (number * apply(params, batch.x).sum(), {})
+    adaptation = mj.inner_loop(loss, optax.sgd(0.0), steps=2)
+    task_loss = mj.query_loss(adaptation, loss)
+    ones = mj.Batch(jnp.ones((2, 1, 1)), jnp.ones((2, 1)))
+    params = mj.Params(jnp.ones(()), jnp.ones(()))
+    for number in (first, second, first):
+        summary = mj.evaluate(task_loss, params, mj.Task(ones, ones), KEY)
+        assert summary["loss"].mean == number
 
 
 def test_a_net_may_be_updated_in_place():
