@@ -39,9 +39,14 @@ def class_means(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Array]:
         classes_NxW: [examples, ways], such as `weighted_one_hot`.
 
     Returns:
-        (means [ways, d], weights [ways]).
+        (means [ways, d] in the dtype of the features if these are floats, weights [ways]).
     """
-    classes_NxW = classes_NxW.astype(features_NxD.dtype)
+    dtype = features_NxD.dtype
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    # A sum of weights may exceed the largest float16, and the mean of integers is a fraction.
+    wide = jnp.promote_types(dtype, jnp.float32 if is_float else jnp.result_type(float))
+    classes_NxW = classes_NxW.astype(wide)
     weight_W = classes_NxW.sum(axis=0)
-    mean_WxD = classes_NxW.T @ features_NxD / jnp.where(weight_W > 0, weight_W, 1)[:, None]
-    return mean_WxD, weight_W
+    sum_WxD = classes_NxW.T @ features_NxD.astype(wide)
+    mean_WxD = sum_WxD / jnp.where(weight_W > 0, weight_W, 1)[:, None]
+    return mean_WxD.astype(dtype if is_float else wide), weight_W

@@ -40,6 +40,16 @@ def concatenate(first: Batch, second: Batch) -> Batch:
     return joined._replace(info=first.info)
 
 
+def widened(leaf: Array) -> Array:
+    """The leaf in float32 where it has a narrower floating-point type, so that a mean is exact.
+
+    >>> widened(jnp.ones(2, jnp.bfloat16)).dtype, widened(jnp.ones(2, jnp.uint8)).dtype
+    (dtype('float32'), dtype('uint8'))
+    """
+    is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf.astype(jnp.float32) if is_float and leaf.dtype.itemsize < 4 else leaf
+
+
 def along(rows: Array, leaf: Array) -> Array:
     """An array over the first axes of a leaf, reshaped to broadcast over its other axes.
 

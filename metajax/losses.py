@@ -174,6 +174,7 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
         check_row_weights(batch.weight, len(y_NxT))
         wrong_NxT = not_classes(y_NxT, log_p_NxTxC.shape[-1], batch.weight)
         y_NxT = jnp.where(wrong_NxT, 0, y_NxT)
+        log_p_NxTxC = log_p_NxTxC.astype(_wide_type(log_p_NxTxC))
         weight_N = row_weights(batch).astype(log_p_NxTxC.dtype)
         weight_NxT = weight_N[:, None] * (y_NxT > 0)
         characters = _or_one(weight_NxT.sum())
@@ -208,7 +209,9 @@ def _weighted_mean(values: Array, batch: Batch) -> Array:
     if batch.weight is None:
         return values.mean()
     per_row = values.reshape(len(values), -1).mean(axis=1)
-    return (per_row * batch.weight).sum() / _or_one(row_weights(batch).sum())
+    # float16 ends at 65504, which a sum of weights may exceed.
+    weight = batch.weight.astype(jnp.promote_types(batch.weight.dtype, per_row.dtype))
+    return (per_row * weight).sum() / _or_one(weight.sum())
 
 
 def _or_one(total: Array) -> Array:

@@ -35,6 +35,20 @@ NOTHING = {
 }
 
 
+@pytest.mark.parametrize("make", [crop, cutout])
+@pytest.mark.parametrize(("fill", "dtype"), [(-1, "uint8"), (0.5, "uint8"), (256, "uint8"),
+                                             (-129, "int8"), (2, "bool")])  # fmt: skip
+def test_a_fill_that_the_dtype_does_not_have_is_refused(make, fill, dtype):
+    images = jnp.ones((3, 3, 1), dtype)
+    with pytest.raises(ValueError, match=f"fill={fill} is no value of images of {dtype}"):
+        make(2, fill=fill)(images, jax.random.key(0))
+    allowed = 1 if dtype == "bool" else 100.0
+    changed = jnp.zeros_like(images)
+    assert (make(2, fill=allowed)(changed, jax.random.key(0)) == allowed).any()
+    changed = jnp.zeros_like(images, jnp.float32)
+    assert (make(2, fill=-0.5)(changed, jax.random.key(0)) == -0.5).any()
+
+
 @pytest.mark.parametrize("name", STRONG)
 def test_shapes_dtypes_keys_and_vmap(name):
     for dtype in (jnp.float32, jnp.float64, jnp.bfloat16, jnp.uint8):

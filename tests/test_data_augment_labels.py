@@ -55,3 +55,21 @@ def test_what_has_no_such_labels_is_refused():
     floats = lambda dataset, key: TASK._replace(query=TASK.query._replace(y=jnp.ones(9)))
     with pytest.raises(ValueError, match=r"int\[examples\], got float64\[9\]"):
         permuted_labels(floats, 3)((), jax.random.key(1))
+
+
+def test_rows_without_a_label_stay_without_one():
+    y = jnp.array([0, -1, 2, 7, 1])
+    batch = mj.Batch(jnp.zeros((5, 1)), y, weight=jnp.array([1.0, 1.0, 1.0, 0.0, 1.0]))
+    task = permuted_labels(lambda dataset, key: mj.Task(batch, batch), 3)((), KEY)
+    assert sorted(np.asarray(task.support.y)[[0, 2, 4]].tolist()) == [0, 1, 2]
+    for part in task.support, task.query:
+        np.testing.assert_array_equal(np.asarray(part.y)[[1, 3]], [-1, 7])  # 7 is padding
+
+
+def test_labels_that_are_no_classes_are_refused_or_stay():
+    wrong = mj.Task(SUPPORT._replace(y=SUPPORT.y + 1), TASK.query)
+    sample = permuted_labels(lambda task, key: task, 3)
+    with pytest.raises(ValueError, match=r"integers from -1 to 2, .* got \[3\]"):
+        sample(wrong, KEY)
+    compiled = jax.jit(sample)(wrong, KEY)
+    np.testing.assert_array_equal(compiled.support.y == 3, wrong.support.y == 3)

@@ -29,6 +29,29 @@ def test_weights_of_rows_weigh_the_means():
     np.testing.assert_allclose(head["kernel"], [[2.0, 2.0]])
 
 
+@pytest.mark.parametrize("width", [2, 12])  # fewer and more features than examples
+@pytest.mark.parametrize("write", [mj.prototypes, mj.ridge])
+def test_rows_without_a_label_have_no_influence(write, width):
+    x = np.random.default_rng(0).normal(size=(8, width))
+    y = np.array([0, 1, 0, 1, 0, 1, -1, -1])
+    adaptation = write(RAW, 2)
+    params = adaptation.init(EMPTY, KEY)
+    head = lambda rows: adaptation.adapt(params, mj.Batch(x[:rows], y[:rows]), KEY).fast["head"]
+    assert_close(head(8), head(6), 1e-12)
+    if write is mj.ridge:
+        system = x[:6].T @ x[:6] + np.eye(width)
+        expected = np.linalg.solve(system, x[:6].T @ np.eye(2)[y[:6]])
+        np.testing.assert_allclose(head(8)["kernel"], expected, atol=1e-12)
+
+
+def test_weights_whose_sum_float16_does_not_have_weigh_the_means():
+    x = jnp.arange(300, dtype=jnp.float16)[:, None] / 256
+    support = mj.Batch(x, jnp.zeros(300, int), weight=jnp.full(300, 300, jnp.float16))
+    head = mj.prototypes(RAW, 2).adapt(EMPTY, support, KEY).fast["head"]
+    assert head["kernel"].dtype == jnp.float16
+    np.testing.assert_allclose(head["kernel"][0], [299 / 256, 0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("examples", [3, 30])  # fewer and more than features
 def test_ridge_is_the_minimum_of_its_loss(examples):
     rng = np.random.default_rng(0)

@@ -29,6 +29,23 @@ def test_cross_entropy_is_a_mean_by_weight():
     assert value == metrics["accuracy"] == 0
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.uint8])
+def test_weights_are_added_up_in_float32_or_wider(dtype):
+    logits = jnp.tile(LOGITS, (100, 1))
+    batch = mj.Batch(logits, jnp.tile(jnp.array([0, 0, 1]), 100))
+    loss = mj.losses.cross_entropy(inputs_as_outputs)
+    weight = jnp.full(300, 240, dtype)  # the sum of 72000 is not a float16
+    assert_close(loss(PARAMS, batch._replace(weight=weight), KEY), loss(PARAMS, batch, KEY), 1e-12)
+
+
+def test_the_weights_of_sequences_are_added_up_in_float32():
+    log_p = jnp.tile(jnp.log(jnp.array([0.25, 0.5, 0.25], jnp.float16)), (300, 2, 1))
+    batch = mj.Batch(log_p, jnp.ones((300, 2), int), jnp.full(300, 300, jnp.float16))
+    value, metrics = mj.losses.sequence_cross_entropy(inputs_as_outputs)(PARAMS, batch, KEY)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-3)
+    assert metrics["accuracy"] == metrics["characters"] == 1
+
+
 def test_squared_error_is_a_mean_over_outputs_and_rows():
     loss = mj.losses.squared_error(inputs_as_outputs)
     batch = mj.Batch(LOGITS, jnp.zeros((3, 2)))

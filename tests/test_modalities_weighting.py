@@ -72,6 +72,20 @@ def test_fast_weights_descend_on_the_leave_one_out_loss():
     assert adapted.fast.keys() == {"modality_weights", "head"}
 
 
+def test_rows_without_a_label_are_left_out_of_the_leave_one_out_loss():
+    x, y = jax.random.normal(KEY, (8, 3)), jnp.array([0, 1, 0, 1, 0, 1, -1, -1])
+    loss = leave_one_out_loss(identity_encoder, 2)
+    params = mj.Params({"modality_weights": {"image": 0.0}}, {})
+
+    def value(rows, weight=None):
+        x_of_rows = mj.data.as_modalities({"image": x[:rows]})
+        return loss(params, mj.Batch(x_of_rows, y[:rows], weight), KEY)[0]
+
+    np.testing.assert_allclose(value(8), value(6), rtol=1e-12)
+    large = jnp.full(8, 60000, jnp.float16)  # their sum is not a float16
+    np.testing.assert_allclose(value(8, large), value(6), rtol=1e-12)
+
+
 def test_hidden_is_the_width_of_the_network_and_entry_is_what_is_written():
     task = first(make_tasks(1, 6))
     weigh = support_weights(identity_encoder, WAYS, hidden=5, entry="ell")

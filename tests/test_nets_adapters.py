@@ -41,6 +41,31 @@ def test_a_key_seeds_dropout_and_none_is_deterministic():
     assert not (apply(params, X) == 0).any()
 
 
+class Noise(nnx.Module):
+    """Noise of its own, which a view turns off."""
+
+    def __init__(self, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+        self.rngs = rngs
+        self.deterministic = False
+
+    def set_view(self, deterministic=None):
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def __call__(self, x):
+        x = self.scale[...] * x
+        return x if self.deterministic else x + jax.random.normal(self.rngs.noise(), x.shape)
+
+
+def test_noise_of_a_module_s_own_is_turned_off_by_set_view():
+    apply, params = nets.functional(Noise(nnx.Rngs(0)))
+    noisy = [apply(params, X, key) for key in KEYS[:2]]
+    assert not np.allclose(*noisy) and not np.allclose(noisy[0], X)
+    assert_close(apply(params, X), X, 0)
+    assert_close(nets.deterministic(apply)(params, X, KEYS[0]), X, 0)
+
+
 def test_a_learner_of_a_deterministic_net_is_evaluated_without_dropout():
     apply, params = nets.functional(WithDropout(nnx.Rngs(0)))
     support = mj.Batch(X, jnp.arange(2))

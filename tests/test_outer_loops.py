@@ -90,6 +90,26 @@ def test_half_precision_gradients_are_summed_in_single():
     np.testing.assert_allclose(one, other, rtol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_means_of_half_precision_losses_and_metrics_are_single(dtype):
+    number = jnp.arange(300, dtype=jnp.int32)
+    value = lambda task: ((task % 100) + 300.0).astype(dtype)
+    task_loss = lambda params, task, key: (
+        params.slow.astype(dtype) * value(task),
+        {"m": value(task)},
+    )
+    expected = np.asarray(value(number), float)
+    outer = mj.outer_loop(task_loss, optax.sgd(0.1), tasks_at_once=100)
+    _, info = outer.step(outer.init(mj.Params({}, jnp.float32(1))), number, KEY)
+    summary = mj.evaluate(task_loss, mj.Params({}, jnp.float32(1)), number, KEY)["m"]
+    interval = mj.summarize(jnp.asarray(expected)).interval
+    for mean in (info.loss, info.metrics["m"], summary.mean):
+        assert mean.dtype == jnp.float32
+        np.testing.assert_allclose(mean, expected.mean(), rtol=1e-6)
+    np.testing.assert_allclose(summary.interval, interval, rtol=1e-5)
+    assert summary.per_task.dtype == dtype
+
+
 def test_supervised_is_ordinary_training():
     apply, params = make_net()
     loss = mj.losses.cross_entropy(apply)

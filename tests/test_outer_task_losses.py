@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from problems import first, make_problem, make_tasks
 
 import metajax as mj
@@ -64,3 +65,19 @@ def test_reptile_reports_the_query_set_without_training_on_it():
     expected = jax.grad(lambda params: silent(params, other, KEY)[0])(problem.params)
     jax.tree.map(np.testing.assert_array_equal, slope, expected)
     np.testing.assert_array_equal(distance, silent(problem.params, task, KEY)[0])
+
+
+def test_queries_are_integers_where_the_support_set_is():
+    """uint8 images are from 0 to 255, those of floats from 0 to 1."""
+    embed = mj.nets.identity_encoder
+    learner = mj.algorithms.protonets((embed, mj.Params({}, {})), 2)
+    support = mj.Batch(jnp.eye(2, dtype=jnp.float32), jnp.arange(2))
+    images = jnp.full((3, 2), 255, jnp.uint8)
+    predict = lambda x: mj.predict(
+        learner.adaptation, learner.apply, learner.params, support, x, KEY
+    )
+    message = r"examples must be alike, got support='float32\[2\]' and query='uint8\[2\]'"
+    with pytest.raises(ValueError, match=message):
+        predict(images)
+    for dtype in (jnp.float16, jnp.float64):  # of the same scale
+        np.testing.assert_allclose(predict(support.x.astype(dtype)), [[1, -1], [-1, 1]])

@@ -345,6 +345,15 @@ def test_a_convolution_checks_its_channels(inputs, outputs, channels):
         layer(jnp.ones((2, 6, 6, channels)))
 
 
+@pytest.mark.parametrize(("shape", "remedy"), [((6, 6, 1), r"x\[None\]"),
+                                               ((6, 6), r"x\[None, \.\.\., None\]"),
+                                               ((2, 6, 6), r"x\[\.\.\., None\]")])  # fmt: skip
+def test_a_convolution_says_which_axis_an_image_lacks(shape, remedy):
+    layer = mj.nets.Conv(1, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=remedy + r"\.$"):
+        layer(jnp.ones(shape))
+
+
 @pytest.mark.parametrize("norm", [mj.nets.TaskNorm, mj.nets.FrozenNorm, mj.nets.NoNorm,
                                   mj.nets.GroupNorm])  # fmt: skip
 def test_a_normalisation_checks_its_channels(norm):

@@ -99,6 +99,14 @@ def test_what_has_the_same_name_can_be_taken_over(tmp_path):
         mj.training.restore_by_name(tmp_path / "nothing", other)
 
 
+def test_a_name_that_two_leaves_would_get_is_refused(tmp_path):
+    run(tmp_path / "run", 2)
+    _, other = wider(b=ONES)
+    message = r"the leaves .*\['a'\] and .*\['b'\] of the checkpoint the same name, .*\['b'\]"
+    with pytest.raises(ValueError, match=message):
+        mj.training.restore_by_name(tmp_path / "run", other, {"['a']": "['b']"})
+
+
 def damage_by_flipping(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0xFF

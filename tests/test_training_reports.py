@@ -167,6 +167,30 @@ def test_of_equal_scores_the_first_is_kept_and_nan_is_never_the_best(tmp_path):
         assert int(run(6, keep_best=lambda record: jnp.nan)[0].step) == 6
 
 
+def test_a_run_goes_on_with_another_score(tmp_path):
+    """What is compared is the score that the record of the best state has now."""
+    options = {"checkpoint": tmp_path / "run"}
+    high = lambda record: 1000 - record["loss"]
+    best, records = run(6, keep_best=high, **options)
+    low = lambda record: -record["loss"]
+    further, more = run(12, keep_best=low, **options)
+    scores = {record["step"]: low(record) for record in records + more}
+    assert int(further.step) == max(scores, key=scores.get) > int(best.step)
+    # The best state so far is kept where it is still the best one.
+    again, _ = run(14, keep_best=lambda record: float(record["step"] == further.step), **options)
+    assert int(again.step) == int(further.step)
+    # A score that the best state does not have: what comes after is better.
+    of_new = lambda record: jnp.nan if record["step"] <= 14 else 0.0
+    assert int(run(18, keep_best=of_new, **options)[0].step) == 16
+
+
+def test_a_best_state_of_an_older_version_has_no_record(tmp_path):
+    folder = tmp_path / "run"
+    best, _ = run(8, keep_best=near_the_best_step, checkpoint=folder)
+    mj.save(folder / "best.npz", {"score": jnp.float32(0), "state": best})
+    assert int(run(10, keep_best=near_the_best_step, checkpoint=folder)[0].step) == BEST
+
+
 def test_the_best_state_of_a_run_that_was_removed_is_not_taken(tmp_path):
     folder = tmp_path / "run"
     run(6, keep_best=near_the_best_step, checkpoint=folder)

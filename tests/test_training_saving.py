@@ -165,6 +165,24 @@ def test_a_file_of_a_later_version_is_refused(tmp_path):
         mj.load(tmp_path / "later.npz", like=PARAMS)
 
 
+def test_numpy_values_that_jax_has_no_dtype_for_are_refused_by_name(tmp_path):
+    fits = {"seen": np.array([3, -7]), "rate": np.array([0.5, np.nan]), "step": np.int64(9)}
+    with jax.enable_x64(False):
+        mj.save(tmp_path / "fits", fits)
+        found = mj.load(tmp_path / "fits", like=fits)
+        for name, dtype in {"seen": "int32", "rate": "float32", "step": "int32"}.items():
+            assert found[name].dtype == dtype
+            np.testing.assert_array_equal(found[name], fits[name])
+        for wide in (np.array([2**40 + 5, 3]), np.array([1 + 1e-12]), np.float64(1e60)):
+            message = rf"\['wide'\] is {wide.dtype} of NumPy, and as .*32, .*jax_enable_x64"
+            with pytest.raises(ValueError, match=message):
+                mj.save(tmp_path / "wide", {"fits": np.ones(2), "wide": wide})
+    assert os.listdir(tmp_path) == ["fits"]
+    tree = {"seen": np.array([2**40 + 5, 3]), "rate": np.array([1 + 1e-12])}
+    mj.save(tmp_path / "wide", tree)
+    assert_same(mj.load(tmp_path / "wide", like=tree), jax.tree.map(jnp.asarray, tree))
+
+
 def test_a_random_key_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"\['seed'\] is a random key"):
         mj.save(tmp_path / "keys", {"seed": jax.random.key(0)})

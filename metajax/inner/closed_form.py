@@ -66,7 +66,8 @@ def ridge(embed: Apply, ways: Size | None = None, *, entry: str = "head") -> Ada
     learned and stored in `params.rule`. The system that is solved is the smaller of two equal ones:
     (XᵀDX + λI)⁻¹ XᵀD = Xᵀ(DXXᵀ + λI)⁻¹ D.
 
-    A class without support gets the bias -1e9.
+    A class without support gets the bias -1e9. With `ways`, the label -1 marks a row without a
+    label, which has no influence.
 
     Args:
         embed: (params, x, key, reference=...) -> features X [examples, d].
@@ -94,13 +95,13 @@ def ridge(embed: Apply, ways: Size | None = None, *, entry: str = "head") -> Ada
                 f"params.rule is {params.rule!r}; call params = adaptation.init(params, key) first."
             )
         features_NxD = embed_support(embed, params, support, key)
-        weighted_NxK, absent_K = _weighted_targets(support, ways)
+        weight_N, weighted_NxK, absent_K = _weighted_targets(support, ways)
         # Half precision is not enough for a linear system, and LAPACK has no solver for it.
         dtype = jnp.promote_types(features_NxD.dtype, jnp.float32)
         rule = jax.tree.map(lambda leaf: leaf.astype(dtype), params.rule)
         kernel_DxK = _solve_ridge(
             features_NxD.astype(dtype),
-            row_weights(support),
+            weight_N,
             weighted_NxK.astype(dtype),
             jnp.exp(rule["log_lambda"]),
         )
@@ -186,17 +187,19 @@ def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Para
     return params._replace(fast={**params.fast, entry: {"kernel": kernel, "bias": bias}})
 
 
-def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array]:
-    """Targets times row weights [examples, k], and which targets have no support, bool[k]."""
+def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array, Array]:
+    """Row weights [examples], targets times these [examples, k], and the absent ones, bool[k]."""
     if ways is not None:
         weighted_NxW = weighted_one_hot(support, ways)
-        return weighted_NxW, weighted_NxW.sum(axis=0) == 0
+        # Rows without a label have the weight 0: they are no targets of 0 for every class.
+        return weighted_NxW.sum(axis=1), weighted_NxW, weighted_NxW.sum(axis=0) == 0
     if jnp.ndim(support.y) != 2:
         raise ValueError(
             f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}."
         )
-    weighted_NxK = row_weights(support)[:, None] * support.y
-    return weighted_NxK, jnp.zeros(support.y.shape[1], bool)
+    weight_N = row_weights(support)
+    weighted_NxK = weight_N[:, None] * support.y
+    return weight_N, weighted_NxK, jnp.zeros(support.y.shape[1], bool)
 
 
 def _solve_ridge(

@@ -10,6 +10,7 @@ from metajax.types import Array
 
 def weighted_mean(values_N: Array, weight_N: Array) -> Array:
     """Σᵢ wᵢ vᵢ / Σᵢ wᵢ, and 0 where all weights are 0."""
+    weight_N = weight_N.astype(jnp.promote_types(weight_N.dtype, jnp.float32))
     total = weight_N.sum()
     return (values_N * weight_N).sum() / jnp.where(total > 0, total, 1)
 

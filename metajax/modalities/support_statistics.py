@@ -39,7 +39,9 @@ def modality_statistics(features_NxD: Array, present_N: Array, classes_NxW: Arra
         present_N: bool[examples], where it is present.
         classes_NxW: one-hot labels times row weights, [examples, ways].
     """
+    dtype = features_NxD.dtype
     features_NxD = keep_rows(present_N, features_NxD)
+    features_NxD = features_NxD.astype(jnp.promote_types(dtype, jnp.float32))
     classes_NxW = classes_NxW.astype(features_NxD.dtype)
     supported_W = classes_NxW.sum(axis=0) > 0
     ways = supported_W.sum()
@@ -61,7 +63,7 @@ def modality_statistics(features_NxD: Array, present_N: Array, classes_NxW: Arra
         weighted_mean(entropy_N, weight_N),
         covered / jnp.maximum(ways, 1),
     )
-    return jnp.stack(statistics).astype(features_NxD.dtype)
+    return jnp.stack(statistics).astype(dtype)
 
 
 def leave_one_out_scores(features_NxD: Array, classes_NxW: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import check_fast_entry, check_no_modality_missing
 from metajax._class_means import weighted_one_hot
-from metajax._tree import keep_rows, row_weights
+from metajax._tree import keep_rows
 from metajax.modalities.checks import check_rule
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.modalities.heads import class_prior
@@ -107,7 +107,8 @@ def leave_one_out_loss(encode: Encode, ways: Size, *, entry: str = "modality_wei
     writes the heads. The ordinary loss of class means would not do: with one shot of each class,
     the means classify their own support set without an error.
 
-    The logits are Σₘ exp(ℓₘ) pₘ sₘ, with the leave-one-out scores sₘ and the presence pₘ.
+    The logits are Σₘ exp(ℓₘ) pₘ sₘ, with the leave-one-out scores sₘ and the presence pₘ. The label
+    -1 marks a row without a label, which the mean leaves out.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.
@@ -133,10 +134,12 @@ def leave_one_out_loss(encode: Encode, ways: Size, *, entry: str = "modality_wei
         for name, features_NxD in features.items():
             present_N = batch.x.present[name]
             clear_NxD, own_NxW = keep_rows(present_N, (features_NxD, classes_NxW))
+            clear_NxD = clear_NxD.astype(jnp.promote_types(clear_NxD.dtype, jnp.float32))
             score_NxW = leave_one_out_scores(clear_NxD, own_NxW.astype(clear_NxD.dtype))
             logits_NxW = logits_NxW + jnp.exp(log_weights[name]) * keep_rows(present_N, score_NxW)
         log_p_NxW = jax.nn.log_softmax(logits_NxW)
-        total = jnp.maximum(row_weights(batch).sum(), 1e-6)
+        # The weight of the rows that have a label: by rows first, as the weights themselves add up.
+        total = jnp.maximum(classes_NxW.sum(axis=1).sum(), 1e-6)
         return -(classes_NxW * log_p_NxW).sum() / total, {}
 
     return loss

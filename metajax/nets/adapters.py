@@ -21,12 +21,16 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
     """A Flax NNX module as a pure function and its parameters, some of them fast.
 
     `apply(params, x, key=None, *, reference=None, method="__call__", **kwargs)` calls the
-    module, or another method by its name. With key=None it is deterministic; a key seeds dropout
-    and whatever else is random. `reference` is handed to methods that have this argument. Where the
+    module, or another method by its name. With key=None dropout is off; a key seeds dropout and
+    whatever else is random. `reference` is handed to methods that have this argument. Where the
     method has none, every `TaskNorm` of the module gets it, and an `nnx.BatchNorm` that would count
     all rows is an error. `apply` accepts any division of the weights into fast and slow ones, so
     `split_params` can divide them anew. It ignores entries that the net does not have, which
     adaptations and other functions use.
+
+    A module of your own that draws numbers from its `nnx.Rngs` draws them with key=None, too, and
+    then the same ones in every call. Give it a method `set_view(self, deterministic=None)`, as
+    `nnx.Dropout` has: it is called with True where there is no key.
 
     An `nnx.BatchNorm` takes its statistics from all rows of the batch, as `TaskNorm` does; after
     `module.eval()` it uses the stored ones, which `apply` never updates. A warning says so where
@@ -206,7 +210,10 @@ def from_function(
 
 @checked
 def deterministic(apply: Apply) -> Apply:
-    """The same network without random numbers: it never gets a key, so that dropout is off.
+    """The same network without a random key, so that dropout is off.
+
+    Numbers that a Flax module draws from its own `nnx.Rngs` are then the same in every call. They
+    are left out only if the module has a method `set_view`, as `functional` says.
 
     Use it to evaluate: the loss of a task hands on a key, with which dropout is on. A learner of
     (deterministic(apply), params) takes the params that one of (apply, params) has learned. Of a

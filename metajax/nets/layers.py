@@ -91,8 +91,14 @@ def check_channels(layer: str, x: Array, channels: int, axes: int | None = None)
     if x.ndim == 0 or x.shape[-1] != channels or axes not in (None, x.ndim):
         places = "..." if axes is None else ", ".join(["n", "height", "width"][: axes - 1])
         remedy = "make the layer with the number of channels of its input, which is the last axis"
-        if channels == 1 and axes == x.ndim + 1:
+        if axes == x.ndim + 1 and x.shape[-1] == channels:
+            remedy = "a single image needs a leading axis, x[None]"
+        elif axes == x.ndim + 1 and channels == 1:
             remedy = "grey images need an axis of one channel, x[..., None]"
+        elif axes == x.ndim + 2 and channels == 1:
+            remedy = (
+                "a single grey image needs a leading axis and one of channels, x[None, ..., None]"
+            )
         raise ValueError(
             f"{layer} was made for inputs [{places}, {channels}], got shape {list(x.shape)}; "
             f"{remedy}."

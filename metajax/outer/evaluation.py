@@ -12,7 +12,7 @@ import scipy.special
 from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
 from metajax._programs import jit_with
-from metajax._tree import count_tasks
+from metajax._tree import count_tasks, widened
 from metajax.outer.mapping import chunk_tasks
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
 
@@ -155,7 +155,7 @@ def summarize(per_task: Array) -> Summary:
     """Mean and 95 % interval over the leading axis, by Student's t. One task has no interval: NaN.
 
     The difference of two `per_task` gives a paired comparison. Where test classes are few, give it
-    one mean for each split of the classes, instead of tasks.
+    one mean for each split of the classes, instead of tasks. Both are in float32 or wider.
 
     Args:
         per_task: [tasks, ...], or numbers of something else, such as images.
@@ -164,9 +164,9 @@ def summarize(per_task: Array) -> Summary:
     0.5 ± 0.92 (n = 4)
     """
     number = len(per_task)
+    wide_Tx = widened(per_task)
+    deviation = jnp.full(per_task.shape[1:], jnp.nan)
     if number > 1:
-        deviation = per_task.std(axis=0, ddof=1)
-    else:
-        deviation = jnp.full(per_task.shape[1:], jnp.nan)
+        deviation = wide_Tx.std(axis=0, ddof=1)
     quantile = float(scipy.special.stdtrit(number - 1, 0.975))
-    return Summary(per_task.mean(axis=0), quantile * deviation / number**0.5, per_task)
+    return Summary(wide_Tx.mean(axis=0), quantile * deviation / number**0.5, per_task)

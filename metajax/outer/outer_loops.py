@@ -11,7 +11,7 @@ import optax
 
 from metajax._checked import checked
 from metajax._learnable import check_params, needs_value
-from metajax._tree import count_tasks
+from metajax._tree import count_tasks, widened
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.task_losses import with_step
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
@@ -216,7 +216,7 @@ def _sum_over_tasks(
 
     def total(params: Params, tasks: PyTree, keys: Array) -> tuple[Array, Metrics]:
         losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
-        return losses.sum(), jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+        return widened(losses).sum(), jax.tree.map(lambda leaf: widened(leaf).sum(axis=0), metrics)
 
     values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
     loss, _ = values

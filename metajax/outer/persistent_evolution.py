@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from metajax._checked import checked
 from metajax._checks import check_loss_value
 from metajax._learnable import check_params
-from metajax._tree import along, count_tasks
+from metajax._tree import along, count_tasks, widened
 from metajax.inner.rules import Rule
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
 from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Size, Task
@@ -172,7 +172,7 @@ def persistent(
 
         keys = jax.random.split(key, truncation)
         (fast, inner), losses = jax.lax.scan(step, (fast, inner), keys)
-        return fast, inner, losses.mean()
+        return fast, inner, widened(losses).mean()
 
     @checked
     def step(state: PersistentState, tasks: Task, key: Array) -> tuple[PersistentState, Info]:

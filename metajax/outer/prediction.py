@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import check_no_list, shapes
 from metajax._tree import count_rows
-from metajax.outer.task_losses import after_support
+from metajax.outer.task_losses import after_support, check_same_scale
 from metajax.types import Adaptation, Array, Batch, Params, PyTree
 
 
@@ -43,11 +43,13 @@ def predict(
             normalises by batch.
 
     Raises:
-        ValueError: inputs that are a list; or, if inductive, inputs whose shape is not that of the
-            support set's.
+        ValueError: inputs that are a list, or integers where those of the support set are floats,
+            or the other way round; or, if inductive, inputs whose shape is not that of the support
+            set's.
     """
     check_no_list(support.x, "x of the support set")
     check_no_list(x, "x")
+    check_same_scale(support.x, x)
     if inductive:
         _check_same_shapes(support.x, x)
     adapted = adaptation.adapt(params, support, key)

@@ -20,6 +20,7 @@ from metajax.types import (
     Metrics,
     Modalities,
     Params,
+    PyTree,
     Task,
     TaskLoss,
 )
@@ -226,13 +227,29 @@ def _check_alike(task: Task) -> None:
             )
     check_no_list(task.support.x, "x of the support set")
     check_no_list(task.query.x, "x of the query set")
-    support = _example_shapes(task.support)
-    query = _example_shapes(task.query)
+    support = _example_shapes((task.support.x, task.support.y))
+    query = _example_shapes((task.query.x, task.query.y))
     if support != query:
         raise ValueError(f"Support and query examples must be alike, got {support=} and {query=}.")
 
 
-def _example_shapes(batch: Batch) -> tuple:
-    """Dtype and shape of one example of x and y."""
+def check_same_scale(support_x: PyTree, x: PyTree) -> None:
+    """Checks that inputs are integers where those of the support set are, and floats otherwise.
+
+    Images of uint8 are from 0 to 255, and those of floats from 0 to 1.
+
+    Raises:
+        ValueError: the dtypes and shapes of both.
+    """
+    is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (support_x, x)]
+    in_support, in_query = (list(map(is_float, jax.tree.leaves(tree))) for tree in (support_x, x))
+    if structures[0] == structures[1] and in_support != in_query:
+        support, query = _example_shapes(support_x), _example_shapes(x)
+        raise ValueError(f"Support and query examples must be alike, got {support=} and {query=}.")
+
+
+def _example_shapes(tree: PyTree) -> PyTree:
+    """Dtype and shape of one example of each leaf."""
     one = lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf)[1:])}"
-    return jax.tree.map(one, (batch.x, batch.y))
+    return jax.tree.map(one, tree)

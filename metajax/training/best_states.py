@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 import warnings
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.training.records import Record
-from metajax.training.saving import load, save
+from metajax.training.saving import load, read_leaves, save
 from metajax.types import PyTree
 
 Score = Callable[[Record], float]
@@ -38,17 +39,27 @@ class BestState:
     def restore(self, state: PyTree) -> None:
         """Takes what an earlier part of the run kept, if it did.
 
+        Its score is that of its record now, because the run may go on with another score.
+
         Args:
             state: of the same run.
 
         Raises:
-            ValueError: a damaged file.
+            ValueError: a damaged file, or a score that is not a number.
         """
         if self.score is None or self.path is None or not self.path.exists():
             return
-        kept = load(self.path, like={"score": jnp.float32(0), "state": state})
-        self.highest = float(kept["score"])
-        self.state = kept["state"]
+        like: dict[str, Any] = {"score": jnp.float32(0), "state": state}
+        _, values = read_leaves(self.path)
+        if "['record']" in values:  # older versions wrote none
+            like["record"] = values["['record']"]
+        kept = load(self.path, like=like)
+        score = float(kept["score"])
+        if "record" in kept:
+            score = _as_number(self.score(_from_text(kept["record"])))
+        if score > self.highest:
+            self.highest = score
+            self.state = kept["state"]
 
     def consider(self, state: PyTree, record: Record) -> None:
         """Keeps this state if its record is better than all before.
@@ -64,7 +75,10 @@ class BestState:
         self.highest = score
         self.state = jax.tree.map(jnp.copy, state)
         if self.path is not None:
-            save(self.path, {"score": jnp.float32(score), "state": state})
+            save(
+                self.path,
+                {"score": jnp.float32(score), "state": state, "record": _as_text(record)},
+            )
 
     def choose(self, last: PyTree) -> PyTree:
         """The best state, or the last one where none was kept; a warning says why."""
@@ -78,6 +92,17 @@ class BestState:
                 stacklevel=4,
             )
         return last
+
+
+def _as_text(record: Record) -> np.ndarray:
+    """A record as JSON in an array of bytes, uint8[length]."""
+    return np.frombuffer(json.dumps(record).encode(), np.uint8)
+
+
+def _from_text(text: Any) -> Record:
+    """The record that `_as_text` was given."""
+    record: Record = json.loads(bytes(np.asarray(text)))
+    return record
 
 
 def _as_number(score: Any) -> float:

@@ -173,7 +173,8 @@ def restore_by_name(
         (the state, the names of its leaves that were not in the checkpoint and are as before).
 
     Raises:
-        ValueError: no checkpoint, no leaf with the same name, or one of another shape or dtype.
+        ValueError: no checkpoint, no leaf with the same name, or one of another shape or dtype; a
+            rename that gives two leaves of the checkpoint one name.
     """
     import orbax.checkpoint as ocp
 
@@ -185,9 +186,7 @@ def restore_by_name(
             state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()
         )
         restored = manager.restore(step, args=arguments)
-    names = list(restored["about"]["run"]["leaves"])
-    for old, new in (rename or {}).items():
-        names = [name.replace(old, new) for name in names]
+    names = _renamed(list(restored["about"]["run"]["leaves"]), rename or {})
     found = dict(zip(names, restored["state"], strict=True))
     expected = leaf_types(state)
     missing = [name for name in expected if name not in found]
@@ -203,6 +202,26 @@ def restore_by_name(
             )
         leaves.append(np.asarray(value) if name in found else leaf)
     return placed_like(state, leaves), missing
+
+
+def _renamed(names: list[str], rename: Mapping[str, str]) -> list[str]:
+    """The names with other texts in them.
+
+    Raises:
+        ValueError: two that become one.
+    """
+    before: dict[str, str] = {}
+    for name in names:
+        new = name
+        for old_text, new_text in rename.items():
+            new = new.replace(old_text, new_text)
+        if new in before:
+            raise ValueError(
+                f"rename={dict(rename)} gives the leaves {before[new]} and {name} of the "
+                f"checkpoint the same name, {new}; rename the other one as well, first."
+            )
+        before[new] = name
+    return list(before)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,8 @@ def save(path: str | os.PathLike[str], params: PyTree) -> None:
             was made by the same code.
 
     Raises:
-        ValueError: a leaf that is not an array or number, such as a random key.
+        ValueError: a leaf that is not an array or number, such as a random key, or an array of
+            NumPy whose values JAX has no dtype for, such as large int64 without jax_enable_x64.
         OSError: the file cannot be written.
 
     >>> import pathlib, tempfile
@@ -56,7 +57,7 @@ def save(path: str | os.PathLike[str], params: PyTree) -> None:
                 f"{name} is a random key, which has no array to save; save "
                 "jax.random.key_data(key), or leave it out."
             )
-        arrays[name] = _plain(np.asarray(leaf, dtype))
+        arrays[name] = _plain(_on_host(name, leaf, dtype))
     header = {"format": FORMAT, "leaves": types}
     with open_whole(path) as file:
         np.savez(file, allow_pickle=False, **{HEADER: np.array(json.dumps(header))}, **arrays)
@@ -82,17 +83,29 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
             dtype; a damaged file, one that `save` did not write, or one of a later version.
         OSError: no file, or one that cannot be read.
     """
+    saved, values = read_leaves(path)
+    check_same_leaves(saved, leaf_types(like), f"{path} does not fit `like`")
+    return placed_like(like, [values[name] for name in leaf_types(like)])
+
+
+def read_leaves(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """What is in a file of `save`: {name: "dtype[shape]"} and {name: value} of the leaves.
+
+    Raises:
+        ValueError: a damaged file, one that `save` did not write, or one of a later version.
+        OSError: no file, or one that cannot be read.
+    """
     with open(path, "rb") as file:
         try:
-            saved, values = _read(file)
+            return _read(file)
         except _LaterFormatError as error:
             raise ValueError(f"{path} {error}") from None
         except Exception as error:  # zipfile, NumPy and JSON have many
             raise ValueError(
                 f"{path} is damaged, or not a file of metajax.save: {error or type(error).__name__}"
             ) from error
-    check_same_leaves(saved, leaf_types(like), f"{path} does not fit `like`")
-    return placed_like(like, [values[name] for name in leaf_types(like)])
 
 
 class _LaterFormatError(ValueError):
@@ -114,6 +127,25 @@ def _read(file: BinaryIO) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         if leaf_type(value) != types[name]:
             raise ValueError(f"{name} is {leaf_type(value)} and not {types[name]}")
     return types, values
+
+
+def _on_host(name: str, leaf: Any, dtype: Any) -> np.ndarray:
+    """The leaf as an array of the dtype that JAX has for it, which `load` gives back.
+
+    Raises:
+        ValueError: an array of NumPy with values that this dtype does not have.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.asarray(leaf, dtype)
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype != dtype:
+        is_same = (array == leaf) | ((array != array) & (leaf != leaf))  # NaN is no change
+        if not is_same.all():
+            raise ValueError(
+                f"{name} is {leaf.dtype} of NumPy, and as {dtype}, which JAX has for it, some of "
+                f"its values would change. Save np.asarray(x, {str(dtype)!r}) if they may, or call "
+                "jax.config.update('jax_enable_x64', True) here and where it is loaded."
+            )
+    return array
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
-from metajax._checks import shapes
+from metajax._checks import is_concrete, shapes
 from metajax.types import Array, PyTree
 
 
@@ -27,6 +29,24 @@ def check_image(x: Array, *, floats: bool = False) -> None:
         raise ValueError(
             f"Images must be floats in [0, 1], got {x.dtype}; declare scale=255 in dataset or "
             f"divide by 255."
+        )
+
+
+def check_fill(fill: Any, x: Array) -> None:
+    """Checks that an image of integers can hold the value of its new pixels.
+
+    Raises:
+        ValueError: a fraction, or a number outside of the dtype's range, where it is concrete.
+    """
+    if jnp.issubdtype(x.dtype, jnp.inexact) or not is_concrete(fill):
+        return
+    is_bool = x.dtype == bool
+    least = 0 if is_bool else jnp.iinfo(x.dtype).min
+    greatest = 1 if is_bool else jnp.iinfo(x.dtype).max
+    if fill % 1 or not least <= fill <= greatest:
+        raise ValueError(
+            f"{fill=} is no value of images of {x.dtype}, which are whole numbers from {least} to "
+            f"{greatest}; a fill in [0, 1] is for images of floats."
         )
 
 

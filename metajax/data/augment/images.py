@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax.data.augment.checks import check_image, check_range
+from metajax.data.augment.checks import check_fill, check_image, check_range
 from metajax.types import Array, Count, PyTree
 
 Augmentation: TypeAlias = Callable[[PyTree, Array], PyTree]
@@ -89,8 +89,8 @@ def crop(padding: Count, *, fill: float = 0.0) -> Augmentation:
         (x, key) -> x of an image [height, width, channels] of any dtype.
 
     Raises:
-        ValueError: a negative padding; when called, a padding as large as the image, or x that is
-            not an image.
+        ValueError: a negative padding; when called, a padding as large as the image, x that is not
+            an image, or a fill that its dtype cannot hold.
 
     >>> crop(1)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [0, 1, 1]]
@@ -99,6 +99,7 @@ def crop(padding: Count, *, fill: float = 0.0) -> Augmentation:
     @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x)
+        check_fill(fill, x)
         height, width, _ = x.shape
         if padding >= min(height, width):
             raise ValueError(f"{padding=} must be smaller than the image, {height} by {width}.")
@@ -198,8 +199,8 @@ def cutout(size: Count, *, fill: float = 0.0) -> Augmentation:
         (x, key) -> x of an image [height, width, channels] of any dtype.
 
     Raises:
-        ValueError: a negative size; when called, a size larger than the image, or x that is not an
-            image.
+        ValueError: a negative size; when called, a size larger than the image, x that is not an
+            image, or a fill that its dtype cannot hold.
 
     >>> cutout(2)(jnp.ones((3, 3, 1), jnp.uint8), jax.random.key(0))[..., 0].tolist()
     [[0, 1, 1], [0, 1, 1], [1, 1, 1]]
@@ -210,6 +211,7 @@ def cutout(size: Count, *, fill: float = 0.0) -> Augmentation:
     @checked
     def augment(x: Array, key: Array) -> Array:
         check_image(x)
+        check_fill(fill, x)
         height, width, _ = x.shape
         if size > min(height, width):
             raise ValueError(f"{size=} must not exceed the image, {height} by {width}.")

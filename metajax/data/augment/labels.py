@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_labels, shapes
+from metajax._checks import check_labels, not_classes, shapes
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, Batch, PyTree, Sample, Size, Task
 
@@ -16,10 +17,11 @@ def permuted_labels(sample: Sample[Task], ways: Size) -> Sample[Task]:
 
     Support set, query set and `support.info` are renumbered alike. `episodes` numbers classes at
     random by itself. This is for samplers that give a class the same number in every task: a model
-    could learn these labels by heart and ignore the support set.
+    could learn these labels by heart and ignore the support set. The label -1, which marks a row
+    without a label, stays.
 
     Args:
-        sample: sampler of tasks with labels int[examples] from 0 to ways - 1. A keyword `step` is
+        sample: sampler of tasks with labels int[examples] from -1 to ways - 1. A keyword `step` is
             handed on if it takes one.
         ways: classes in a task.
 
@@ -29,7 +31,8 @@ def permuted_labels(sample: Sample[Task], ways: Size) -> Sample[Task]:
 
     Raises:
         ValueError: ways below 1; when called, labels that are not integers, side information of
-            another number of classes, or a sampler that draws no `Task`.
+            another number of classes, or a sampler that draws no `Task`; where they are concrete,
+            other labels in rows whose weight is not 0. Compiled code leaves these as they are.
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.zeros((3, 1)), jnp.arange(3, dtype=jnp.int32)
@@ -56,8 +59,12 @@ def permuted_labels(sample: Sample[Task], ways: Size) -> Sample[Task]:
 
 
 def _renumbered(batch: Batch, new_label: Array) -> Batch:
-    """The batch with the new label of each old one."""
-    return batch._replace(y=new_label.astype(batch.y.dtype)[batch.y])
+    """The batch with the new label of each old one. What is no class stays as it is."""
+    ways = len(new_label)
+    not_classes(batch.y, ways, batch.weight, least=-1)
+    is_class = (batch.y >= 0) & (batch.y < ways)
+    new = new_label.astype(batch.y.dtype)[jnp.where(is_class, batch.y, 0)]
+    return batch._replace(y=jnp.where(is_class, new, batch.y))
 
 
 def _check_task(task: Task, ways: int) -> None:

@@ -123,7 +123,9 @@ def mixup(
         share_key, other_key = jax.random.split(key)
         rows = count_rows(batch)
         share = jax.random.beta(share_key, alpha + 1, alpha, (rows,), jnp.float32)
-        other = jax.random.choice(other_key, rows, (rows,), p=row_weights(batch))
+        weight = row_weights(batch)
+        weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+        other = jax.random.choice(other_key, rows, (rows,), p=weight)
         if not isinstance(batch.x, Modalities):
             return batch._replace(x=_mix(batch.x, other, share, jnp.ones(rows, bool)))
         value = {}
