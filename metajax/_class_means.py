@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_labels, check_row_weights, not_classes
-from metajax._tree import row_weights
+from metajax._tree import as_floating, row_weights
 from metajax.types import Array, Batch
 
 
@@ -41,6 +41,7 @@ def class_means(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Array]:
     Returns:
         (means [ways, d], weights [ways]).
     """
+    features_NxD = as_floating(features_NxD)
     classes_NxW = classes_NxW.astype(features_NxD.dtype)
     weight_W = classes_NxW.sum(axis=0)
     mean_WxD = classes_NxW.T @ features_NxD / jnp.where(weight_W > 0, weight_W, 1)[:, None]
