@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_labels, check_row_weights, not_classes
-from metajax._tree import row_weights
+from metajax._tree import as_floating, row_weights
 from metajax.types import Array, Batch
 
 
@@ -41,12 +41,11 @@ def class_means(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Array]:
     Returns:
         (means [ways, d] in the dtype of the features if these are floats, weights [ways]).
     """
-    dtype = features_NxD.dtype
-    is_float = jnp.issubdtype(dtype, jnp.floating)
-    # A sum of weights may exceed the largest float16, and the mean of integers is a fraction.
-    wide = jnp.promote_types(dtype, jnp.float32 if is_float else jnp.result_type(float))
+    features_NxD = as_floating(features_NxD)
+    # A sum of weights may exceed the largest float16.
+    wide = jnp.promote_types(features_NxD.dtype, jnp.float32)
     classes_NxW = classes_NxW.astype(wide)
     weight_W = classes_NxW.sum(axis=0)
     sum_WxD = classes_NxW.T @ features_NxD.astype(wide)
     mean_WxD = sum_WxD / jnp.where(weight_W > 0, weight_W, 1)[:, None]
-    return mean_WxD.astype(dtype if is_float else wide), weight_W
+    return mean_WxD.astype(features_NxD.dtype), weight_W

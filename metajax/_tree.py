@@ -59,6 +59,19 @@ def along(rows: Array, leaf: Array) -> Array:
     return rows.reshape(rows.shape + (1,) * (leaf.ndim - rows.ndim))
 
 
+def as_floating(leaf: Array) -> Array:
+    """An array of integers or booleans as float32, with the same values; any other as it is.
+
+    Integers would wrap in sums, and what is cast to their type would lose its fraction.
+
+    >>> as_floating(jnp.array([200, 100], jnp.uint8)).sum().item()
+    300.0
+    """
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return leaf
+    return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+
 def keep_rows(mask: Array, tree: PyTree) -> PyTree:
     """The tree with zeros in the rows where the mask is False, so that no NaN there is used.
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
+from metajax._tree import as_floating
 from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part, loss_of
 from metajax.inner import chain, film, inner_loop, modulate, modulated
 from metajax.losses import squared_error
@@ -113,6 +114,7 @@ def _with_context(apply: Apply) -> Apply:
     def call(
         params: Params, x: Array, key: Array | None = None, *, reference: Array | None = None
     ) -> Array:
+        x = as_floating(x)
         context = params.fast["context"].astype(x.dtype)
         everywhere = jnp.broadcast_to(context, (*x.shape[:-1], len(context)))
         net = params._replace(fast={})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import check_fast_entry
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._tree import reference_rows, row_weights
+from metajax._tree import as_floating, reference_rows, row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 ABSENT = -1e9
@@ -142,13 +142,13 @@ def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
             )
         head = params.fast[entry]
         features = x if embed is None else embed(params, x, key, reference=reference)
-        return features @ head["kernel"] + head["bias"][None]
+        return as_floating(features) @ head["kernel"] + head["bias"][None]
 
     return apply
 
 
 def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
-    """Features of the support set, [examples, d].
+    """Features of the support set, floats [examples, d].
 
     Raises:
         ValueError: features of another rank.
@@ -158,7 +158,7 @@ def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> A
         raise ValueError(
             f"embed must return [examples, d], got shape {jnp.shape(features)}; flatten the rest."
         )
-    return features
+    return as_floating(features)
 
 
 @checked
@@ -172,6 +172,7 @@ def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
     Returns:
         (kernel [d, ways], bias [ways]).
     """
+    mean_WxD = as_floating(mean_WxD)
     bias_W = jnp.where(weight_W > 0, -(mean_WxD**2).sum(axis=1), ABSENT)
     return 2 * mean_WxD.T, bias_W
 
@@ -198,7 +199,7 @@ def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array, A
             f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}."
         )
     weight_N = row_weights(support)
-    weighted_NxK = weight_N[:, None] * support.y
+    weighted_NxK = weight_N[:, None] * as_floating(support.y)
     return weight_N, weighted_NxK, jnp.zeros(support.y.shape[1], bool)
 
 

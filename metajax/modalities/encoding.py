@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import jax
+
 from metajax._checks import check_names
-from metajax._tree import clear_absent, reference_rows
+from metajax._tree import as_floating, clear_absent, reference_rows
 from metajax.modalities.checks import check_modalities
 from metajax.types import Array, Batch, Modalities, Params
 
@@ -48,4 +50,4 @@ def encode_batch(
     check_modalities(batch.x)
     features = encode(params, clear_absent(batch.x), key, reference=reference_rows(batch))
     check_names(features, batch.x.value)
-    return features
+    return jax.tree.map(as_floating, features)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._tree import clear_absent, keep_rows
+from metajax._tree import as_floating, clear_absent, keep_rows
 from metajax.inner.closed_form import ABSENT, nearest_mean_head
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode, encode_batch
@@ -137,7 +137,7 @@ def modal_scores(
     """
     scores = {}
     for name, features_NxD in features.items():
-        clear_NxD = keep_rows(present[name], features_NxD)
+        clear_NxD = keep_rows(present[name], as_floating(features_NxD))
         score_NxW = clear_NxD @ head["kernel"][name] + head["bias"][name][None]
         scores[name] = keep_rows(present[name], score_NxW)
     return scores

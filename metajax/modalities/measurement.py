@@ -12,7 +12,7 @@ import optax
 
 from metajax._checked import checked
 from metajax._checks import not_classes
-from metajax._tree import count_tasks, row_weights
+from metajax._tree import as_floating, count_tasks, row_weights
 from metajax.inner.chains import chain
 from metajax.losses import cross_entropy
 from metajax.modalities.encoding import Encode, encode_batch
@@ -193,7 +193,8 @@ def multiplied(tasks: Task, factor: Array) -> Task:
     """The tasks with all features times a factor."""
 
     def times(batch: Batch) -> Batch:
-        value = {name: leaf * factor.astype(leaf.dtype) for name, leaf in batch.x.value.items()}
+        value = {name: as_floating(leaf) for name, leaf in batch.x.value.items()}
+        value = {name: leaf * factor.astype(leaf.dtype) for name, leaf in value.items()}
         return batch._replace(x=batch.x._replace(value=value))
 
     return tasks._replace(support=times(tasks.support), query=times(tasks.query))

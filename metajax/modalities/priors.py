@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
+from metajax._tree import as_floating
 from metajax.types import Array, Modalities
 
 
@@ -43,7 +44,7 @@ def modality_priors(features: Modalities, number: int, *, seed: int = 0) -> dict
                 f"{name!r}."
             )
         centres_KxD = _cluster_centres(rows_NxD, number, seed)
-        priors[name] = jnp.asarray(centres_KxD, jnp.result_type(features.value[name]))
+        priors[name] = jnp.asarray(centres_KxD, as_floating(features.value[name]).dtype)
     return priors
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._tree import clear_absent, keep_rows
+from metajax._tree import as_floating, clear_absent, keep_rows
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode
 from metajax.types import Apply, Array, Modalities, Params, PyTree, Size
@@ -107,7 +107,7 @@ def complete(
     not from the paper.
     """
     omega = prior_weights(weights, features)
-    value = clear_absent(features).value
+    value = jax.tree.map(as_floating, clear_absent(features).value)
     names = sorted(value)
     filled = {}
     for name in names:
@@ -127,7 +127,7 @@ def prior_weights(weights: Mapping[str, PyTree], features: Modalities) -> dict[s
         ValueError: as for `complete`.
     """
     _check_fit(weights, features)
-    value = clear_absent(features).value
+    value = jax.tree.map(as_floating, clear_absent(features).value)
     omega = {}
     for name, readers in weights["weigh"].items():
         shape = (len(value[name]), len(weights["priors"][name]))

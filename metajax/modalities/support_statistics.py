@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._class_means import class_means
-from metajax._tree import keep_rows, largest
+from metajax._tree import as_floating, keep_rows, largest
 from metajax.inner.closed_form import ABSENT
 from metajax.modalities.rows import weighted_mean
 from metajax.types import Array
@@ -39,7 +39,7 @@ def modality_statistics(features_NxD: Array, present_N: Array, classes_NxW: Arra
         present_N: bool[examples], where it is present.
         classes_NxW: one-hot labels times row weights, [examples, ways].
     """
-    dtype = features_NxD.dtype
+    dtype = as_floating(features_NxD).dtype
     features_NxD = keep_rows(present_N, features_NxD)
     features_NxD = features_NxD.astype(jnp.promote_types(dtype, jnp.float32))
     classes_NxW = classes_NxW.astype(features_NxD.dtype)
@@ -78,6 +78,7 @@ def leave_one_out_scores(features_NxD: Array, classes_NxW: Array) -> Array:
     Returns:
         2 f·c - |c|², [examples, ways].
     """
+    features_NxD = as_floating(features_NxD)
     sum_WxD = classes_NxW.T @ features_NxD
     own_NxWxD = classes_NxW[:, :, None] * features_NxD[:, None]
     others_NxW = classes_NxW.sum(axis=0)[None] - classes_NxW

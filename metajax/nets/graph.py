@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from metajax._checked import checked
+from metajax._tree import as_floating
 from metajax.types import Array, Size
 
 
@@ -84,6 +85,7 @@ class GCN(nnx.Module):
     def _propagate(self, x: Array) -> Array:
         """Â x."""
         source, target = self.pairs[...].T
+        x = as_floating(x)
         messages = self.weight[...].astype(x.dtype)[:, None] * x[source]
         return jax.ops.segment_sum(messages, target, len(x))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._tree import along
+from metajax._tree import along, as_floating
 from metajax.nets.layers import check_channels
 from metajax.types import Array, Size
 
@@ -162,6 +162,7 @@ class GroupNorm(nnx.Module):
     def __call__(self, x: Array, reference: Array | None = None, pool: Pool | None = None) -> Array:
         """Normalises, and pools where there is a pool: [n, ..., features] -> the same."""
         check_channels("GroupNorm", x, self.scale[...].size)
+        x = as_floating(x)
         grouped = x.reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
         if grouped.shape[1] * grouped.shape[3] == 1:
             raise ValueError(
@@ -238,7 +239,8 @@ def _normalise(
 
 
 def _scale_and_shift(x: Array, scale: Array, shift: Array, pool: Pool | None) -> Array:
-    """pool(x·scale + shift) with scale and shift [features], in the dtype of x."""
+    """pool(x·scale + shift) with scale and shift [features], in the dtype of x if x are floats."""
+    x = as_floating(x)
     scale = _as_last_axis(scale, x)
     shift = _as_last_axis(shift, x)
     if pool is not None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._tree import keep_rows
+from metajax._tree import as_floating, keep_rows
 from metajax.types import Array, PyTree, Series
 
 
@@ -37,6 +37,7 @@ def pool_tokens(tokens: Array, valid: Array | None = None) -> Array:
     >>> pool_tokens(tokens, jnp.array([[True, True, False]])).tolist()
     [[2.0]]
     """
+    tokens = as_floating(tokens)
     if valid is None:
         return tokens.mean(1)
     count = jnp.maximum(valid.sum(1), 1).astype(tokens.dtype)

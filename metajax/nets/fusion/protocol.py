@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._tree import keep_rows
+from metajax._tree import as_floating, keep_rows
 from metajax.types import Array
 
 Features: TypeAlias = Mapping[str, Array]
@@ -60,7 +60,7 @@ def stack(
             None takes those of the features, in alphabetical order.
 
     Returns:
-        (names, features [M, n, ...] with zeros where absent, present bool[M, n]).
+        (names, floats [M, n, ...] with zeros where absent, present bool[M, n]).
 
     Raises:
         ValueError: other modalities than `names`, or features of different shapes.
@@ -73,7 +73,7 @@ def stack(
             f"Features of all modalities must have one shape, [n, width], got {shapes}."
         )
     present_MxN = jnp.stack([present[name] for name in names])
-    features_MxNxD = jnp.stack([features[name] for name in names])
+    features_MxNxD = jnp.stack([as_floating(features[name]) for name in names])
     return names, keep_rows(present_MxN, features_MxNxD), present_MxN
 
 

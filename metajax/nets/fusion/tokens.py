@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
-from metajax._tree import along, keep_rows
+from metajax._tree import along, as_floating, keep_rows
 from metajax.nets.attention import Block
 from metajax.nets.fusion.protocol import Features, Fused, check_same_modalities, per_name
 from metajax.nets.tokens import pool_tokens
@@ -165,5 +165,5 @@ def _clear(features: Features, present: Features, names: Iterable[str]) -> dict[
                 "This fusion reads tokens [n, t, width] and bool[n, t]; got "
                 f"{jnp.shape(own)} and {jnp.shape(here)} for {name!r}."
             )
-        tokens[name] = keep_rows(here, own)
+        tokens[name] = keep_rows(here, as_floating(own))
     return tokens
