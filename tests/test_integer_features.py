@@ -16,7 +16,7 @@ from metajax.nets import fusion
 from metajax.nets.tokens import pool_tokens
 
 KEY = jax.random.key(0)
-Y = np.tile([0, 1], 6)  # 6 × 40 and more wraps both uint8 and int8
+Y = np.tile([0, 1], 6)  # 6 × 40 and more wraps uint8
 X = np.random.default_rng(0).integers(0, 30, (12, 4)) + 40 + 30 * Y[:, None]
 OTHER = np.random.default_rng(1).integers(1, 100, (12, 4))
 ENCODER = nets.identity_encoder
@@ -231,7 +231,7 @@ def with_floats(name):
 CASES = HEADS | LAYERS | FUSIONS
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
 @pytest.mark.parametrize("name", CASES)
 def test_integers_give_what_the_same_floats_give(name, dtype):
     right = with_floats(name)
@@ -242,7 +242,7 @@ def test_integers_give_what_the_same_floats_give(name, dtype):
         np.testing.assert_allclose(own, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_heads_of_integers_are_those_of_numpy(dtype):
     means = np.stack([X[k == Y].mean(0) for k in (0, 1)])
     head = written(mj.prototypes(ENCODER, 2), dtype)["head"]
