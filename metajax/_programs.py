@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
@@ -53,7 +54,7 @@ def jit_with(function: Callable[..., Any], *owners: Any, **options: Any) -> Any:
         options: those of `jax.jit`.
     """
     try:
-        read = [value for owner in owners for value in _read_by(owner, set())]
+        read = [value for owner in owners for value in _read_by(owner, {})]
     except _ChangeError:
         read = []
     if not read or not all(isinstance(owner, KEPT) for owner in owners):
@@ -85,13 +86,13 @@ class _ChangeError(Exception):
     """A function reads something that may change without notice."""
 
 
-def _read_by(value: Any, seen: set[int], is_held: bool = False) -> Iterator[Any]:
+def _read_by(value: Any, seen: dict[int, str], is_held: bool = False) -> Iterator[Any]:
     """The constants that a value is made of, and the code of its functions, in a fixed order.
 
     Args:
         value: a function, or what one reads.
-        seen: identities of functions and containers that were looked through: a function may read
-            itself.
+        seen: {identity: name} of the functions and containers that were looked through. A second
+            look gives the name only, since a function may read itself.
         is_held: whether a function of a `PURE` package holds the value.
 
     Raises:
@@ -101,8 +102,9 @@ def _read_by(value: Any, seen: set[int], is_held: bool = False) -> Iterator[Any]
         yield value
         return
     if id(value) in seen:
+        yield seen[id(value)]
         return
-    seen.add(id(value))
+    seen[id(value)] = sys.intern(f"seen {len(seen)}")
     parts: list[Any]
     if isinstance(value, types.FunctionType):
         is_held = _is_pure(value)
@@ -114,7 +116,7 @@ def _read_by(value: Any, seen: set[int], is_held: bool = False) -> Iterator[Any]
     elif isinstance(value, types.MethodType):
         parts = [value.__func__, value.__self__]
     elif type(value) in (tuple, list) or (isinstance(value, tuple) and _is_pure(type(value))):
-        parts = [len(value), *value]
+        parts = [sys.intern(f"length {len(value)}"), *value]
     elif type(value) is dict:
         parts = [*value, *value.values()]
     else:

@@ -177,6 +177,15 @@ def test_a_small_number_may_change(first, second):
         assert summary["loss"].mean == number
 
 
+def test_one_of_two_functions_may_be_chosen():
+    low, high = ((lambda x, scale=scale: scale * x) for scale in (1.0, 2.0))
+    which = low
+    task_loss = lambda params, task, key: (which(task.sum()) + 0 * low(1.0) * high(1.0), {})
+    assert mean_loss(task_loss) == 1
+    which = high
+    assert mean_loss(task_loss) == 2
+
+
 def test_a_net_may_be_updated_in_place():
     net = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
     task_loss = lambda params, task, key: (net(task).sum(), {})
