@@ -35,6 +35,9 @@ FUNCTIONS = (jax.custom_jvp, jax.custom_vjp, np.ufunc, jnp.ufunc, types.BuiltinF
 HELD = (set, MutableMapping, functools._lru_cache_wrapper)
 """What functions of `PURE` packages hold and leave as it is."""
 
+LOOKUPS = frozenset({"globals", "vars", "eval", "exec", "open"})
+"""Functions of Python that read what no look at the code can name."""
+
 _kept: dict[tuple[Any, ...], tuple[Any, list[Any]]] = {}
 """What was compiled, and what its owners read then."""
 
@@ -144,7 +147,9 @@ def _is_left_alone(value: Any) -> bool:
 def _is_pure(value: Any) -> bool:
     """Whether a module, class or function is of one of the `PURE` packages."""
     module = getattr(value, "__module__", None)
-    if isinstance(value, types.ModuleType):
+    if isinstance(value, types.FunctionType):
+        module = value.__globals__.get("__name__")  # `functools.wraps` copies `__module__`
+    elif isinstance(value, types.ModuleType):
         module = value.__name__
     return isinstance(module, str) and _is_in_pure(module)
 
@@ -158,14 +163,16 @@ def _variables(function: types.FunctionType) -> list[Any]:
     """What a function reads from the functions around it, and from its module.
 
     Raises:
-        _ChangeError: it imports a module that is not of a `PURE` package.
+        _ChangeError: it imports a module that is not of a `PURE` package, or looks values up.
     """
     found = [_content(cell) for cell in function.__closure__ or ()]
     if not _is_pure(function):
         steps = _steps(function.__code__)
         if any(step.opname == "IMPORT_NAME" and not _is_in_pure(step.argval) for step in steps):
             raise _ChangeError
-        names = [step.argval for step in steps if step.opname == "LOAD_GLOBAL"]
+        names = [step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+        if not LOOKUPS.isdisjoint(names):
+            raise _ChangeError
         found += [function.__globals__[name] for name in names if name in function.__globals__]
     return found
 

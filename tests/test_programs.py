@@ -103,6 +103,9 @@ class Pair(NamedTuple):
     numbers: list
 
 
+SCALES = [1.0]
+
+
 def readers(numbers):
     """Task losses that read numbers[0], each in another way; `numbers` may be changed."""
     array, scale = np.array(numbers[0]), numbers[0]
@@ -115,6 +118,12 @@ def readers(numbers):
     class Holder:
         numbers = frozen.numbers
 
+    def body(params, task, key):
+        class Inner:
+            number = SCALES[0]
+
+        return Inner.number * task.sum(), {}
+
     def attribute(params, task, key):
         return attribute.scale * task.sum(), {}
 
@@ -122,7 +131,7 @@ def readers(numbers):
 
     def change(value):
         nonlocal scale
-        scale = array[...] = numbers[0] = attribute.scale = value
+        scale = array[...] = numbers[0] = SCALES[0] = attribute.scale = value
 
     return change, {
         "closure": lambda params, task, key: (scale * task.sum(), {}),
@@ -133,6 +142,9 @@ def readers(numbers):
             lambda of, params, task, key: (of["a"][0] * task.sum(), {}), {"a": numbers}
         ),
         "attribute": attribute,
+        "wrapped": functools.wraps(supervised)(lambda params, task, key: (scale * task.sum(), {})),
+        "class body": body,
+        "globals": lambda params, task, key: (globals()["SCALES"][0] * task.sum(), {}),
         "subclass": lambda params, task, key: (pair[0][0] * task.sum(), {}),
         "class": lambda params, task, key: (Holder.numbers[0] * task.sum(), {}),
         "frozen dataclass": lambda params, task, key: (frozen.numbers[0] * task.sum(), {}),
@@ -206,6 +218,16 @@ def test_a_sampler_may_read_what_changes():
             outer, outer.init(PARAMS), sample, jnp.ones(4), KEY, steps=1, progress=False
         )
         np.testing.assert_allclose(state.params.slow, 1 - value)
+
+
+def test_the_sampler_of_a_stream_may_read_what_changes():
+    ways = 2
+    rows = mj.data.dataset(np.arange(12, dtype=np.int32), np.repeat(np.arange(4), 3))
+    draw = {n: mj.data.meta_batch(mj.data.episodes(n, 1, 1), tasks=1) for n in (2, 3)}
+    sample = lambda data, key: draw[ways](data, key)
+    for ways in (2, 3):
+        feed = mj.data.stream(sample, rows, lambda numbers: numbers)
+        assert next(mj.data.tasks_of(feed, KEY)).support.y.shape == (1, ways)
 
 
 @pytest.mark.parametrize("wrap", [jax.jit, functools.partial])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import pathlib
 import time
@@ -230,7 +231,9 @@ def _explain_skipped(
     if outer.task_loss is None:
         return
     sample_key, step_key = jax.random.split(jax.random.fold_in(key, step))
-    tasks = jax.jit(at_step(source.sample, jnp.int32(step)))(read, sample_key)
+    # JAX keeps what it compiled for a function; a new one reads the values of now.
+    draw = jax.jit(functools.partial(at_step(source.sample, jnp.int32(step))))
+    tasks = draw(read, sample_key)
     task_loss = with_step(outer.task_loss, jnp.int32(step))
     for number in range(min(TRIED, source.tasks)):
         is_bad = jnp.arange(source.tasks) == number

@@ -85,7 +85,7 @@ def row_reader(
 ) -> RowReader:
     """The reader of a run with this key."""
     return RowReader(
-        sample=sample,
+        sample=functools.partial(sample),  # a new object for each run, which `_draw` compiles anew
         rows=jax.device_get(rows),
         fetch=fetch,
         shard=shard,

@@ -88,7 +88,8 @@ def save_tasks(
     if isinstance(dataset, Dataset):
         record = _record_rows(sample_all, dataset, key)
         first_key = jax.random.split(key, tasks)[0]
-        _check_first(record, dataset, jax.jit(at_step(sample, None))(dataset, first_key))
+        draw = jax.jit(functools.partial(at_step(sample, None)))  # new: JAX keeps what it compiled
+        _check_first(record, dataset, draw(dataset, first_key))
     else:
         record = task_arrays(sample_all(dataset, key))
     about = {
