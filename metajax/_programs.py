@@ -101,7 +101,7 @@ def _read_by(value: Any, seen: dict[int, str], is_held: bool = False) -> Iterato
     Raises:
         _ChangeError: a part that may change without notice.
     """
-    if _is_constant(value) or (is_held and _is_left_alone(value)):
+    if _is_constant(value) or (is_held and type(value) is not dict and _is_left_alone(value)):
         yield value
         return
     if id(value) in seen:

@@ -145,8 +145,8 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
 
     It has two metrics. "characters" is the fraction of characters that are the likeliest ones
     after the true characters before them. "accuracy" is the fraction of whole targets with all
-    their characters correct in this sense. By induction, these are the targets that greedy
-    translation would write exactly, so the accuracy needs no decoding.
+    their characters correct in this sense; a target without any is not counted. By induction, these
+    are the targets that greedy translation would write exactly, so the accuracy needs no decoding.
 
     Args:
         apply: (params, x, key) -> log-probabilities [n, t, characters].
@@ -180,13 +180,15 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
         characters = _or_one(weight_NxT.sum())
         correct_NxT = log_p_NxTxC.argmax(axis=-1) == y_NxT
         whole_N = (correct_NxT | (y_NxT == 0)).all(axis=1)
+        target_N = weight_N * (y_NxT > 0).any(axis=1)
+        one = jnp.where(wrong_NxT.any(), jnp.nan, 1)
         log_p_NxT = jnp.take_along_axis(log_p_NxTxC, y_NxT[..., None], axis=-1)[..., 0]
         metrics = {
-            "accuracy": (weight_N * whole_N).sum() / _or_one(weight_N.sum()),
-            "characters": (weight_NxT * correct_NxT).sum() / characters,
+            "accuracy": one * (target_N * whole_N).sum() / _or_one(target_N.sum()),
+            "characters": one * (weight_NxT * correct_NxT).sum() / characters,
         }
         value = -(weight_NxT * log_p_NxT).sum() / characters
-        return value * jnp.where(wrong_NxT.any(), jnp.nan, 1), metrics
+        return one * value, metrics
 
     return loss
 

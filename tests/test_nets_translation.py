@@ -51,7 +51,7 @@ def draw(seed, pairs=PAIRS):
     end = rng.integers(0, TARGET, (pairs, 1))
     target = np.where(np.arange(TARGET)[None] < end, target, np.arange(TARGET)[None] == end)
     x = {"source": jnp.asarray(source, jnp.int32), "target": jnp.asarray(target, jnp.int32)}
-    return mj.Batch(x=x, y=x["target"])
+    return mj.Batch(x=x | {"language": jnp.zeros(pairs, jnp.int32)}, y=x["target"])
 
 
 def test_probabilities_sum_to_one_and_a_place_sees_only_what_is_before_it():
@@ -111,10 +111,8 @@ def test_padding_of_a_source_is_inert_and_languages_differ():
     places = jnp.pad(params.fast["source_place"], ((0, 2), (0, 0)), constant_values=9.0)
     wider = params._replace(fast=params.fast | {"source_place": places})
     assert_close(run()(wider, longer), log_p)
-    first = run()(params, query | {"language": jnp.full(PAIRS, 0)})
     second = run()(params, query | {"language": jnp.full(PAIRS, 1)})
-    assert_close(first, log_p)
-    assert abs(second - first).max() > 1e-3
+    assert abs(second - log_p).max() > 1e-3
 
 
 def test_all_weights_learn_and_padded_rows_do_not_matter():
@@ -134,7 +132,9 @@ def test_all_weights_learn_and_padded_rows_do_not_matter():
 
 
 def test_whole_targets_are_right_where_greedy_translation_gives_them():
-    apply, params = net()
+    of_languages, params = net()
+    first = {"language": jnp.zeros(32, jnp.int32)}
+    apply = lambda params, x, *args, **kwargs: of_languages(params, x | first, *args, **kwargs)
     query = draw(1, pairs=32)
     greedy = quick(functools.partial(nets.translate, apply, length=TARGET))
     found = np.asarray(greedy(params, query.x["source"]))

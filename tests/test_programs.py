@@ -103,6 +103,18 @@ class Pair(NamedTuple):
     numbers: list
 
 
+def test_a_dict_of_a_sampler_may_change():
+    twice, augment = (lambda x, key: 2 * x), {"a": lambda x, key: x}
+    x = mj.data.as_modalities({"a": np.ones((4, 1))})
+    data = mj.data.dataset(x, np.repeat(np.arange(2), 2))
+    sample = mj.data.augmented(mj.data.episodes(2, 1, 1), augment)
+    task_loss = lambda params, key, _: (sample(data, key).support.x.value["a"].mean(), {})
+    for factor in (1.0, 2.0):
+        summary = mj.evaluate(task_loss, PARAMS, jax.random.split(KEY, 2), KEY)
+        assert summary["loss"].mean == factor
+        augment["a"] = twice
+
+
 SCALES = [1.0]
 
 

@@ -710,3 +710,60 @@ def test_alignment_of_nan_is_nan(name):
     assert np.isnan(measure(x, jnp.eye(3)))
     assert np.isfinite(measure(x, jnp.eye(3), weight=jnp.array([1.0, 0.0, 1.0])))
     assert np.isnan(mj.modalities.recall(x, jnp.eye(3), 1))
+
+
+def test_a_zero_before_a_token_hides_no_token():
+    series = mj.nets.GRU(8, 5, rngs=nnx.Rngs(0))
+    text = mj.nets.Text(20, series, rngs=nnx.Rngs(1))
+    for one, other in (([0, 0, 7, 3], [0, 0, 9, 4]), ([7, 0, 3, 0], [7, 0, 9, 0])):
+        assert abs(text(jnp.array([one])) - text(jnp.array([other]))).max() > 1e-3
+    assert_close(text(jnp.array([[7, 0, 3, 0]])), text(jnp.array([[7, 0, 3]])), 1e-6)
+
+
+def test_metrics_of_targets_that_are_no_characters():
+    loss = mj.losses.sequence_cross_entropy(lambda params, x, key: x)
+    likely = jnp.log(jnp.array([[[0.1, 0.8, 0.1]], [[0.1, 0.8, 0.1]]]))
+    params = mj.Params({}, {})
+    _, metrics = loss(params, mj.Batch(likely, jnp.array([[2], [0]])), KEY)
+    assert (metrics["accuracy"], metrics["characters"]) == (0, 0)
+    value, metrics = jax.jit(loss)(params, mj.Batch(likely, jnp.array([[1], [7]])), KEY)
+    assert np.isnan([value, metrics["accuracy"], metrics["characters"]]).all()
+
+
+@pytest.mark.parametrize("severity", [-0.1, 50.0, jnp.nan])
+def test_severities_are_from_zero_to_one(severity):
+    x = mj.data.as_modalities({"a": jnp.ones((3, 5, 2))})
+    corruptions = {"a": mj.modalities.corruptions.series}
+    with pytest.raises(ValueError, match=r"severity must be in \[0, 1\]"):
+        mj.modalities.corrupt(x, corruptions, severity, KEY)
+    severities = jnp.array([0.0, severity])
+    with pytest.raises(ValueError, match=r"severity must be in \[0, 1\]"):
+        mj.modalities.severity_curve(lambda x: x.value, x, corruptions, severities, KEY)
+
+
+def test_severities_of_robustness_ascend():
+    with pytest.raises(ValueError, match="must ascend"):
+        mj.modalities.robustness(jnp.array([1.0, 0.0]), jnp.ones(2), jnp.zeros(2))
+
+
+def test_a_translator_of_several_languages_asks_which():
+    net = mj.nets.Translator(10, 4, 4, width=8, heads=2, languages=3, rngs=nnx.Rngs(0))
+    x = {"source": jnp.array([[3, 4, 0, 0]]), "target": jnp.array([[4, 3, 1, 0]])}
+    with pytest.raises(ValueError, match="made for 3 languages"):
+        net(x)
+    assert np.isfinite(net(x | {"language": jnp.array([2])})).all()
+
+
+def test_a_stream_refuses_numbers_that_jax_would_wrap():
+    rows = mj.data.dataset(np.arange(6, dtype=np.int32), np.repeat(np.arange(2), 3))
+    sample = mj.data.meta_batch(mj.data.episodes(2, 1, 1), tasks=1)
+    with jax.enable_x64(False):
+        feed = mj.data.stream(sample, rows, lambda numbers: numbers.astype(np.int64) + 2**33)
+        with pytest.raises(ValueError, match="What fetch returns is too large for int32"):
+            next(mj.data.tasks_of(feed, KEY))
+
+
+def test_a_number_with_underscores_is_not_a_number(tmp_path):
+    (tmp_path / "table.csv").write_text("class,size\na,1\na,1_000\nb,2\n")
+    with pytest.raises(ValueError, match="no number in 'size': '1_000'"):
+        mj.data.table(tmp_path / "table.csv", label="class", numbers=["size"])

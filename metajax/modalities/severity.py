@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_names
+from metajax._checks import check_names, is_concrete
 from metajax._tree import along
 from metajax.modalities.corruptions import Corruption
 from metajax.types import Array, Modalities, PyTree
@@ -42,7 +43,8 @@ def corrupt(
         key: each modality gets a key of its own, whatever else is corrupted.
 
     Raises:
-        ValueError: a name that is not a modality of x.
+        ValueError: a name that is not a modality of x, or a severity outside [0, 1], where it is
+            concrete.
 
     >>> from metajax.modalities import corruptions
     >>> present = {"table": jnp.ones(2, bool)}
@@ -51,6 +53,7 @@ def corrupt(
     [[2.0, 3.0], [0.0, 1.0]]
     """
     check_names(corruptions, x.value)
+    _check_severity(severity)
     value = dict(x.value)
     for number, name in enumerate(sorted(x.value)):
         if name in corruptions:
@@ -87,8 +90,10 @@ def severity_curve(
         The pytree of `score` with a leading axis [s].
 
     Raises:
-        ValueError: a name that is not a modality of x.
+        ValueError: a name that is not a modality of x, or a severity outside [0, 1], where they are
+            concrete.
     """
+    _check_severity(severities)
 
     def score_at(severity: Array) -> PyTree:
         return score(corrupt(x, corruptions, severity, key))
@@ -110,7 +115,8 @@ def robustness(severities: Array, accuracy: Array, baseline: Array) -> Robustnes
         baseline: b [..., s], such as that of late fusion.
 
     Raises:
-        ValueError: fewer than two severities, or curves of another length or shape.
+        ValueError: fewer than two severities, severities that do not ascend, where they are
+            concrete, or curves of another length or shape.
 
     >>> severities = jnp.array([0.0, 1.0])
     >>> robustness(severities, jnp.array([1.0, 0.5]), jnp.array([0.75, 0.25])).relative.item()
@@ -124,10 +130,25 @@ def robustness(severities: Array, accuracy: Array, baseline: Array) -> Robustnes
             "Need two severities or more and curves [..., severities] of one shape, got severities "
             f"{severities.shape}, accuracy {accuracy.shape} and baseline {baseline.shape}."
         )
-    lead = accuracy - baseline
     width = jnp.diff(severities)
+    if is_concrete(width) and not (width > 0).all():
+        raise ValueError(f"Severities must ascend, got {severities}.")
+    lead = accuracy - baseline
     relative = ((lead[..., 1:] + lead[..., :-1]) / 2) @ width / width.sum()
     return Robustness(relative, relative - lead[..., 0])
+
+
+def _check_severity(severity: float | Array) -> None:
+    """Checks that severities are from 0 to 1, where they are concrete.
+
+    Raises:
+        ValueError: they are not; NaN is not, either.
+    """
+    if (
+        is_concrete(severity)
+        and not ((np.asarray(severity) >= 0) & (np.asarray(severity) <= 1)).all()
+    ):
+        raise ValueError(f"A severity must be in [0, 1], got {severity}.")
 
 
 def _corrupt_present(

@@ -107,7 +107,7 @@ class TemporalConv(TokenEncoder):
         outputs: Size,
         *,
         width: Size = 64,
-        blocks: Count = 3,
+        blocks: Size = 3,
         stride: Size = 2,
         norm: Norm = TaskNorm,
         rngs: nnx.Rngs,

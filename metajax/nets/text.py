@@ -48,7 +48,7 @@ class Text(FrontEnd):
         """The vectors of a text.
 
         Args:
-            x: int[n, t] with zeros at the end.
+            x: int[n, t] with zeros at the end. A zero before another token is read as a token.
             reference: not used; there are no statistics.
 
         Returns:
@@ -58,7 +58,8 @@ class Text(FrontEnd):
             ValueError: ids that are not int[n, t], or outside the vocabulary.
         """
         check_token_ids(x)
-        return Series(look_up(self.embedding[...], x), (x != 0).sum(1))
+        length = jnp.where(x != 0, jnp.arange(1, x.shape[1] + 1), 0).max(axis=1, initial=0)
+        return Series(look_up(self.embedding[...], x), length)
 
 
 def check_token_ids(x: Array) -> None:

@@ -100,6 +100,9 @@ class Translator(nnx.Module):
         Returns:
             (sources [n, s, width], states before each character [n, t, width], valid places of the
             source bool[n, 1, s]).
+
+        Raises:
+            ValueError: several languages, and no "language" in x.
         """
         embedding = self.embedding[...]
         length = x["target"].shape[1]
@@ -109,9 +112,14 @@ class Translator(nnx.Module):
         shifted = jnp.pad(x["target"], ((0, 0), (RECENT, 0)), constant_values=END)
         last = [look_up(embedding, shifted[:, place : place + length]) for place in range(RECENT)]
         states = self.recent(jnp.concatenate(last, axis=-1)) + self.target_place[...][None, :length]
-        language = self.language[...][:1]
+        language = self.language[...]
         if "language" in x:
-            language = look_up(self.language[...], x["language"])
+            language = look_up(language, x["language"])
+        elif len(language) > 1:
+            raise ValueError(
+                f"The translator was made for {len(language)} languages, and x has no entry "
+                "'language', int[n], that says which one each target is in."
+            )
         states = self.before(
             states + language[:, None], (None, causal_mask(length)), (encoded, valid)
         )
@@ -205,7 +213,8 @@ def translate(apply: Callable[..., Any], params: Params, source: Array, *, lengt
     is the accuracy of `losses.sequence_cross_entropy`.
 
     Args:
-        apply: that of a `Translator`, or of `with_memory`.
+        apply: that of a `Translator` of one language, or of `with_memory`. Where there are several,
+            a function that adds "language" to x.
         params: its weights.
         source: int[n, s].
         length: length of the translations.

@@ -14,6 +14,7 @@ import numpy as np
 from metajax.data.datasets import Dataset
 from metajax.data.tasks.drawing import at_step
 from metajax.data.tasks.row_numbers import draw_numbers, picked_rows
+from metajax.data.values import check_values
 from metajax.types import Array, Batch, PyTree, Sample
 
 REFUSED = (
@@ -71,9 +72,13 @@ class RowReader(NamedTuple):
             raise ValueError(REFUSED)
         numbers = self.rows.x[rows]
         is_valid = rows >= 0
-        if is_valid.all():
-            return self.fetch(numbers)
-        return jax.tree.map(functools.partial(_spread, is_valid), self.fetch(numbers[is_valid]))
+        is_whole = is_valid.all()
+        fetched = self.fetch(numbers if is_whole else numbers[is_valid])
+        with jax.enable_x64(self.is_x64):
+            _check_width(fetched)
+        if is_whole:
+            return fetched
+        return jax.tree.map(functools.partial(_spread, is_valid), fetched)
 
 
 def row_reader(
@@ -104,6 +109,17 @@ def _draw(
     now = jnp.asarray(step, jnp.int32)
     key = jax.random.fold_in(jax.random.wrap_key_data(key_data, impl=key_kind), now)
     return draw_numbers(at_step(sample, now), rows, jax.random.split(key)[0])
+
+
+def _check_width(fetched: PyTree) -> None:
+    """Checks values of more bits than JAX gives them, such as int64; others are not looked at.
+
+    Raises:
+        ValueError: values that would change.
+    """
+    for leaf in jax.tree.leaves(fetched):
+        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+            check_values("What fetch returns", leaf)
 
 
 def _spread(is_valid: np.ndarray, leaf: np.ndarray) -> np.ndarray:

@@ -214,7 +214,8 @@ def _numbers(
     for place, (column, cells) in enumerate(columns.items()):
         for row in np.flatnonzero(present).tolist():
             try:
-                result[row, place] = float(cells[row])
+                # Python reads "1_000" as 1000, and "2020_01" as 202001.
+                result[row, place] = float(cells[row].replace("_", "no number"))
             except ValueError as error:
                 raise ValueError(
                     f"Line {lines[row]} of {file} has no number in {column!r}: {cells[row]!r}."
