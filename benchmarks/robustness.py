@@ -30,7 +30,7 @@ def wrong_arguments():
 
 def killed_runs():
     report = read("kills")
-    commits = " and ".join(row["commit"] for row in report["rows"])
+    commits = " and ".join(dict.fromkeys(row["commit"] for row in report["rows"]))
     rows = []
     for row in report["rows"]:
         kinds = ", ".join(f"{name} {number}" for name, number in sorted(row["kinds"].items()))
@@ -39,7 +39,7 @@ def killed_runs():
     about = (
         "A run is killed until it ends. It fails if its weights are not those of a run that was "
         "left alone, bit for bit, or if a record is missing, double or no JSON "
-        f"(`benchmarks/kills.py`, commits {commits})."
+        f"(`benchmarks/kills.py`, commit {commits})."
     )
     return f"{table(header, rows)}\n\n{about}"
 
