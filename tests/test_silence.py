@@ -761,6 +761,8 @@ def test_a_stream_refuses_numbers_that_jax_would_wrap():
         feed = mj.data.stream(sample, rows, lambda numbers: numbers.astype(np.int64) + 2**33)
         with pytest.raises(ValueError, match="What fetch returns is too large for int32"):
             next(mj.data.tasks_of(feed, KEY))
+        feed = mj.data.stream(sample, rows, lambda numbers: numbers.tolist())
+        assert next(mj.data.tasks_of(feed, KEY)).support.y.shape == (1, 2)
 
 
 def test_a_number_with_underscores_is_not_a_number(tmp_path):

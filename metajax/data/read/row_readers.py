@@ -112,13 +112,14 @@ def _draw(
 
 
 def _check_width(fetched: PyTree) -> None:
-    """Checks values of more bits than JAX gives them, such as int64; others are not looked at.
+    """Checks arrays of more bits than JAX gives them, such as int64; others are not looked at.
 
     Raises:
         ValueError: values that would change.
     """
     for leaf in jax.tree.leaves(fetched):
-        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        is_array = isinstance(leaf, np.ndarray)
+        if is_array and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
             check_values("What fetch returns", leaf)
 
 
