@@ -184,13 +184,6 @@ def test_a_run_goes_on_with_another_score(tmp_path):
     assert int(run(18, keep_best=of_new, **options)[0].step) == 16
 
 
-def test_a_best_state_of_an_older_version_has_no_record(tmp_path):
-    folder = tmp_path / "run"
-    best, _ = run(8, keep_best=near_the_best_step, checkpoint=folder)
-    mj.save(folder / "best.npz", {"score": jnp.float32(0), "state": best})
-    assert int(run(10, keep_best=near_the_best_step, checkpoint=folder)[0].step) == BEST
-
-
 def test_the_best_state_of_a_run_that_was_removed_is_not_taken(tmp_path):
     folder = tmp_path / "run"
     run(6, keep_best=near_the_best_step, checkpoint=folder)

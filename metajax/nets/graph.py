@@ -19,7 +19,7 @@ class GCN(nnx.Module):
     """A graph convolutional network: features of nodes, such as classes in a knowledge graph.
 
     H ← relu(Â H W + b), then the head of Â H. Â = D^-½ (A + I) D^-½, where D is the diagonal of the
-    row sums of A + I. A pair of a node and itself is a loop besides that of I.
+    row sums of A + I. A pair of a node and itself changes nothing: I has it already.
 
     Args:
         edges: int[e, 2], pairs of nodes. An edge counts in both directions, and once, however often

@@ -49,14 +49,10 @@ class BestState:
         """
         if self.score is None or self.path is None or not self.path.exists():
             return
-        like: dict[str, Any] = {"score": jnp.float32(0), "state": state}
         _, values = read_leaves(self.path)
-        if "['record']" in values:  # older versions wrote none
-            like["record"] = values["['record']"]
-        kept = load(self.path, like=like)
-        score = float(kept["score"])
-        if "record" in kept:
-            score = _as_number(self.score(_from_text(kept["record"])))
+        record = values.get("['record']", np.zeros(0, np.uint8))  # its length differs
+        kept = load(self.path, like={"record": record, "state": state})
+        score = _as_number(self.score(_from_text(kept["record"])))
         if score > self.highest:
             self.highest = score
             self.state = kept["state"]
@@ -75,10 +71,7 @@ class BestState:
         self.highest = score
         self.state = jax.tree.map(jnp.copy, state)
         if self.path is not None:
-            save(
-                self.path,
-                {"score": jnp.float32(score), "state": state, "record": _as_text(record)},
-            )
+            save(self.path, {"record": _as_text(record), "state": state})
 
     def choose(self, last: PyTree) -> PyTree:
         """The best state, or the last one where none was kept; a warning says why."""
@@ -106,8 +99,8 @@ def _from_text(text: Any) -> Record:
 
 
 def _as_number(score: Any) -> float:
-    """The score in float32, as it is saved: a run that goes on compares the same numbers."""
+    """The score as a float."""
     value = np.asarray(score)
     if value.ndim or value.dtype.kind in "OSUc":
         raise ValueError(f"keep_best must return one number for a record, got {score!r}.")
-    return float(value.astype(np.float32))
+    return float(value)
