@@ -183,7 +183,7 @@ def draw(rows, path):
         ticks = [200, 500, 1000, 2000, 5000]
         left.set(xscale="log", xticks=ticks, xticklabels=ticks)
         left.minorticks_off()
-        xlabel = "seconds (median, and width of its 95 % interval)"
+        xlabel = "seconds, median with 95 % interval"
         mj.plots.dot_plot(right, {"": seconds}, xlabel=xlabel, title="The same, in time")
         right.set_xlim(0, None)
         figure.savefig(path)
