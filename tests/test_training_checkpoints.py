@@ -161,6 +161,14 @@ def test_a_folder_without_a_whole_checkpoint_is_an_error_and_not_a_new_start(tmp
         run(tmp_path / "run", 4)
 
 
+def test_without_orbax_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(ImportError, match=r"pip install 'metajax\[checkpoint\]'"):
+        run(tmp_path, 2)
+    with pytest.raises(ImportError, match=r"pip install 'metajax\[checkpoint\]'"):
+        mj.training.restore_by_name(tmp_path, ())
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path):
     def again(params, key):
         if not isinstance(key, jax.core.Tracer):

@@ -93,8 +93,7 @@ class Checkpoints:
         """Writes a state and its record, and waits until they are on disk."""
         if self.manager is None:
             return
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         about = {"run": run._asdict(), "jax": jax.__version__, "record": record}
         about["digest"] = _digest(jax.tree.leaves(state))
         arguments = ocp.args.Composite(
@@ -105,8 +104,7 @@ class Checkpoints:
 
     def _read(self, step: int, state: PyTree, run: Run) -> tuple[list[np.ndarray], Any]:
         """The leaves of a checkpoint on the host, and what it says about its run."""
-        import orbax.checkpoint as ocp
-
+        ocp = _orbax()
         restore = self.manager.restore
         about = restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         _check_same_run(self.folder, about, run)
@@ -136,18 +134,31 @@ class OtherRunError(ValueError):
     """The checkpoints in a folder are those of another run."""
 
 
+def _orbax() -> Any:
+    """The module that writes and reads checkpoints.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import orbax.checkpoint
+    except ImportError as error:
+        raise ImportError("Checkpoints need orbax: pip install 'metajax[checkpoint]'.") from error
+    return orbax.checkpoint
+
+
 @contextlib.contextmanager
 def open_checkpoints(folder: str | pathlib.Path | None) -> Iterator[Checkpoints]:
     """The checkpoints in this folder, which no other run may use meanwhile. None has none.
 
     Raises:
         ValueError: a folder that another run uses.
+        ImportError: without orbax.
     """
     if folder is None:
         yield Checkpoints(None, None)
         return
-    import orbax.checkpoint as ocp
-
+    ocp = _orbax()
     path = pathlib.Path(folder).absolute()
     path.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
@@ -175,9 +186,9 @@ def restore_by_name(
     Raises:
         ValueError: no checkpoint, no leaf with the same name, or one of another shape or dtype; a
             rename that gives two leaves of the checkpoint one name.
+        ImportError: without orbax.
     """
-    import orbax.checkpoint as ocp
-
+    ocp = _orbax()
     with ocp.CheckpointManager(pathlib.Path(folder).absolute()) as manager:
         step = manager.latest_step()
         if step is None:

@@ -116,6 +116,7 @@ def fit(
             run uses, or a log with a line that is not a record; a score that is not a number.
         FloatingPointError: too many records in a row in which no task was kept.
         OSError: a log that cannot be written.
+        ImportError: checkpoints without orbax.
 
     >>> import optax
     >>> from metajax.outer import outer_loop
