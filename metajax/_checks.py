@@ -97,7 +97,7 @@ def not_classes(y: Array, classes: int, weight: Array | None = None, *, least: i
     """
     # NumPy computes concrete values also while something else is traced.
     numpy = np if is_concrete(y, weight) else jnp
-    y = numpy.asarray(y)
+    y = numpy.asarray(y).astype(np.int64) if numpy is np else signed(jnp.asarray(y))
     wrong = (y < least) | (y >= classes)
     if weight is not None:
         wrong &= (numpy.asarray(weight) != 0).reshape(-1, *(1,) * (y.ndim - 1))
@@ -109,6 +109,14 @@ def not_classes(y: Array, classes: int, weight: Array | None = None, *, least: i
             "are classes, and give rows that should be ignored the weight 0."
         )
     return wrong
+
+
+def signed(y: Array) -> Array:
+    """The labels in a signed type of at least 32 bits.
+
+    JAX takes 256 for 0 beside uint8, and -1 for 255, so that no label could be compared with them.
+    """
+    return y.astype(jnp.int64 if y.dtype.itemsize == 8 else jnp.int32)
 
 
 def check_row_weights(weight: Any, rows: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metajax._checks import check_labels, check_row_weights, not_classes
+from metajax._checks import check_labels, check_row_weights, not_classes, signed
 from metajax._tree import as_floating, row_weights
 from metajax.types import Array, Batch
 
@@ -24,7 +24,7 @@ def weighted_one_hot(batch: Batch, ways: int) -> Array:
     check_labels(batch.y)
     check_row_weights(batch.weight, len(batch.y))
     wrong_N = not_classes(batch.y, ways, batch.weight, least=-1)
-    one_hot_NxW = jax.nn.one_hot(batch.y, ways, dtype=jnp.float32)
+    one_hot_NxW = jax.nn.one_hot(signed(batch.y), ways, dtype=jnp.float32)
     one_hot_NxW = jnp.where(wrong_N[:, None], jnp.nan, one_hot_NxW)
     return row_weights(batch)[:, None] * one_hot_NxW
 

@@ -65,7 +65,7 @@ def kind_of(hint: Any) -> Kind:
     if origin is collections.abc.Callable:
         if not parts or not isinstance(parts[0], list):
             return Kind("a function", callable)
-        return _function_of(len(parts[0]), len(parts[0]))
+        return _function_of(len(parts[0]))
     if is_protocol and "__call__" in vars(origin):
         return _function_like(origin.__call__)
     if is_protocol:
@@ -78,8 +78,8 @@ def kind_of(hint: Any) -> Kind:
     return Kind(f"{article} {name}", lambda value: isinstance(value, origin))
 
 
-def _function_of(least: int, most: int, keywords: Sequence[str] = ()) -> Kind:
-    """The kind of a function that takes `least` arguments and needs at most `most` by place.
+def _function_of(number: int, keywords: Sequence[str] = ()) -> Kind:
+    """The kind of a function that is called with this number of arguments by place.
 
     It must take the keywords, too. It may take `step`: a sampler or task loss that has it gets it
     by name.
@@ -98,12 +98,12 @@ def _function_of(least: int, most: int, keywords: Sequence[str] = ()) -> Kind:
         kinds = {one.kind for one in parameters}
         takes_any = inspect.Parameter.VAR_KEYWORD in kinds
         return (
-            len(needed) <= most
-            and (least <= len(by_place) or inspect.Parameter.VAR_POSITIONAL in kinds)
+            len(needed) <= number
+            and (number <= len(by_place) or inspect.Parameter.VAR_POSITIONAL in kinds)
             and (takes_any or set(keywords) <= {one.name for one in parameters})
         )
 
-    words = f"a function of {least} argument{'s' * (least != 1)}"
+    words = f"a function of {number} argument{'s' * (number != 1)}"
     if keywords:
         words += f" and the keyword {', '.join(keywords)}"
     return Kind(words, fits)
@@ -114,7 +114,7 @@ def _function_like(model: Callable[..., Any]) -> Kind:
     _, *parameters = inspect.signature(model).parameters.values()
     keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
     number = len(parameters) - len(keywords)
-    return _function_of(number, number, keywords)
+    return _function_of(number, keywords)
 
 
 def _kind_of_container(origin: type, parts: tuple[Any, ...]) -> Kind:

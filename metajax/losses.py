@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_integers, check_row_weights, not_classes
+from metajax._checks import check_integers, check_row_weights, not_classes, signed
 from metajax._tree import reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
@@ -88,14 +88,17 @@ def cross_entropy(apply: Apply) -> Loss:
             )
         check_row_weights(batch.weight, len(batch.y))
         wrong = not_classes(batch.y, ways, batch.weight)
-        y = jnp.where((batch.y >= 0) & (batch.y < ways), batch.y, 0)
+        y = signed(batch.y)
+        y = jnp.where((y >= 0) & (y < ways), y, 0)
         wide = logits.astype(_wide_type(logits))
         losses = optax.softmax_cross_entropy_with_integer_labels(wide, y)
         correct = (logits.argmax(axis=-1) == y).astype(losses.dtype)
         # A factor, so that the gradient is NaN as well.
         one_or_nan = jnp.where(wrong.any(), jnp.nan, 1).astype(losses.dtype)
-        accuracy = jnp.where(wrong.any(), jnp.nan, _weighted_mean(correct, batch))
-        return _weighted_mean(losses, batch) * one_or_nan, {"accuracy": accuracy}
+        value = _weighted_mean(losses, batch) * one_or_nan
+        # The largest of logits that are NaN would be the first.
+        accuracy = jnp.where(jnp.isnan(value), jnp.nan, _weighted_mean(correct, batch))
+        return value, {"accuracy": accuracy}
 
     return loss
 
@@ -169,11 +172,12 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
     @checked
     def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         log_p_NxTxC = apply(params, batch.x, key)
-        y_NxT = batch.y
-        check_integers("Targets", y_NxT, log_p_NxTxC.shape[:-1])
-        check_row_weights(batch.weight, len(y_NxT))
-        wrong_NxT = not_classes(y_NxT, log_p_NxTxC.shape[-1], batch.weight)
-        y_NxT = jnp.where(wrong_NxT, 0, y_NxT)
+        check_integers("Targets", batch.y, log_p_NxTxC.shape[:-1])
+        check_row_weights(batch.weight, len(batch.y))
+        number = log_p_NxTxC.shape[-1]
+        wrong_NxT = not_classes(batch.y, number, batch.weight)
+        y_NxT = signed(batch.y)
+        y_NxT = jnp.where((y_NxT >= 0) & (y_NxT < number), y_NxT, 0)
         log_p_NxTxC = log_p_NxTxC.astype(_wide_type(log_p_NxTxC))
         weight_N = row_weights(batch).astype(log_p_NxTxC.dtype)
         weight_NxT = weight_N[:, None] * (y_NxT > 0)
@@ -181,14 +185,17 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
         correct_NxT = log_p_NxTxC.argmax(axis=-1) == y_NxT
         whole_N = (correct_NxT | (y_NxT == 0)).all(axis=1)
         target_N = weight_N * (y_NxT > 0).any(axis=1)
-        one = jnp.where(wrong_NxT.any(), jnp.nan, 1)
         log_p_NxT = jnp.take_along_axis(log_p_NxTxC, y_NxT[..., None], axis=-1)[..., 0]
+        log_p_NxT = jnp.where(weight_NxT > 0, log_p_NxT, 0)  # padding may be impossible, -inf
+        value = -(weight_NxT * log_p_NxT).sum() / characters
+        value *= jnp.where(wrong_NxT.any(), jnp.nan, 1)
+        # The likeliest character of scores that are NaN would be the first.
+        one = jnp.where(jnp.isnan(value), jnp.nan, 1)
         metrics = {
             "accuracy": one * (target_N * whole_N).sum() / _or_one(target_N.sum()),
             "characters": one * (weight_NxT * correct_NxT).sum() / characters,
         }
-        value = -(weight_NxT * log_p_NxT).sum() / characters
-        return one * value, metrics
+        return value, metrics
 
     return loss
 

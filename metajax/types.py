@@ -50,7 +50,8 @@ class Batch(NamedTuple):
         x: pytree of arrays [examples, ...], or a `Modalities`.
         y: pytree of arrays [examples, ...]. For classification int[examples], from 0 to ways - 1.
         weight: [examples], the weight of each example in the loss. None gives every example the
-            weight 1. A padded row has weight 0.
+            weight 1. A padded row has weight 0. Its x and y must be finite all the same, such as
+            zeros, because 0 times NaN is NaN.
         reference: bool[examples], the rows that normalisation statistics are computed from. None
             means the rows of positive weight.
         info: side information about each class, leading axis = ways. Only support sets have it.

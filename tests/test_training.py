@@ -205,6 +205,23 @@ def test_a_signal_keeps_what_was_learned(number, tmp_path):
     assert_close(resumed, run(8)[0], 0)
 
 
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As SIGHUP is under nohup."""
+
+    def hang_up(params, key):
+        if not isinstance(key, jax.core.Tracer):
+            os.kill(os.getpid(), signal.SIGHUP)
+        return {}
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        state, _ = run(10, every=5, evaluate=hang_up)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert int(state.step) == 10
+
+
 def test_a_second_ctrl_c_stops_at_once():
     def interrupt_twice(params, key):
         if not isinstance(key, jax.core.Tracer):

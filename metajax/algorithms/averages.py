@@ -29,8 +29,8 @@ def ensemble(
 ) -> Learner:
     """Several trained nets as one: each adapts by itself, and the answer is the mean of outputs.
 
-    1/M Σₘ apply(adapt(paramsₘ, support), x). The mean of logits is the normalised geometric mean of
-    the probabilities.
+    1/M Σₘ apply(adapt(paramsₘ, support), x). The softmax of mean logits is the normalised geometric
+    mean of the probabilities.
 
     Args:
         learner: what all members were trained with.

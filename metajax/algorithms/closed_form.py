@@ -55,7 +55,7 @@ def proto_maml(
 ) -> Learner:
     """Proto-MAML: the head of class means is the start of MAML's inner loop.
 
-    The paper chooses rate and steps for each data set, so that the defaults are ours.
+    The paper chooses rate and steps for each data set, so the defaults are our own.
 
     Args:
         net: a Flax module with `embed` and `head`; all weights are fast.

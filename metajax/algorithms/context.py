@@ -82,16 +82,18 @@ def mmaml(
         items: what the reader reads of each example, as in `modulate`; None takes x and y.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
-        head: the part of the net that is not modulated.
+        head: the part of the net, at its top level, that is not modulated.
         inductive: as in `query_loss`.
 
     Raises:
-        ValueError: no layer to modulate.
+        ValueError: no layer to modulate, or no part with the name of the head.
 
     Source: Vuorio et al. 2019, arXiv 1910.13616.
     """
     apply, params = as_function(net)
     is_head = in_part(head)
+    if not any(is_head(name) for name in params.fast):
+        raise ValueError(f"The net has no part {head!r}; give head= one of {sorted(params.fast)}.")
     modulation = film({name: part for name, part in params.fast.items() if not is_head(name)})
     params = params._replace(fast={**params.fast, "modulation": modulation})
     size = ravel_pytree(modulation)[0].size

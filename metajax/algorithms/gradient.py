@@ -13,7 +13,7 @@ from metajax.inner import inner_loop, minibatch
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
 from metajax.outer import reptile as reptile_loss
-from metajax.types import Count, Learner
+from metajax.types import Count, Learner, Size
 
 
 @checked
@@ -147,7 +147,7 @@ def reptile(
 ) -> Learner:
     """Reptile: moves the start toward the weights that gradient descent on a task reaches.
 
-    The inner optimizer is Adam without momentum. The outer optimizer is plain: with
+    The inner optimizer is Adam without momentum. The outer optimizer is gradient descent: with
     `outer_loop(learner.task_loss, optax.sgd(ε))` the start moves by ε times the mean of θ' - θ. The
     paper's ε falls linearly from 1 to 0, and evaluation takes 50 inner steps. The task loss is the
     distance to the adapted weights; its metrics are those of the query set, which is not trained
@@ -183,7 +183,7 @@ def imaml(
     inner_rate: float = 0.1,
     inner_steps: Count = 16,
     proximity: float = 2.0,
-    solver_steps: Count = 5,
+    solver_steps: Size = 5,
     inductive: bool = False,
 ) -> Learner:
     """iMAML: MAML with implicit derivatives of a regularised minimum, without the path to it.
@@ -201,9 +201,14 @@ def imaml(
             the solution is accepted as it is.
         inductive: as in `query_loss`.
 
+    Raises:
+        ValueError: a proximity that is not positive.
+
     Source: Rajeswaran et al. 2019, arXiv 1909.04630. The released code solves with 2I + H/12
     instead.
     """
+    if not proximity > 0:
+        raise ValueError(f"{proximity=} must be positive: without it the start has no gradient.")
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
     adaptation = inner_loop(

@@ -58,17 +58,17 @@ def maml_plus_plus(
     *,
     loss: MakeLoss = cross_entropy,
     initial_rate: float = 0.1,
-    inner_steps: Count = 5,
+    inner_steps: Size = 5,
     multi_step_until: int = 5_000,
     first_order_until: int = 25_000,
     inductive: bool = False,
 ) -> Learner:
     """MAML++: MAML with a multi-step loss, learned step sizes and annealed derivatives.
 
-    It has a learned step size for each layer and step; the query loss after every inner step, with
-    weights that move to the last step (`multi_step_weights`); and first-order derivatives in the
-    early outer steps. The outer step comes from `outer_loop`, so all of it anneals inside
-    `training.fit`.
+    It has a learned step size for each array of weights and step; the query loss after every inner
+    step, with weights that move to the last step (`multi_step_weights`); and first-order
+    derivatives in the early outer steps. The outer step comes from `outer_loop`, so all of it
+    anneals inside `training.fit`.
 
     Two parts of the paper are not here. The outer optimizer is yours: the paper's is
     `optax.adam(optax.cosine_decay_schedule(1e-3, 50_000, alpha=0.01))`. Running statistics of batch

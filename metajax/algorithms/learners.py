@@ -43,8 +43,8 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     """A net as an encoder whose weights are slow, under a head that an adaptation writes.
 
     The encoder of a Flax module that has a method `embed` and a `head` is its `embed`, and the
-    adaptation writes its head. Of any other net, the outputs are the features, and a linear head
-    stands on them.
+    adaptation writes its head; where `entry` has another name, its own head is not used. Of any
+    other net, the outputs are the features, and a linear head stands on them.
 
     Returns:
         (embed, apply, params): the features, the net with a head, and slow weights.
@@ -64,7 +64,8 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
             "Give the net a method `embed` that returns the features that its head reads, or give "
             "another entry=."
         )
-    return apply, linear_head(apply, entry=entry), Params(fast={}, slow=weights)
+    embed = embed_of(apply) if has_head else apply
+    return embed, linear_head(embed, entry=entry), Params(fast={}, slow=weights)
 
 
 def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:

@@ -21,8 +21,8 @@ def protonets(
 ) -> Learner:
     """Prototypical networks: the nearest class mean in the feature space of the net.
 
-    logits_k = -|f(x) - c_k|² with c_k the mean feature of class k in the support set. The features
-    are learned, the head is written.
+    logits_k = 2 f(x)·c_k - |c_k|², which is -|f(x) - c_k|² up to a constant of each query, with c_k
+    the mean feature of class k in the support set. The features are learned, the head is written.
 
     The paper trains with more ways than it tests with: make two learners of one net,
     `protonets(net, 60)` to train and `protonets(net, 5)` to evaluate the same params.

@@ -57,7 +57,7 @@ def fine_tuning(
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task.
         loss: from apply to the loss of the network.
-        rate: step size of Adam.
+        rate: step size of Adam, which has `eps_root=1e-8`.
         steps: number of steps.
         head_only: whether the body is frozen.
         inductive: as in `query_loss`.

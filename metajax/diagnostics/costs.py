@@ -50,8 +50,8 @@ def estimate_cost(
     """Memory, work, time and bias of the meta-gradient under each strategy.
 
     The gradient is that of the mean loss of all tasks, computed at once. Every program is
-    compiled, and none is run unless you ask for it. So you can ask what a gradient needs that
-    does not fit into memory.
+    compiled, and none is run unless you ask for it. So you can ask what a gradient needs even where
+    it does not fit into memory.
 
     Args:
         make: strategy -> task loss, such as
@@ -66,8 +66,8 @@ def estimate_cost(
         {name: Cost}. `cost_table` writes it as a table.
 
     Raises:
-        ValueError: repeats is not a whole number, 0 or more; or the tasks differ in number
-            between leaves.
+        ValueError: repeats is not a whole number, 0 or more; no tasks, or leaves that differ in
+            their number; or params that are not floats.
 
     >>> import jax.numpy as jnp
     >>> weights = jnp.ones((3, 3))

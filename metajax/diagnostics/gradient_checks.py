@@ -72,7 +72,10 @@ class Check(NamedTuple):
     def _inner_loop_in_words(self) -> list[str]:
         """The last four findings as sentences."""
         if math.isnan(self.inner_gradient):
-            return ["The adaptation has no inner loop to check."]
+            return [
+                "The inner loop was not checked: the adaptation is not a single inner_loop, or its "
+                "gradient is not finite, or zero from the start."
+            ]
         return [
             f"The inner Hessian differs from its transpose by {self.asymmetry:.1e}; mixed_mode, "
             "one_step and implicit need 0.",
@@ -136,7 +139,8 @@ def check_meta_gradient(
         The findings. Printed, they end with a verdict in words.
 
     Raises:
-        ValueError: a loss that does not return (scalar, metrics).
+        ValueError: a loss that does not return (scalar, metrics), an adaptation with `path`, or
+            params that are not floats.
 
     >>> from metajax.inner import identity
     >>> from metajax.types import Batch
@@ -148,7 +152,7 @@ def check_meta_gradient(
     ('right', [])
     >>> print(found)  # doctest: +ELLIPSIS
     slow: the gradient differs from finite differences by ...
-    The adaptation has no inner loop to check.
+    The inner loop was not checked: ...
     Verdict: RIGHT. The gradient agrees with finite differences.
     """
     check_weights(params)

@@ -87,7 +87,9 @@ def _stopped(
     key: Array,
 ) -> Array:
     """Least relative difference of a product with the inner Hessian to finite differences."""
-    u = jax.tree.map(lambda leaf: random_direction(leaf, key), fast)
+    leaves, structure = jax.tree.flatten(fast)
+    keys = jax.random.split(key, len(leaves))
+    u = jax.tree.unflatten(structure, map(random_direction, leaves, keys))
     product = hessian_product(u)
     dtype = jnp.result_type(*jax.tree.leaves(fast))
 

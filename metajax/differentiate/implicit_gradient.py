@@ -43,8 +43,8 @@ def implicit(
             `outer_loop` leaves out the chunk of tasks and counts it. `math.inf` accepts any
             solution.
         stop: ends the steps when the norm of the inner gradient is at most this. The number of
-            steps is then an upper bound, and the cotangents are NaN if it is reached first. None
-            takes all steps and checks nothing.
+            steps is then an upper bound, and the cotangents are NaN if the steps run out first.
+            None takes all steps and checks nothing.
 
     Raises:
         ValueError: a tolerance or stop that is not positive; on adaptation, `stop` together with

@@ -57,8 +57,7 @@ def truncated(last: Size) -> Strategy:
 
     The optimizer's state at the cut is a constant. The start keeps a gradient, because the steps
     before the cut count as the identity. Other meta-parameters get the part of their gradient that
-    comes from the last steps. With `last` equal
-    to the number of steps this is `unroll()`.
+    comes from the last steps. With `last` equal to the number of steps this is `unroll()`.
 
     Args:
         last: number of steps to differentiate.

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_fast_entry
+from metajax._checks import check_fast_entry, check_row_weights
 from metajax._class_means import class_means, weighted_one_hot
 from metajax._tree import as_floating, reference_rows, row_weights
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 ABSENT = -1e9
-"""Head bias of a class without support. It is finite, and no softmax gives the class any weight."""
+"""Head bias of a class without support, in float16 -∞.
+
+A softmax gives the class no weight as long as the other logits are far above this number.
+"""
 
 
 @checked
@@ -198,6 +201,7 @@ def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array, A
         raise ValueError(
             f"To regress, support.y must be [examples, k], got shape {jnp.shape(support.y)}."
         )
+    check_row_weights(support.weight, len(support.y))
     weight_N = row_weights(support)
     weighted_NxK = weight_N[:, None] * as_floating(support.y)
     return weight_N, weighted_NxK, jnp.zeros(support.y.shape[1], bool)

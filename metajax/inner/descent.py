@@ -51,9 +51,10 @@ def inner_loop(
     Args:
         loss: (params, batch, key) -> (scalar, metrics). MAML's published step sizes belong to a
             loss that is summed over the ways: multiply them by the number of ways for a mean.
-        optimizer: an optax transformation that needs gradients, params and the loss (`value=`), or
-            a `Rule` for one that is learned. The derivative of a rule is not checked: give Adam its
-            `eps_root` there too. docs/optax.md lists which optimizers have which derivatives.
+        optimizer: an optax transformation that needs nothing but gradients, params and perhaps the
+            loss (`value=`), or a `Rule` for one that is learned. The derivative of a rule is not
+            checked: give Adam its `eps_root` there too. docs/optax.md lists which optimizers have
+            which derivatives.
         steps: number of steps; 0 changes nothing.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
         proximity: λ of a term ½ λ |θ - θ₀|² that pulls toward the start (iMAML). A function of
@@ -64,10 +65,11 @@ def inner_loop(
             `query_loss(step_weights=...)`. Such an adaptation can only be the last link of a chain.
 
     Raises:
-        ValueError: negative steps or proximity, an optimizer that is neither, or a strategy that
-            does not depend on the steps (`implicit`) with a `Rule` or `path`; on adaptation, a rule
-            that was not initialised, no fast weights, a loss that is not scalar, or an optimizer
-            whose derivative is not finite where a gradient is zero.
+        ValueError: negative steps or proximity, `path` with 0 steps, an optimizer that is neither
+            or that evaluates the loss at other weights, or a strategy that does not depend on the
+            steps (`implicit`) with a `Rule` or `path`; on adaptation, a rule that was not
+            initialised, fast weights that are none or not floats, a loss that is not scalar, or an
+            optimizer whose derivative is not finite where a gradient is zero.
 
     >>> loss = lambda params, batch, key: (((params.fast * batch.x - batch.y) ** 2).mean(), {})
     >>> support = Batch(x=jnp.array([1.0, 2.0]), y=jnp.array([2.0, 4.0]))

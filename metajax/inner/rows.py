@@ -29,7 +29,7 @@ def take(batch: Batch, rows: Array) -> Batch:
     if not has_integers(rows):
         raise ValueError(f"rows must be int[k], got {shapes(rows)}.")
     without_info = batch._replace(info=())
-    taken = jax.tree.map(lambda leaf: leaf.take(rows, axis=0, mode="clip"), without_info)
+    taken = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), without_info)
     return taken._replace(info=batch.info)
 
 

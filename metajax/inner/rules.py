@@ -35,7 +35,7 @@ def learned(make: Callable[[PyTree], optax.GradientTransformation], initial: PyT
     """Any optax optimizer with hyperparameters that the outer loop learns.
 
     Args:
-        make: hyperparameters -> optax transformation, such as `optax.adam`.
+        make: hyperparameters -> optax transformation, such as `optax.sgd`. Adam needs `eps_root`.
         initial: hyperparameters to start from: a number, or a pytree of numbers and arrays, which
             become floats.
 

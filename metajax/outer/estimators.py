@@ -85,7 +85,7 @@ def evolution(*, pairs: Size, std: float) -> Callable[..., Any]:
 
     Raises:
         ValueError: pairs below 1, or a std that is not positive; when called, a last argument that
-            is not a key.
+            is not a key, or params in half precision.
 
     Source: Salimans et al. 2017, arXiv 1703.03864; Metz et al. 2019, arXiv 1810.10180.
     """
@@ -94,6 +94,7 @@ def evolution(*, pairs: Size, std: float) -> Callable[..., Any]:
 
     def make(function: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
         def value_and_grad(params: PyTree, *others: Any) -> tuple[Any, PyTree]:
+            check_perturbable(params)
             flat, unravel = ravel_pytree(params)
             noise = jax.random.normal(_noise_key(others), (pairs, flat.size), flat.dtype)
 
@@ -109,6 +110,21 @@ def evolution(*, pairs: Size, std: float) -> Callable[..., Any]:
         return value_and_grad
 
     return make
+
+
+def check_perturbable(params: PyTree) -> None:
+    """Checks that no weight is in half precision, which rounds small perturbations away.
+
+    Raises:
+        ValueError: a weight in float16 or bfloat16.
+    """
+    dtypes = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}
+    narrow = sorted(dtypes & {"float16", "bfloat16"})
+    if narrow:
+        raise ValueError(
+            f"Evolution strategies need weights in float32 or wider, got {', '.join(narrow)}, "
+            "which rounds small perturbations away; losses.computed_in computes in half precision."
+        )
 
 
 def _noise_key(others: tuple[Any, ...]) -> Array:

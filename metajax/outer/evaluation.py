@@ -61,9 +61,9 @@ def evaluate(
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
 
     It is compiled at the first call, and a later call with the same function and the same shapes
-    runs what was compiled. So define the task loss once, and not anew for each call. It is compiled
-    anew where it reads other values than before, or something that may change without notice, such
-    as a NumPy array: then `jax.jit(task_loss)` promises that it does not.
+    runs what was compiled. So define the task loss once, not anew for each call. It is compiled
+    again when a value that it reads has changed, and at every call if it reads something that can
+    change unnoticed, such as a NumPy array. `jax.jit(task_loss)` promises that it will not.
 
     Args:
         task_loss: (params, task, key) -> (scalar, metrics).
@@ -76,7 +76,9 @@ def evaluate(
             None treats the tasks of each device as all there are.
 
     Returns:
-        {"loss": Summary, and one for each metric}. A task that is not finite makes the mean NaN.
+        {"loss": Summary, and one for each metric}. A task that is not finite makes the mean
+        not finite. A task whose queries all have weight 0 counts as any other: the losses of
+        metajax give it the loss 0 and the accuracy 0.
 
     Raises:
         ValueError: no tasks, leaves that differ in their number of tasks, `tasks_at_once` that
@@ -155,7 +157,8 @@ def summarize(per_task: Array) -> Summary:
     """Mean and 95 % interval over the leading axis, by Student's t. One task has no interval: NaN.
 
     The difference of two `per_task` gives a paired comparison. Where test classes are few, give it
-    one mean for each split of the classes, instead of tasks. Both are in float32 or wider.
+    one mean for each split of the classes, instead of tasks. Mean and interval are in float32 or
+    wider.
 
     Args:
         per_task: [tasks, ...], or numbers of something else, such as images.

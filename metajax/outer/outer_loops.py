@@ -82,15 +82,16 @@ def outer_loop(
 
     A chunk of tasks whose loss or gradient is not finite is left out, and the mean is over those
     that are kept. If none is kept, params and optimizer stay as they were. If all are finite, the
-    result depends neither on `tasks_at_once` nor on the number of devices, because the key of a
-    task is `fold_in(key, its index)` and sums over chunks are in float32 or wider.
+    result depends, up to rounding, neither on `tasks_at_once` nor on the number of devices, because
+    the key of a task is `fold_in(key, its index)` and sums over chunks are in float32 or wider.
+    `evolution` is the exception: it draws its noise for each chunk.
 
     Args:
         task_loss: (params, task, key) -> (scalar, metrics), such as `query_loss(...)`,
             `reptile(...)` or `supervised(...)`. If it has a parameter `step`, it gets the number of
             the outer step.
-        optimizer: an optax transformation that needs gradients, params and the loss (`value=`):
-            `optax.adam`, `optax.contrib.reduce_on_plateau`.
+        optimizer: an optax transformation that needs nothing but gradients, params and perhaps the
+            loss (`value=`): `optax.adam`, `optax.contrib.reduce_on_plateau`.
         value_and_grad: how the outer gradient is estimated, with the signature of
             `jax.value_and_grad`: `forward`, `evolution(...)`. It gets a function of
             (params, tasks, keys) with aux.
@@ -102,14 +103,17 @@ def outer_loop(
             tasks.
 
     Raises:
-        ValueError: an optimizer that is not an optax transformation; when traced, no tasks, leaves
-            that differ in their number of tasks, `tasks_at_once` that does not divide it, or a
-            state whose params are not those that its optimizer was initialised with.
+        ValueError: an optimizer that is not an optax transformation, or that evaluates the loss at
+            other weights; in `init`, params that are not `Params` of floats; when traced, no tasks,
+            leaves that differ in their number of tasks, `tasks_at_once` that does not divide it, or
+            a state whose params have other names than those that its optimizer was initialised
+            with.
     """
     optimizer, wants_value = checked_optimizer(optimizer)
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
         check_params(params)
+        params = jax.tree.map(jnp.asarray, params)
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     @checked

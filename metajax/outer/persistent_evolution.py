@@ -15,6 +15,7 @@ from metajax._checks import check_loss_value
 from metajax._learnable import check_params
 from metajax._tree import along, count_tasks, widened
 from metajax.inner.rules import Rule
+from metajax.outer.estimators import check_perturbable
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
 from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Size, Task
 
@@ -93,9 +94,9 @@ def persistent(
 
     Raises:
         ValueError: not a `Rule`, counts below 1, a horizon that truncation does not divide, a std
-            that is not positive; in `init`, no tasks or key, or a rule that was not initialised;
-            when traced, another number of tasks than pairs, no fast weights, or a loss that is not
-            scalar.
+            that is not positive; in `init`, no tasks or key, or a rule that was not initialised
+            or is in half precision; when traced, another number of tasks than pairs, no fast
+            weights, or a loss that is not scalar.
 
     Source: Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835.
     """
@@ -137,6 +138,7 @@ def persistent(
                 "start=(params, key) -> fast."
             )
         fast, inner = begin(params, key)
+        check_perturbable(params.rule)
         flat, _ = ravel_pytree(params.rule)
         drift = jnp.zeros((pairs, flat.size), flat.dtype)
         stage = jnp.arange(pairs, dtype=jnp.int32) * (horizon // truncation) // pairs
@@ -203,7 +205,8 @@ def persistent(
         extra = {"value": mean_loss, "grad": gradient} if wants_value else {}
         params, optimizer_state = _learn(optimizer, state, gradient, kept.any(), extra)
         mean_loss = jnp.where(kept.any(), mean_loss, jnp.nan)
-        info = Info(mean_loss, {}, optax.tree.norm(gradient), pairs - kept.sum())
+        norm = jnp.where(kept.any(), optax.tree.norm(gradient), jnp.nan)
+        info = Info(mean_loss, {}, norm, pairs - kept.sum())
         state = state._replace(
             params=params,
             optimizer=optimizer_state,

@@ -50,7 +50,8 @@ def query_loss(
             only, so that the prediction for one query does not depend on the others. False is
             transductive, as MAML was published. Reptile's published figures on Omniglot differ by
             0.5 to 2.3 points between the two, so state which one yours are. The loss must use
-            `batch.weight` and hand on `batch.reference`, as those of `metajax.losses` do.
+            `batch.weight` and hand on `batch.reference`, as `cross_entropy` and `squared_error` do;
+            `sequence_cross_entropy` hands on no reference.
         step_weights: outer step -> weights [inner steps] of the query loss after each step of an
             adaptation with `path=True`: Σₖ wₖ L(θₖ, query), the multi-step loss of MAML++. The
             outer step is None in evaluation. Metrics are those of the last inner step.

@@ -89,7 +89,9 @@ def bilevel(
         params = Params(fast, *optax.apply_updates(learned, updates))
         moved = State(params, optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
-        info = Info(result, metrics, norm, 1 - keep.astype(jnp.int32))
+        or_nan = lambda leaf: jnp.where(keep, leaf, jnp.nan)
+        shown, metrics, norm = jax.tree.map(or_nan, (result, metrics, norm))
+        info = Info(shown, metrics, norm, 1 - keep.astype(jnp.int32))
         return state._replace(step=state.step + 1), info
 
     return OuterLoop(init, step)

@@ -19,6 +19,8 @@ SIGNALS = [
 def interruptible() -> Iterator[threading.Event]:
     """An event that the first signal of `SIGNALS` sets. The second does what it usually does.
 
+    A signal that the process ignores stays ignored.
+
     Python lets only the main thread handle signals. In another thread the event is never set.
     """
     interrupted = threading.Event()
@@ -34,8 +36,11 @@ def interruptible() -> Iterator[threading.Event]:
         interrupted.set()
         restore()
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # What is ignored stays ignored, as SIGHUP under nohup. None was not set by Python.
+    left_alone = (signal.SIG_IGN, None)
+    before = {number: old for number, old in handlers.items() if old not in left_alone}
+    for number in before:
         signal.signal(number, stop)
     try:
         yield interrupted

@@ -93,8 +93,8 @@ def fit(
         keep_best: (record) -> how good its state is; more is better. Then the state of the best
             record is returned in place of the last one. It is kept in the folder of the
             checkpoints, too, from which the run itself goes on at its last state. If it goes on
-            with another score, that of the best state so far is asked for anew; other states
-            before are gone. Where every score is NaN, a warning says so, and it is the last state.
+            with another score, the best state so far is scored again; states that were not kept are
+            gone. Where every score is NaN, a warning says so, and it is the last state.
         empty_records: the number of records in a row without a task that was kept, after which the
             run stops with an error. None never stops.
         progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none. It

@@ -121,6 +121,7 @@ class Reporter:
             self.evaluate(params, self._key(0))
 
     def _key(self, step: int) -> Array:
+        # 0 and 1 would be the two keys of the step, because split(key)[i] is fold_in(key, i).
         return jax.random.fold_in(jax.random.fold_in(self.key, step), 2)
 
 
