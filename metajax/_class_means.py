@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checks import check_labels, check_row_weights, not_classes, signed
-from metajax._tree import as_floating, row_weights
+from metajax._tree import as_floating, keep_rows, row_weights
 from metajax.types import Array, Batch
 
 
@@ -41,7 +41,8 @@ def class_means(features_NxD: Array, classes_NxW: Array) -> tuple[Array, Array]:
     Returns:
         (means [ways, d] in the dtype of the features if these are floats, weights [ways]).
     """
-    features_NxD = as_floating(features_NxD)
+    # NaN in a row of weight 0 is not used.
+    features_NxD = keep_rows((classes_NxW != 0).any(axis=1), as_floating(features_NxD))
     # A sum of weights may exceed the largest float16.
     wide = jnp.promote_types(features_NxD.dtype, jnp.float32)
     classes_NxW = classes_NxW.astype(wide)

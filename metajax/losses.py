@@ -11,7 +11,7 @@ import optax
 
 from metajax._checked import checked
 from metajax._checks import check_integers, check_row_weights, not_classes, signed
-from metajax._tree import reference_rows, row_weights
+from metajax._tree import keep_rows, reference_rows, row_weights
 from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
 
 
@@ -136,7 +136,8 @@ def squared_error(apply: Apply) -> Loss:
                 f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; "
                 "make them equal."
             )
-        squares = (predictions.astype(_wide_type(predictions)) - batch.y) ** 2
+        y = batch.y if batch.weight is None else keep_rows(batch.weight > 0, batch.y)
+        squares = (predictions.astype(_wide_type(predictions)) - y) ** 2
         return _weighted_mean(squares, batch), {}
 
     return loss

@@ -127,3 +127,95 @@ def test_numbers_of_python_can_be_learned_without_compilation():
     state, info = outer.step(outer.init(mj.Params({}, 3.0)), jnp.ones(2), KEY)
     assert state.params.slow == 1
     assert info.loss == 4
+
+
+def modal(value, present=None):
+    """Two modalities, of which "b" is always there."""
+    rows = len(value)
+    present = jnp.ones(rows, bool) if present is None else present
+    other = jax.random.normal(KEY, (rows, 2))
+    return mj.Modalities({"a": value, "b": other}, {"a": present, "b": jnp.ones(rows, bool)})
+
+
+def test_large_integers_of_a_modality_are_refused_as_others_are():
+    times = np.array([[1_700_000_000_000], [1_700_000_000_001]])
+    with jax.enable_x64(False), pytest.raises(ValueError, match="int32"):
+        mj.data.dataset(modal(times)._replace(value={"a": times, "b": np.ones((2, 1))}), [0, 1])
+
+
+def test_features_of_half_precision_and_a_class_without_the_modality():
+    """Its head is the mean of those of the others, and was NaN."""
+    x = modal(jax.random.normal(KEY, (4, 3)), jnp.array([True, True, False, False]))
+    half = x._replace(value=jax.tree.map(lambda leaf: leaf.astype(jnp.float16), x.value))
+    encode = lambda params, x, key=None, reference=None: x.value
+    adaptation = mj.modalities.modal_prototypes(encode, 2)
+    adapt = lambda x: adaptation.adapt(mj.Params({}, {}), mj.Batch(x, jnp.array([0, 0, 1, 1])), KEY)
+    assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), adapt(half).fast))
+    assert_close(adapt(half).fast, adapt(x).fast, 1e-2)
+
+
+def test_a_reference_without_a_row_is_all_rows():
+    norm = mj.nets.TaskNorm(3, rngs=nnx.Rngs(0))
+    x = jax.random.normal(KEY, (5, 3))
+    assert_close(norm(x, jnp.zeros(5, bool)), norm(x), 1e-12)
+
+
+def test_nan_in_rows_of_weight_0_reaches_no_class_mean_and_no_target():
+    adaptation = mj.inner.prototypes(mj.nets.identity_encoder, 2)
+    x = jnp.arange(6.0).reshape(3, 2)
+    weight = jnp.array([1.0, 1.0, 0.0])
+    y = jnp.array([0, 1, 0])
+    adapt = lambda x: adaptation.adapt(mj.Params({}, {}), mj.Batch(x, y, weight), KEY).fast
+    assert_close(adapt(x.at[2].set(jnp.nan)), adapt(x), 0)
+    loss = mj.losses.squared_error(logits_loss)
+    value = lambda y: loss(mj.Params({}, {}), mj.Batch(x, y, weight), KEY)[0]
+    assert value(x.at[2].set(jnp.nan) + 1) == value(x + 1) == 1
+
+
+def test_random_streams_of_a_module_differ():
+    class Noisy(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Dropout(0.5, rng_collection="first", rngs=rngs)
+            self.second = nnx.Dropout(0.5, rng_collection="second", rngs=rngs)
+            self.scale = nnx.Param(jnp.ones(()))
+
+        def __call__(self, x):
+            return jnp.stack([self.first(x), self.second(x)]) * self.scale[...]
+
+    apply, params = mj.nets.functional(Noisy(nnx.Rngs(first=0, second=1)))
+    first_mask, second_mask = apply(params, jnp.ones(64), KEY) > 0
+    assert (first_mask != second_mask).any()
+
+
+def test_maximum_shows_a_modality_that_is_not_a_number():
+    features = {"a": jnp.ones((2, 3)), "b": jnp.full((2, 3), jnp.nan)}
+    present = {"a": jnp.ones(2, bool), "b": jnp.array([True, False])}
+    found = mj.nets.fusion.maximum(features, present).features
+    assert jnp.isnan(found[0]).all()
+    assert (found[1] == 1).all()
+
+
+def test_an_unknown_training_loss_does_not_make_all_weights_equal():
+    before = mj.modalities.Losses({"a": 2.0, "b": 2.0}, {"a": 2.0, "b": 2.0})
+    after = mj.modalities.Losses({"a": jnp.nan, "b": 0.0}, {"a": 1.0, "b": 1.0})
+    weights = mj.modalities.blending_weights(before, after)
+    assert weights == {"a": 0, "b": 1}
+
+
+def test_a_column_of_numbers_without_a_number_is_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("label,length,width\nx,,1\ny,,2\n")
+    with pytest.raises(ValueError, match=r"Columns \['length'\] of .* have nothing in them"):
+        mj.data.table(path, label="label", numbers={"length": ["length"], "width": ["width"]})
+
+
+def test_tasks_with_rows_without_a_label_are_read_again(tmp_path):
+    dataset = mj.data.dataset(np.arange(24.0).reshape(12, 2), np.arange(12) % 3)
+
+    def sample(dataset, key):
+        task = mj.data.episodes(ways=2, shots=2, queries=1)(dataset, key)
+        return task._replace(support=task.support._replace(y=task.support.y.at[0].set(-1)))
+
+    mj.data.save_tasks(tmp_path / "tasks.npz", sample, dataset, KEY, tasks=3)
+    read = mj.data.load_tasks(tmp_path / "tasks.npz", dataset)
+    assert (read.support.y[:, 0] == -1).all()

@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 
 from metajax._checked import checked
 from metajax._checks import check_no_list, shapes
-from metajax._tree import clear_absent
 from metajax.data.values import Scale, as_modalities, as_scale, check_values, scaled
 from metajax.types import Array, Modalities, PyTree
 
@@ -122,7 +121,9 @@ def dataset(
     ('cat', 'dog')
     """
     if isinstance(x, Modalities):
-        x = clear_absent(as_modalities(x.value, x.present))
+        x = jax.tree.map(np.asarray, as_modalities(x.value, x.present))
+        value = {name: _cleared(x.present[name], part) for name, part in x.value.items()}
+        x = x._replace(value=value)
     check_no_list(x, "x")
     x = jax.tree.map(np.asarray, x)
     labels, names = _numbered(np.asarray(y), names)
@@ -203,6 +204,16 @@ def check_sizes(source: Dataset, **parts: int) -> None:
         f"Too small are {len(small)} of {source.classes}, {shown}; ask for fewer, or use "
         f"select(dataset, dataset.count >= {needed})."
     )
+
+
+def _cleared(present: np.ndarray, part: PyTree) -> PyTree:
+    """Zeros where the mask is False, by NumPy: JAX would cast int64 before it is checked."""
+
+    def clear(leaf: np.ndarray) -> np.ndarray:
+        rows = present.reshape(len(present), *(1,) * (leaf.ndim - 1))
+        return np.where(rows, leaf, np.zeros_like(leaf))
+
+    return jax.tree.map(clear, part)
 
 
 def _numbered(

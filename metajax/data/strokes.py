@@ -42,13 +42,13 @@ def resample(
     """Trajectories of any lengths as `number` points each.
 
     The drawings lie one after the other, as in the data files. The new points are spaced evenly
-    along the way of the pen while it is down: every stroke has one point, the others are shared out
-    by length, and within a stroke they are equidistant and reach from its first place to its last.
-    A stroke with one point has it at its first place.
+    along the path of the pen while it is down: every stroke has one point, the others are shared
+    out by length, and within a stroke they are equidistant and reach from its first place to its
+    last. A stroke with one point has it at its first place.
 
     x and y are centred and divided by half of the longer side, so that they lie in [-1, 1] and the
-    aspect is kept. t goes from 0 to 1 with the time, or with the way of the pen where there is no
-    clock. start is 1 at the first point of each stroke, else 0.
+    aspect is kept. t goes from 0 to 1 with the time, or with the length of the path where there is
+    no clock. start is 1 at the first point of each stroke, else 0.
 
     Args:
         points: [rows, (x, y)] or [rows, (x, y, time)].

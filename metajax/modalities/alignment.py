@@ -58,7 +58,7 @@ def sigmoid_loss(
     bias: Scalar = -10.0,
     weight: Array | None = None,
 ) -> Array:
-    """The contrastive loss of SigLIP: is it a pair? for every two rows, without a softmax.
+    """The contrastive loss of SigLIP: whether any two rows are a pair, without a softmax.
 
     L = -Σᵢⱼ wᵢⱼ log σ(zᵢⱼ (a x̂ᵢ·ŷⱼ + b)) / Σᵢ wᵢ, with zᵢᵢ = 1 and zᵢⱼ = -1 elsewhere. wᵢⱼ is
     (wᵢ + wⱼ)/2 where both rows have a positive weight, and 0 elsewhere.
@@ -95,7 +95,7 @@ def triplet(
     Args:
         first: x [n, d].
         second: y [n, d].
-        margin: m, by how much the cosine of the partner must be larger.
+        margin: m, how much larger the cosine of the partner must be.
         weight: [n]. None gives every row the weight 1.
 
     Raises:

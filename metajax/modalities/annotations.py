@@ -33,8 +33,8 @@ def annotated(
     `remove_modalities` in front of its encoder. Give all annotations in one call; a second call
     would let its loss see those of the first.
 
-    It is a loss like any other, for `inner_loop` and for `query_loss`. Without annotations at test
-    time it equals `loss`.
+    It is a loss like any other, for `inner_loop` and for `query_loss`. Where no row has an
+    annotation, as at test time, it equals `loss`; x must still have its entry, marked as absent.
 
     Args:
         loss: (params, batch, key) -> (scalar, metrics), on the other modalities.

@@ -22,7 +22,7 @@ class Modulation(NamedTuple):
 
     Attributes:
         step: int32, number of updates.
-        scores: {name: float32}, the latest scores. They start at 1, which changes no gradient.
+        scores: {name: float32}, the latest scores. They start at 1, with which every kₘ is 1.
     """
 
     step: Array
@@ -70,8 +70,8 @@ def ogm_ge(
     from the metrics of the last step: `state._replace(optimizer=optax.tree.set(state.optimizer,
     scores={name: s}))`.
 
-    Chain it before SGD, with or without momentum, as published. Adam would divide by a factor that
-    stays the same.
+    Chain it before SGD, with or without momentum, as published. Adam would divide a constant factor
+    out again.
 
     Args:
         modality_of: path of a leaf, such as "slow/image/kernel" -> the name of its modality, or
@@ -181,9 +181,11 @@ def gradient_blending(names: Collection[str]) -> optax.GradientTransformationExt
 def blending_weights(before: Losses, after: Losses) -> dict[str, Array]:
     """The weight of each loss, from two measurements: wₘ ∝ Gₘ / Oₘ², which sum to 1.
 
-    G = V - V' is by how much the validation loss fell. O = (V' - T') - (V - T) is by how much its
-    distance from the training loss grew: overfitting. A modality whose validation loss did not fall
-    or is unknown (NaN) has the weight 0. If this is true of all, the weights are equal.
+    V and T are the validation and the training loss of the first measurement, V' and T' those of
+    the second. G = V - V' is how much the validation loss fell. O = (V' - T') - (V - T) is how much
+    its distance from the training loss grew: overfitting. A modality whose validation loss did not
+    fall, or one of whose losses is unknown (NaN), has the weight 0. If this is true of all, the
+    weights are equal.
 
     >>> before = Losses({"a": 2.0, "b": 2.0}, {"a": 2.0, "b": 2.0})
     >>> after = Losses({"a": 0.5, "b": 0.0}, {"a": 1.0, "b": 1.0})
@@ -200,7 +202,8 @@ def blending_weights(before: Losses, after: Losses) -> dict[str, Array]:
     distance_M = stack(before.validation) - stack(before.train)
     new_distance_M = stack(after.validation) - stack(after.train)
     overfitting_M = new_distance_M - distance_M
-    value_M = jnp.where(gain_M > 0, gain_M / jnp.maximum(overfitting_M**2, 1e-12), 0)
+    is_known = (gain_M > 0) & ~jnp.isnan(overfitting_M)
+    value_M = jnp.where(is_known, gain_M / jnp.maximum(overfitting_M**2, 1e-12), 0)
     total = value_M.sum()
     share_M = jnp.where(total > 0, value_M / jnp.where(total > 0, total, 1), 1 / len(names))
     return {name: share_M[m].astype(jnp.float32) for m, name in enumerate(names)}

@@ -38,7 +38,8 @@ def adaptive_prototypes(
     Args:
         embed: (params, x, key, reference=...) -> features [examples, width].
         describe: (params, support.info, key) -> class features [ways, width].
-        ways: number of classes.
+        ways: number of classes, the same in every task: a class that only pads `info` would get a
+            head like any other.
         width: of the features.
         entry: the entry of `params.fast` to write, {"kernel": [width, ways], "bias": [ways]}.
 
@@ -80,7 +81,8 @@ def cross_modal_prototypes(
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
         describe: (params, support.info, key) -> class features [ways, d].
-        ways: number of classes.
+        ways: number of classes, the same in every task: a class that only pads `info` would get a
+            head like any other.
         entry: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}.
 
     Raises:
@@ -113,7 +115,8 @@ def described_head(
 
     Args:
         describe: (params, support.info, key) -> class features [ways, width].
-        ways: number of classes.
+        ways: number of classes, the same in every task: a class that only pads `info` would get a
+            head like any other.
         width: of the features that the head reads.
         hidden: width of the hypernetwork.
         entry: the entry of `params.fast` to write, {"kernel": [width, ways], "bias": [ways]}.

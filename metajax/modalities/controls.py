@@ -23,7 +23,7 @@ def compare_side_information(
 ) -> dict[str, dict[str, Summary]]:
     """Evaluates a learner with its side information, and with controls in place of it.
 
-    Use it whenever a result is due to side information. The rows of the result are
+    Use it before you attribute a result to side information. The rows of the result are
 
     - "given": the learner as it is;
     - "permuted": each class has the information of the class before it in its task;
@@ -38,7 +38,8 @@ def compare_side_information(
         task_loss: (params, task, key) -> (scalar, metrics), such as
             `query_loss(adaptive_prototypes(...), loss)`.
         params: what the outer loop learned.
-        tasks: two tasks or more along the leading axis, with `support.info`.
+        tasks: two tasks or more along the leading axis, with `support.info`, all of the same number
+            of classes: the padding of `info` would be given to classes as information.
         key: as in `evaluate`.
         names_only: [tasks, ways, ...], poorer information of the same structure.
         tasks_at_once: as in `evaluate`.

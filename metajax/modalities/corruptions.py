@@ -2,8 +2,8 @@
 
 A corruption is a function (x, severity, key) -> x corrupted, with the shapes and dtypes of x, whose
 leading axis counts examples. The severity is a scalar in [0, 1] that may be traced; at 0, nothing
-changes. The result depends on the key alone, and that of an example does not depend on the other
-examples. Only `text` and `tabular` take replacements from the other examples.
+changes. All randomness comes from the key. The result for one example does not depend on the other
+examples, except in `text` and `tabular`, which take replacements from them.
 """
 
 from __future__ import annotations

@@ -163,6 +163,7 @@ def _nearest_mean_head(
     # Classes without the modality get the mean head of the classes that have it.
     seen_W = weight_W > 0
     share_W = seen_W.astype(kernel_DxW.dtype) / jnp.maximum(seen_W.sum(), 1)
-    mean_kernel_D, mean_bias = kernel_DxW @ share_W, bias_W @ share_W
+    mean_kernel_D = kernel_DxW @ share_W
+    mean_bias = jnp.where(seen_W, bias_W, 0) @ share_W  # in float16 the others are -∞
     kernel_DxW = jnp.where(seen_W[None], kernel_DxW, mean_kernel_D[:, None])
     return kernel_DxW, jnp.where(seen_W, bias_W, mean_bias)

@@ -175,13 +175,14 @@ def calibrated(names: Sequence[str], ways: int, validation: Task) -> Array:
     total_TxNxW, prior_TxW = jax.vmap(one)(validation)
     total_TxNxW = total_TxNxW - total_TxNxW.mean(axis=2, keepdims=True)
     weight_TxN = jax.vmap(row_weights)(validation.query)
+    y_TxN = jnp.where(weight_TxN > 0, validation.query.y, 0)  # padding may have any label
     square = weighted_mean((total_TxNxW**2).mean(axis=2).ravel(), weight_TxN.ravel())
     unit = 1 / jnp.sqrt(jnp.where(square > 0, square, 1))
 
     def loss(power: Array) -> Array:
         logits_TxNxW = 2**power * unit * total_TxNxW + prior_TxW[:, None]
         log_p_TxNxW = jax.nn.log_softmax(logits_TxNxW)
-        log_p_TxN = jnp.take_along_axis(log_p_TxNxW, validation.query.y[..., None], 2)[..., 0]
+        log_p_TxN = jnp.take_along_axis(log_p_TxNxW, y_TxN[..., None], 2)[..., 0]
         return -weighted_mean(log_p_TxN.ravel(), weight_TxN.ravel())
 
     powers = jnp.arange(-8.0, 9.0)

@@ -73,7 +73,8 @@ def ruler(
         key: for the training of the learned weights.
         ways: number of classes in a task.
         shots: numbers of support examples of each class to measure with. The tasks must have at
-            least as many. `Ruler.curve` has the powers of two up to the shots of the test tasks.
+            least as many. `Ruler.curve` has these, and the powers of two up to the shots of the
+            test tasks.
         grid: number of steps on each edge of the simplex.
         steps: outer steps of Adam, 32 tasks each, for the learned weights.
         tasks_at_once: tasks in one vmap of the encoders.
@@ -153,7 +154,7 @@ def _warn_of_leak(shots: int, validation_G: Array, test_G: Array) -> None:
             "or classes of the validation tasks were used to train the encoder, what is chosen "
             "and learned on them is not what is best for new tasks; draw them from classes of "
             "their own.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -107,8 +107,9 @@ def leave_one_out_loss(encode: Encode, ways: Size, *, entry: str = "modality_wei
     writes the heads. The ordinary loss of class means would not do: with one shot of each class,
     the means classify their own support set without an error.
 
-    The logits are Σₘ exp(ℓₘ) pₘ sₘ, with the leave-one-out scores sₘ and the presence pₘ. The label
-    -1 marks a row without a label, which the mean leaves out.
+    The logits are Σₘ exp(ℓₘ) pₘ sₘ plus a prior, with the leave-one-out scores sₘ and the presence
+    pₘ. The prior is 0, and -1e9 for a class without support. The label -1 marks a row without a
+    label, which the mean leaves out.
 
     Args:
         encode: (params, x, key, reference=...) -> {name: [examples, d]}.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -87,8 +88,7 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         if key is None:
             net = nnx.view(net, deterministic=True, raise_if_not_found=False)
         elif random_streams:
-            seeds: dict[str, Any] = dict.fromkeys(random_streams, key)
-            nnx.reseed(net, **seeds)
+            nnx.reseed(net, **_stream_keys(random_streams, key))
         function = getattr(net, method)
         if takes(function, "reference"):
             kwargs["reference"] = reference
@@ -97,6 +97,13 @@ def functional(module: nnx.Module, fast: nnx.filterlib.Filter = nnx.Param) -> tu
         return function(x, **kwargs)
 
     return apply, start
+
+
+def _stream_keys(names: Collection[str], key: Array) -> dict[str, Any]:
+    """A key for each random stream of a module. Equal ones would give equal dropout and noise."""
+    if len(names) == 1:
+        return dict.fromkeys(names, key)
+    return {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names}
 
 
 def _check_filter(fast: Any, module: nnx.Module) -> None:

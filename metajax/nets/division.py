@@ -104,15 +104,14 @@ def weights_reader(weights: Weights) -> Callable[[Params], Weights]:
     names = frozenset(weights)
     paths = frozenset(weight_paths(weights))
 
+    def own(part: Weights) -> Weights:
+        """The entries that belong to the net."""
+        return {name: leaf for name, leaf in part.items() if name in names}
+
     def read(params: Params) -> Weights:
-        own = {
-            which: {name: part for name, part in weights.items() if name in names}
-            for which, weights in {
-                "fast": _as_dict(params.fast, "fast"),
-                "slow": _as_dict(params.slow, "slow"),
-            }.items()
-        }
-        found = join_params(params._replace(**own))
+        fast = own(_as_dict(params.fast, "fast"))
+        slow = own(_as_dict(params.slow, "slow"))
+        found = join_params(params._replace(fast=fast, slow=slow))
         got = frozenset(weight_paths(found))
         if got != paths:
             raise ValueError(

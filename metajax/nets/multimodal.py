@@ -25,6 +25,8 @@ class Multimodal(nnx.Module):
     Args:
         encoders: {name: module}, each from its modality to [n, width]. A fusion that reads tokens
             gets those of the method "tokens"; an encoder without that method counts as one token.
+            An encoder of your own that normalises over examples must take `reference` and hand it
+            on: else absent examples count as zeros in its statistics.
         fusion: one of `metajax.nets.fusion`, or any function or module of that protocol.
         width: width of the features of every modality and of the fusion.
         outputs: width of the head, the number of ways. None for a fusion that has heads of its own,

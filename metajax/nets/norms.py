@@ -78,10 +78,10 @@ class TaskNorm(nnx.Module):
         reference = self.default_reference() if reference is None else reference
         if reference is None and len(x) == 1:
             warnings.warn(
-                "TaskNorm normalises one example by its own statistics, so that the net answers "
-                "otherwise than among other examples. Give it several together, or train and "
+                "TaskNorm normalises one example by its own statistics, so that its answer is "
+                "another than among other examples. Give it several together, or train and "
                 "predict with inductive=True.",
-                stacklevel=2,
+                stacklevel=3,
             )
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         rows = None
@@ -92,6 +92,8 @@ class TaskNorm(nnx.Module):
                     f"shape {list(jnp.shape(reference))}."
                 )
             rows = (reference > 0).astype(wide.dtype)
+            # Where no row counts, all do: a variance of 0 would multiply x by 1/√ε.
+            rows = jnp.where(rows.any(), rows, 1)
         mean, variance = _moments(wide, rows)
         return _normalise(x, mean, variance, self, pool)
 
@@ -139,7 +141,7 @@ class GroupNorm(nnx.Module):
         rngs: not used; every policy accepts it.
 
     Raises:
-        ValueError: groups that do not divide the channels.
+        ValueError: groups that do not divide the channels; when called, another number of channels.
 
     Source: Wu and He 2018, arXiv 1803.08494.
     """

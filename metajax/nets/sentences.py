@@ -65,7 +65,7 @@ class SentenceEncoder(TokenEncoder):
 
     Args:
         vocabulary: number of token ids, including 0, which is padding at the end of a text. An id
-            out of range gives NaN.
+            out of range is an error, and gives NaN in compiled code.
         outputs: width of the head.
         width: width of the tokens and of a sentence.
         layers: number of blocks.
@@ -74,7 +74,8 @@ class SentenceEncoder(TokenEncoder):
         rngs: for the weights.
 
     Raises:
-        ValueError: when called, ids that are not integers, or texts longer than `longest`.
+        ValueError: heads that do not divide the width; when called, ids that are not integers or
+            out of range, or texts longer than `longest`.
 
     >>> net = SentenceEncoder(100, 5, width=8, layers=1, heads=2, longest=16, rngs=nnx.Rngs(0))
     >>> net(jnp.array([[7, 3, 9, 0, 0], [2, 0, 0, 0, 0]])).shape

@@ -217,7 +217,8 @@ def translate(apply: Callable[..., Any], params: Params, source: Array, *, lengt
             a function that adds "language" to x.
         params: its weights.
         source: int[n, s].
-        length: length of the translations.
+        length: length of the translations: at most the `target` of the net and, with a memory,
+            exactly the length of the support targets.
 
     Returns:
         int[n, length], 0 after the end.

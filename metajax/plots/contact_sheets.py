@@ -34,12 +34,12 @@ def contact_sheet(
     set's `scale`. Each class is a row. Several modalities are drawn one below the other, with a
     dash where one is absent. How an example is drawn depends on its array:
 
-    - [height, width, 1 or 3] is an image, from 0 to 1. Of a video [time, height, width, 1 or 3],
-      the last image is drawn. An image of integers without a declared scale looks white.
+    - [height, width, 1 or 3] is an image, from 0 to 1. For a video [time, height, width, 1 or 3],
+      the last frame is drawn. An image of integers without a declared scale looks white.
     - Strokes [points, (x, y, t, start)] are drawn by `data.draw`.
     - [time] or [time, at most 8 channels] of real numbers, or of integers with a declared scale,
       is drawn as curves between their least and greatest value, also in a `Series`.
-    - Of anything else, such as indices of words, dtype and shape are written.
+    - For anything else, such as indices of words, the dtype and shape are written.
 
     Args:
         axes: where to draw.

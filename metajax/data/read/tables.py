@@ -202,6 +202,8 @@ def _numbers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The numbers float32[lines, columns], and bool[lines] which lines have them."""
     filled = np.array([[bool(cell) for cell in cells] for cells in columns.values()])
+    if not filled.any():
+        raise ValueError(f"Columns {list(columns)} of {file} have nothing in them.")
     present = np.asarray(filled.all(axis=0))
     if partly := np.flatnonzero(filled.any(axis=0) & ~present).tolist():
         shown = [lines[row] for row in partly[:10]]

@@ -98,9 +98,9 @@ def swap_places(places: Array, targets: Array) -> Array:
     `targets[i]`, and takes out what `targets[i]` contained.
 
     Args:
-        places: int32[n], ascending.
-        targets: int32[n], `targets[i]` ≥ `places[i]`. Steps to be ignored come last, with -1 in
-            both.
+        places: int32[n]. Those that can be exchanged with each other ascend, such as those of one
+            class.
+        targets: int32[n], `targets[i]` ≥ `places[i]`. Steps to be ignored have -1 in both.
 
     Returns:
         int32[n], what each step takes out.

@@ -88,7 +88,8 @@ def save_tasks(
     if isinstance(dataset, Dataset):
         record = _record_rows(sample_all, dataset, key)
         first_key = jax.random.split(key, tasks)[0]
-        draw = jax.jit(functools.partial(at_step(sample, None)))  # new: JAX keeps what it compiled
+        # `partial` makes a new function: of the same one JAX would run what it compiled before.
+        draw = jax.jit(functools.partial(at_step(sample, None)))
         _check_first(record, dataset, draw(dataset, first_key))
     else:
         record = task_arrays(sample_all(dataset, key))
@@ -146,7 +147,7 @@ def _check_record(path: pathlib.Path, record: Record, dataset: Dataset | PyTree)
             continue
         _check_range(path, f"{name}.row", first, -1, len(dataset.y) - 1)
         if np.issubdtype(y.dtype, np.integer):
-            _check_range(path, f"{name}.y", y, 0, dataset.classes - 1)
+            _check_range(path, f"{name}.y", y, -1, dataset.classes - 1)  # -1 is no label
         if (info := record.get(f"{name}.info")) is not None:
             _check_range(path, f"{name}.info", info, 0, dataset.classes)
 

@@ -40,9 +40,9 @@ def varied_episodes(
 
     All tasks have the shapes of the largest one. A smaller task is padded with rows of zeros that
     have label 0 and weight 0: the last rows of the support set, and the last rows of each class in
-    the query set. Labels from n on have no rows. Adaptations that write a head (`prototypes`)
-    leave such classes out; a learned head still gives them a logit, so start an inner loop from
-    `prototypes`.
+    the query set. Labels from n on have no rows. `prototypes` and `ridge` leave such classes
+    out; a learned head, and a head written from `info`, still gives them a logit. So start an inner
+    loop from `prototypes`.
 
     Args:
         ways: fewest and most classes. A data set with fewer classes than the most gives at most

@@ -67,7 +67,8 @@ def maximum(features: Features, present: Features) -> Fused:
     for features_NxD, present_N in zip(features_MxNxD, present_MxN, strict=True):
         present_Nx1 = present_N[:, None]
         # Values are compared with each other, never with their maximum: see `max_pool`.
-        is_larger = present_Nx1 & (~found_Nx1 | (features_NxD > best_NxD))
+        is_larger = ~found_Nx1 | (features_NxD > best_NxD) | jnp.isnan(features_NxD)
+        is_larger &= present_Nx1
         best_NxD = jnp.where(is_larger, features_NxD, best_NxD)
         found_Nx1 = found_Nx1 | present_Nx1
     return Fused(best_NxD, {})

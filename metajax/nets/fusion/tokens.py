@@ -20,8 +20,8 @@ from metajax.types import Array, Count, Size
 class CrossAttention(nnx.Module):
     """Every modality reads the tokens of every other one.
 
-    y = the mean over pairs t ≠ s, t present, of pool(Block(f_t, f_s)). A target t that reads an
-    absent source s keeps its own features.
+    y = the mean over pairs t ≠ s, t present, of pool(Block(f_t, f_s)). Where the source s is
+    absent, attention adds nothing, and f_t passes through the hidden layer of the block only.
 
     Args:
         names: names of the modalities, two or more.
@@ -30,7 +30,7 @@ class CrossAttention(nnx.Module):
         rngs: for the weights.
 
     Raises:
-        ValueError: fewer than two names.
+        ValueError: fewer than two names, equal ones, or heads that do not divide the width.
 
     Parameters: M (M - 1) blocks of 12 width² + 9 width.
     Source: MulT, Tsai et al. 2019, arXiv 1906.00295, with one layer for each pair and without the
