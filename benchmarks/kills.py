@@ -72,6 +72,7 @@ def evaluate(params, key):
         count("evaluate")
     return mj.evaluate(distance, params, targets, key)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored in the background
 if how in ("SIGTERM", "SIGINT"):
     timer = threading.Timer(when / 1000, os.kill, (os.getpid(), getattr(signal, how)))
     timer.daemon = True

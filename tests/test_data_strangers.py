@@ -130,8 +130,8 @@ def setter(name, value):
     [
         (setter("support.row", 999), r"support\.row must be from -1 to 11, got 999"),
         (setter("query.row", -2), r"query\.row must be from -1 to 11, got -2"),
-        (setter("query.y", 7), r"query\.y must be from 0 to 2, got 7"),
-        (setter("support.y", -1), r"support\.y must be from 0 to 2, got -1"),
+        (setter("query.y", 7), r"query\.y must be from -1 to 2, got 7"),
+        (setter("support.y", -2), r"support\.y must be from -1 to 2, got -2"),
         (lambda arrays: arrays.pop("query.row"), "one row for each example"),
         (
             lambda arrays: arrays.update({"query.row": arrays["query.row"][:, :1]}),

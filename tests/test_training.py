@@ -186,6 +186,21 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path):
     assert_close(finished, whole, 0)
 
 
+@pytest.fixture
+def heard_signals():
+    """Signals as a terminal gives them: a process in the background may be told to ignore some."""
+    as_usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in as_usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_was_learned(number, tmp_path):
     calls = []
@@ -222,6 +237,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert int(state.step) == 10
 
 
+@pytest.mark.usefixtures("heard_signals")
 def test_a_second_ctrl_c_stops_at_once():
     def interrupt_twice(params, key):
         if not isinstance(key, jax.core.Tracer):
