@@ -135,11 +135,7 @@ class OtherRunError(ValueError):
 
 
 def _orbax() -> Any:
-    """The module that writes and reads checkpoints.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """The module that writes and reads checkpoints. An ImportError says what to install."""
     try:
         import orbax.checkpoint
     except ImportError as error:

@@ -58,7 +58,8 @@ def fit(
 
     Step n uses `sample_key, step_key = split(fold_in(key, n))`. So a run that was cut off and goes
     on from its checkpoint ends with the same weights, bit for bit. Ctrl-C, SIGTERM and SIGHUP end
-    the run after the current call, with what was learned so far; a second signal stops at once.
+    the run after the current call, with what was learned so far; a second signal stops at once. One
+    that the process ignores, as SIGHUP under nohup, is left alone.
     `scan` takes the same steps as a pure function.
 
     The steps are compiled at the first call, and a later call with the same `outer`, `sample` and
