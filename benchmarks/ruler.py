@@ -339,7 +339,9 @@ def draw(axis, name, rows):
     for row in rows:
         label = f"{row['shots']} shot{'s' * (row['shots'] > 1)}"
         shown = {key: value for key, value in row["accuracy"].items() if key != "best single"}
-        points[label] = {key: np.divide(value, 100) for key, value in shown.items()}
+        points[label] = {
+            key: (mean / 100, interval / 100) for key, (mean, interval) in shown.items()
+        }
     title = DATA[name].make.__doc__.split(":")[0].split(".")[0]
     mj.plots.accuracies(axis, points, title=f"{title}, {WAYS}-way")
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 
 import metajax as mj
 
@@ -31,6 +32,7 @@ import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import memory  # noqa: E402
+import ruler  # noqa: E402
 import workloads  # noqa: E402
 
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -349,6 +351,16 @@ def few_of(large_alphabets):
         return names[:2]
 
     return few
+
+
+def test_the_published_ruler_is_drawn():
+    axis = Figure().subplots()
+    rows = json.loads((FOLDER / "results" / "ruler.json").read_text())["rows"]
+    mine = [row for row in rows if row["data"] == "digits"]
+    ruler.draw(axis, "digits", mine)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    shown = [name for name in mine[0]["accuracy"] if name != "best single"]
+    assert names == shown and axis.get_title().endswith("5-way")
 
 
 def test_the_run_for_a_gpu_runs_here(tmp_path):
