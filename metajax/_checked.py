@@ -51,7 +51,24 @@ def checked(item: Checked) -> Checked:
         is_public = not name.startswith("_") or name in ("__init__", "__call__")
         if is_public and inspect.isfunction(method):
             setattr(item, name, _checked_function(method, item if name == "__init__" else method))
+    if "__init__" in vars(item):
+        item.__signature__ = _InitSignature()  # type: ignore[attr-defined]
     return typing.cast(Checked, item)
+
+
+class _InitSignature:
+    """The signature of a class, or of one that is derived from it: that of its `__init__`.
+
+    `help`, editors and the API pages show it. Else they would show the (*args, **kwargs) of Flax's
+    metaclass.
+    """
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # an instance is called by `__call__`
+        init: Callable[..., Any] = owner.__init__  # type: ignore[misc]
+        _, *parameters = inspect.signature(init).parameters.values()
+        return inspect.Signature(parameters)
 
 
 def _checked_function(function: Callable[..., Any], documented: Any) -> Any:

@@ -143,7 +143,7 @@ BAD = {
     "no size": (
         ["kind,photo", "a,img/red.png"],
         {"images": ["photo"]},
-        "size must be a whole number, 1 or more, got None",
+        r"columns \['photo'\] are images; give size=",
     ),
     "nothing": (["kind", "a"], {}, r"Name images, numbers or texts, each modality once; got \[\]"),
     "twice": (

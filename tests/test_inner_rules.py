@@ -51,3 +51,8 @@ def test_every_hyperparameter_has_the_gradient_of_a_finite_difference():
 def test_steps_are_a_count(make, steps):
     with pytest.raises(ValueError, match=r"steps must be a whole number.* got"):
         make(0.1, steps=steps)
+
+
+def test_step_sizes_of_weights_that_are_python_numbers():
+    rates = mj.learned_rates(0.1).init(mj.Params({"image": 0.0}, {}), jax.random.key(0))
+    assert float(rates["image"]) == 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -173,6 +174,19 @@ def test_a_class_is_checked_when_made_and_when_called():
         net("text")
     with pytest.raises(ValueError, match=r"x must be an array of numbers, got .*of MLP.embed"):
         net.embed(None)
+
+
+def test_a_class_shows_the_parameters_of_its_init():
+    """And not those of the metaclass of Flax. A class that is derived from it shows its own."""
+
+    class Wider(mj.nets.MLP):
+        def __init__(self, width: int):
+            super().__init__(4, (width,), 3, rngs=nnx.Rngs(0))
+
+    names = lambda item: list(inspect.signature(item).parameters)
+    assert names(mj.nets.MLP) == ["inputs", "hidden", "outputs", "rngs"]
+    assert names(Wider) == ["width"]
+    assert names(Wider(5)) == ["x"]
 
 
 def test_a_function_inside_another_is_checked_without_being_kept():

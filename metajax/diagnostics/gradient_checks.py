@@ -96,8 +96,10 @@ class Check(NamedTuple):
         if wrong:
             lines.append(
                 f"Verdict: WRONG for {', '.join(wrong)}. It is not the derivative of the loss: a "
-                "stop_gradient, a derivative of your own, a strategy that is biased by design, or "
-                "an inner loop that has not converged under implicit."
+                "stop_gradient, a derivative of your own, a strategy that is biased by design, an "
+                "inner loop that has not converged under implicit, or rounding, of which long "
+                "inner loops in float32 have much: check in float64, also for params and task, "
+                "before you look for a fault."
             )
         if unclear:
             lines.append(
@@ -124,7 +126,9 @@ def check_meta_gradient(
     strategy, so they show the bias of a biased one, a `stop_gradient` in the inner loss, and an
     inner loop that has not converged under `implicit`. Use float64 where you can: in float32, the
     differences themselves are accurate to a few percent, and after many steps of a net with kinks,
-    such as ReLU, not at all; the verdict is "unclear" then.
+    such as ReLU, not at all; the verdict is "unclear" then. The gradient has rounding errors, too:
+    where the true one is almost zero, as that of a start which a long inner loop forgets, they are
+    all of it, and the verdict is "wrong" in float32 and "right" in float64.
 
     Args:
         adaptation: an `inner_loop`, or another adaptation, for which the last four findings are

@@ -114,8 +114,9 @@ def _descent_with_rates(
                 "params.fast has no array that a step size could be for; make some of the weights "
                 "fast."
             )
+        fast = jax.tree.map(jnp.asarray, params.fast)
         return jax.tree.map(
-            lambda leaf: jnp.full((*axis, *leaf.shape), initial, leaf.dtype), like(params.fast)
+            lambda leaf: jnp.full((*axis, *leaf.shape), initial, leaf.dtype), like(fast)
         )
 
     def optimizer(rates: PyTree) -> optax.GradientTransformation:

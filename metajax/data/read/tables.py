@@ -50,7 +50,7 @@ def table(
             alone.
         texts: {column: function from its texts to an array [texts, ...]}, such as `tokenize` with a
             tokenizer.
-        size: height and width of the images.
+        size: height and width of the images; needed where there are any.
         grey: one channel instead of three.
         resample: as in `image_folder`.
         invert: as in `image_folder`.
@@ -65,7 +65,7 @@ def table(
             with more or fewer cells than the first; a line without a label; a cell that is not a
             number; an empty column; an empty cell where there is one modality, or beside other
             numbers; not one row for each text; a broken image; a path that leads
-            out of the folder of the table; another `resample`; or a size below 1.
+            out of the folder of the table; another `resample`; or images without a size.
         ImportError: Pillow is missing.
 
     >>> import tempfile
@@ -84,6 +84,10 @@ def table(
     modalities = [*images, *texts, *numbers]
     if not modalities or len(set(modalities)) < len(modalities):
         raise ValueError(f"Name images, numbers or texts, each modality once; got {modalities}.")
+    if images and size is None:
+        raise ValueError(
+            f"The columns {list(images)} are images; give size=, the height and width that all get."
+        )
     of_numbers = [column for columns in numbers.values() for column in columns]
     lines, cells = _read_table(file, [label, *images, *of_numbers, *texts])
     _check_labels(file, label, lines, cells[label])
