@@ -24,6 +24,7 @@ from metajax import types as types
 # What everything speaks of.
 from metajax.types import Adaptation as Adaptation
 from metajax.types import Batch as Batch
+from metajax.types import Gaussian as Gaussian
 from metajax.types import Learner as Learner
 from metajax.types import Loss as Loss
 from metajax.types import Modalities as Modalities

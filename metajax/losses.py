@@ -12,7 +12,7 @@ import optax
 from metajax._checked import checked
 from metajax._checks import check_integers, check_row_weights, not_classes, signed
 from metajax._tree import keep_rows, reference_rows, row_weights
-from metajax.types import Apply, Array, Batch, Loss, Metrics, Params, PyTree
+from metajax.types import Apply, Array, Batch, Gaussian, Loss, Metrics, Params, PyTree
 
 
 @checked
@@ -131,14 +131,48 @@ def squared_error(apply: Apply) -> Loss:
     @checked
     def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         predictions = apply(params, batch.x, key, reference=reference_rows(batch))
-        if predictions.shape != batch.y.shape:
-            raise ValueError(
-                f"Targets have shape {batch.y.shape}, predictions {predictions.shape}; "
-                "make them equal."
-            )
+        _check_targets(predictions, batch.y)
         y = batch.y if batch.weight is None else keep_rows(batch.weight > 0, batch.y)
         squares = (predictions.astype(_wide_type(predictions)) - y) ** 2
         return _weighted_mean(squares, batch), {}
+
+    return loss
+
+
+@checked
+def gaussian_log_loss(apply: Callable[..., Gaussian]) -> Loss:
+    """Regression with uncertainty: -Σᵢ wᵢ log N(yᵢ; mean, variance) / (k Σᵢ wᵢ).
+
+    k is the number of entries of one target, so that the loss is that of one number. It has the
+    metric "squared_error", that of the mean. It is computed in float32 or wider.
+
+    Args:
+        apply: (params, x, key, reference=...) -> `Gaussian` [examples, ...].
+
+    Returns:
+        A loss of batches with targets of the shape of the mean.
+
+    Raises:
+        ValueError: when traced, outputs that are no `Gaussian`, or targets of another shape.
+
+    >>> from metajax.types import Params
+    >>> loss = gaussian_log_loss(lambda params, x, key, reference: Gaussian(x, jnp.ones_like(x)))
+    >>> value, metrics = loss(Params({}, {}), Batch(jnp.zeros((1, 1)), jnp.ones((1, 1))), None)
+    >>> round(float(value), 4), float(metrics["squared_error"])  # (log 2π + 1) / 2
+    (1.4189, 1.0)
+    """
+
+    @checked
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
+        outputs = apply(params, batch.x, key, reference=reference_rows(batch))
+        if not isinstance(outputs, Gaussian):
+            raise ValueError(f"The network must return a Gaussian, got {type(outputs).__name__}.")
+        _check_targets(outputs.mean, batch.y)
+        mean, variance = (leaf.astype(_wide_type(leaf)) for leaf in outputs)
+        y = batch.y if batch.weight is None else keep_rows(batch.weight > 0, batch.y)
+        squares = (mean - y) ** 2
+        losses = (squares / variance + jnp.log(2 * jnp.pi * variance)) / 2
+        return _weighted_mean(losses, batch), {"squared_error": _weighted_mean(squares, batch)}
 
     return loss
 
@@ -199,6 +233,14 @@ def sequence_cross_entropy(apply: Callable[..., Any]) -> Loss:
         return value, metrics
 
     return loss
+
+
+def _check_targets(predictions: Array, y: Array) -> None:
+    """Checks that targets have the shape of the predictions."""
+    if predictions.shape != y.shape:
+        raise ValueError(
+            f"Targets have shape {y.shape}, predictions {predictions.shape}; make them equal."
+        )
 
 
 def _cast_float(leaf: Array, dtype: Any) -> Array:

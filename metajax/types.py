@@ -43,6 +43,18 @@ class Series(NamedTuple):
     length: Array
 
 
+class Gaussian(NamedTuple):
+    """Predictions with their uncertainty: independent normal distributions.
+
+    Attributes:
+        mean: [examples, ...].
+        variance: of the shape of the mean, with the noise of an observation.
+    """
+
+    mean: Array
+    variance: Array
+
+
 class Batch(NamedTuple):
     """Labelled examples. The leading axis of every leaf counts the examples.
 

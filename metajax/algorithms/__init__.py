@@ -6,6 +6,8 @@ from metajax.algorithms.closed_form import proto_maml as proto_maml
 from metajax.algorithms.closed_form import r2d2 as r2d2
 from metajax.algorithms.context import cavia as cavia
 from metajax.algorithms.context import mmaml as mmaml
+from metajax.algorithms.gaussian_processes import bayesian_linear as bayesian_linear
+from metajax.algorithms.gaussian_processes import dkt as dkt
 from metajax.algorithms.gradient import anil as anil
 from metajax.algorithms.gradient import boil as boil
 from metajax.algorithms.gradient import fomaml as fomaml
@@ -15,10 +17,18 @@ from metajax.algorithms.gradient import reptile as reptile
 from metajax.algorithms.learned_steps import maml_plus_plus as maml_plus_plus
 from metajax.algorithms.learned_steps import meta_sgd as meta_sgd
 from metajax.algorithms.learned_steps import multi_step_weights as multi_step_weights
+from metajax.algorithms.learned_updates import alfa as alfa
+from metajax.algorithms.learned_updates import low_rank_maml as low_rank_maml
+from metajax.algorithms.learned_updates import meta_curvature as meta_curvature
+from metajax.algorithms.learned_updates import t_net as t_net
 from metajax.algorithms.learners import as_encoder as as_encoder
+from metajax.algorithms.learners import as_features as as_features
 from metajax.algorithms.learners import as_function as as_function
 from metajax.algorithms.learners import in_part as in_part
+from metajax.algorithms.metric import matching_nets as matching_nets
 from metajax.algorithms.metric import protonets as protonets
+from metajax.algorithms.metric import simple_cnaps as simple_cnaps
+from metajax.algorithms.metric import soft_kmeans_protonets as soft_kmeans_protonets
 from metajax.algorithms.transfer import fine_tuning as fine_tuning
 from metajax.algorithms.transfer import pretraining as pretraining
 from metajax.algorithms.transfer import with_pretrained_body as with_pretrained_body

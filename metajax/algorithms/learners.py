@@ -68,6 +68,25 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     return embed, linear_head(embed, entry=entry), Params(fast={}, slow=weights)
 
 
+@checked
+def as_features(net: Net) -> tuple[Apply, Params]:
+    """A net as an encoder whose weights are slow, without the head of a Flax module.
+
+    It is for adaptations whose head is not linear. The features of a Flax module that has a method
+    `embed` and a `head` are those of `embed`; of any other net, they are its outputs.
+
+    Returns:
+        (embed, params): the features, and slow weights.
+    """
+    if isinstance(net, nnx.Module) and hasattr(net, "embed") and hasattr(net, "head"):
+        body = nnx.clone(net)
+        del body.head
+        apply, params = functional(body)
+        return embed_of(apply), Params(fast={}, slow=join_params(params))
+    apply, params = as_function(net)
+    return apply, Params(fast={}, slow=join_params(params))
+
+
 def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:
     """The loss of a network.
 

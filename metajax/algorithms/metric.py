@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import jax
+
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, loss_of
-from metajax.inner import prototypes
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of
+from metajax.inner import (
+    class_covariances,
+    cosine_attention,
+    mahalanobis_head,
+    prototypes,
+    soft_kmeans,
+    support_set,
+)
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
-from metajax.types import Learner
+from metajax.types import Count, Learner
 
 
 @checked
@@ -38,5 +47,100 @@ def protonets(
     """
     embed, apply, params = as_encoder(net, entry)
     adaptation = prototypes(embed, ways, entry=entry)
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+@checked
+def matching_nets(
+    net: Net,
+    ways: int,
+    *,
+    loss: MakeLoss = cross_entropy,
+    entry: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """Matching networks: attention over the support set by the cosine of learned features.
+
+    p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). Features of the query and of the
+    support set come from one net; full-context embeddings are not here.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task.
+        loss: from apply to the loss of the network, whose logits are log p.
+        entry: the entry of `params.fast` that the support set is written into.
+        inductive: as in `query_loss`.
+
+    Source: Vinyals et al. 2016, arXiv 1606.04080, equation 1.
+    """
+    embed, params = as_features(net)
+    adaptation = support_set(embed, ways, entry=entry)
+    apply = cosine_attention(embed, entry=entry)
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+@checked
+def soft_kmeans_protonets(
+    net: Net,
+    ways: int,
+    *,
+    loss: MakeLoss = cross_entropy,
+    refinements: Count = 1,
+    distractors: bool = False,
+    entry: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """Semi-supervised prototypical networks: unlabelled rows of the support set refine the means.
+
+    Rows of the support set with the label -1 are unlabelled.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task.
+        loss: from apply to the loss of the network.
+        refinements: steps of soft k-means.
+        distractors: whether unlabelled rows may belong to none of the classes.
+        entry: the entry of `params.fast` that the head is written into.
+        inductive: as in `query_loss`.
+
+    Source: Ren et al. 2018, arXiv 1803.00676.
+    """
+    embed, apply, params = as_encoder(net, entry)
+    adaptation = soft_kmeans(embed, ways, steps=refinements, distractors=distractors, entry=entry)
+    params = adaptation.init(params, jax.random.key(0))
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+@checked
+def simple_cnaps(
+    net: Net,
+    ways: int,
+    *,
+    loss: MakeLoss = cross_entropy,
+    entry: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """The classifier of Simple CNAPs: Mahalanobis distances by the covariance of each class.
+
+    logitsₖ = -½ (f(x) - μₖ)ᵀ Qₖ⁻¹ (f(x) - μₖ), where Qₖ is between the covariance of class k and
+    that of the task. The paper has a pretrained net that a second one modulates for each task; here
+    the net is learned as in `protonets`.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features. Time and
+            memory grow with the square of their number.
+        ways: number of classes of a task.
+        loss: from apply to the loss of the network.
+        entry: the entry of `params.fast` that means and covariances are written into.
+        inductive: as in `query_loss`.
+
+    Source: Bateni et al. 2020, arXiv 1912.03432.
+    """
+    embed, params = as_features(net)
+    adaptation = class_covariances(embed, ways, entry=entry)
+    apply = mahalanobis_head(embed, entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)

@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_fast_entry, check_row_weights
+from metajax._checks import check_row_weights
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._tree import as_floating, reference_rows, row_weights
-from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
-
-ABSENT = -1e9
-"""Head bias of a class without support, in float16 -∞.
-
-A softmax gives the class no weight as long as the other logits are far above this number.
-"""
+from metajax._tree import as_floating, row_weights
+from metajax.inner.heads import ABSENT, embed_support, write_head
+from metajax.types import Adaptation, Apply, Array, Batch, Params, Size
 
 
 @checked
@@ -116,55 +111,6 @@ def ridge(embed: Apply, ways: Size | None = None, *, entry: str = "head") -> Ada
 
 
 @checked
-def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
-    """The network that applies a written linear head to features: f(x) @ kernel + bias.
-
-    It is for features without a head of their own: raw pixels, features of a frozen encoder, or a
-    net of another library. The modules of `metajax.nets` already have a head.
-
-    Args:
-        embed: (params, x, key, reference=...) -> features [examples, d]. None means that x are
-            features already.
-        entry: the entry of `params.fast` with the head, as `prototypes` or `ridge` writes it.
-
-    Returns:
-        (params, x, key=None, *, reference=None) -> logits [examples, ways].
-
-    Raises:
-        ValueError: when called, fast weights without that entry.
-    """
-
-    @checked
-    def apply(
-        params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
-    ) -> Array:
-        if not isinstance(params.fast, dict) or entry not in params.fast:
-            raise ValueError(
-                f"params.fast has no entry {entry!r}; adapt the params first, or write the head "
-                "under this name."
-            )
-        head = params.fast[entry]
-        features = x if embed is None else embed(params, x, key, reference=reference)
-        return as_floating(features) @ head["kernel"] + head["bias"][None]
-
-    return apply
-
-
-def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
-    """Features of the support set, floats [examples, d].
-
-    Raises:
-        ValueError: features of another rank.
-    """
-    features = embed(params, support.x, key, reference=reference_rows(support))
-    if jnp.ndim(features) != 2:
-        raise ValueError(
-            f"embed must return [examples, d], got shape {jnp.shape(features)}; flatten the rest."
-        )
-    return as_floating(features)
-
-
-@checked
 def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
     """The linear head of nearest class means: kernel 2cᵀ and bias -|c|².
 
@@ -178,17 +124,6 @@ def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
     mean_WxD = as_floating(mean_WxD)
     bias_W = jnp.where(weight_W > 0, -(mean_WxD**2).sum(axis=1), ABSENT)
     return 2 * mean_WxD.T, bias_W
-
-
-@checked
-def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Params:
-    """The params with a linear head written into an entry of `params.fast`.
-
-    Raises:
-        ValueError: fast weights that are not a dict.
-    """
-    check_fast_entry(params, entry)
-    return params._replace(fast={**params.fast, entry: {"kernel": kernel, "bias": bias}})
 
 
 def _weighted_targets(support: Batch, ways: int | None) -> tuple[Array, Array, Array]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._class_means import class_means, weighted_one_hot
-from metajax.inner.closed_form import embed_support, nearest_mean_head, write_head
+from metajax.inner.closed_form import nearest_mean_head
+from metajax.inner.heads import embed_support, write_head
 from metajax.modalities.checks import check_rule
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 

@@ -8,7 +8,8 @@ from metajax._checked import checked
 from metajax._checks import check_fast_entry, check_no_modality_missing
 from metajax._class_means import class_means, weighted_one_hot
 from metajax._tree import as_floating, clear_absent, keep_rows
-from metajax.inner.closed_form import ABSENT, nearest_mean_head
+from metajax.inner.closed_form import nearest_mean_head
+from metajax.inner.heads import ABSENT
 from metajax.modalities.checks import check_modalities
 from metajax.modalities.encoding import Encode, encode_batch
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from metajax._class_means import class_means
 from metajax._tree import as_floating, keep_rows, largest
-from metajax.inner.closed_form import ABSENT
+from metajax.inner.heads import ABSENT
 from metajax.modalities.rows import weighted_mean
 from metajax.types import Array
 

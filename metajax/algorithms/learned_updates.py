@@ -1,0 +1,173 @@
+"""Meta-learners that descend in a learned geometry, or in a small part of the weights."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from metajax._checked import checked
+from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
+from metajax.differentiate import Strategy
+from metajax.inner import (
+    generated_rates,
+    inner_loop,
+    learned_curvature,
+    low_rank,
+    transformations,
+    transformed,
+    with_low_rank,
+)
+from metajax.losses import cross_entropy
+from metajax.nets import join_params
+from metajax.outer import query_loss
+from metajax.types import Apply, Count, Learner, Params, Size
+
+
+@checked
+def meta_curvature(
+    net: Net,
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.1,
+    inner_steps: Count = 1,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """Meta-Curvature: MAML whose gradients are multiplied by learned matrices.
+
+    θ' = θ - α MC(∇L(θ)), with a matrix for the input channels, one for the output channels and one
+    for the places of a kernel. They start at the identity, which is MAML.
+
+    Args:
+        net: a Flax module or (apply, params).
+        loss: from apply to the loss of the network.
+        inner_rate: α.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+
+    Source: Park and Oliva 2019, arXiv 1902.03356.
+    """
+    apply, params = as_function(net)
+    of_net = loss_of(loss, apply)
+    rule = learned_curvature(inner_rate)
+    adaptation = inner_loop(of_net, rule, steps=inner_steps, differentiate=differentiate)
+    params = adaptation.init(params, jax.random.key(0))
+    return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
+
+
+@checked
+def alfa(
+    net: Net,
+    *,
+    loss: MakeLoss = cross_entropy,
+    initial_rate: float = 0.01,
+    inner_steps: Size = 5,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """ALFA: MAML whose step sizes and weight decays a network computes at every inner step.
+
+    θₗ' = (1 - βₗ) θₗ - αₗ ∇ₗL for each array of weights l. The network reads the means of weights
+    and gradients.
+
+    Args:
+        net: a Flax module or (apply, params).
+        loss: from apply to the loss of the network.
+        initial_rate: initial value of every step size.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+
+    Source: Baik et al. 2020, arXiv 2011.00209.
+    """
+    apply, params = as_function(net)
+    of_net = loss_of(loss, apply)
+    rule = generated_rates(initial_rate, steps=inner_steps)
+    adaptation = inner_loop(of_net, rule, steps=inner_steps, differentiate=differentiate)
+    params = adaptation.init(params, jax.random.key(0))
+    return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
+
+
+@checked
+def t_net(
+    net: Net,
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.1,
+    inner_steps: Count = 1,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """T-net: MAML in a net whose layers have a learned linear map after them, which stays.
+
+    y = (W x + b) T. The inner loop changes W and b, the outer loop T, too: T decides in which
+    directions a step goes. MT-nets, which also choose which units may change, are not here.
+
+    Args:
+        net: a Flax module or (apply, params); all weights are fast.
+        loss: from apply to the loss of the network.
+        inner_rate: step size on the mean loss.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+
+    Raises:
+        ValueError: a net without layers.
+
+    Source: Lee and Choi 2018, arXiv 1801.05558.
+    """
+    apply, params = as_function(net)
+    params = Params(params.fast, {"transformation": transformations(params.fast)})
+    transformed_apply: Apply = transformed(apply)  # type: ignore[assignment]
+    of_net = loss_of(loss, transformed_apply)
+    adaptation = inner_loop(
+        of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
+    )
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(transformed_apply, params, adaptation, task_loss)
+
+
+@checked
+def low_rank_maml(
+    net: Net,
+    *,
+    loss: MakeLoss = cross_entropy,
+    rank: Size = 4,
+    inner_rate: float = 0.1,
+    inner_steps: Count = 5,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+    seed: int = 0,
+) -> Learner:
+    """MAML on low-rank factors (LoRA): W + A B, of which the inner loop changes A and B.
+
+    The net's own weights are slow. To keep those of a pretrained net frozen, give the outer
+    optimizer `optax.multi_transform` with `optax.set_to_zero()` for them.
+
+    Args:
+        net: a Flax module or (apply, params).
+        loss: from apply to the loss of the network.
+        rank: columns of A.
+        inner_rate: step size on the mean loss.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+        seed: of A.
+
+    Raises:
+        ValueError: a net without layers.
+
+    Source: the factors, Hu et al. 2021, arXiv 2106.09685; the inner loop, Finn et al. 2017,
+    arXiv 1703.03400.
+    """
+    apply, params = as_function(net)
+    weights = join_params(params)
+    params = Params({"low_rank": low_rank(weights, rank, jax.random.key(seed))}, weights)
+    changed_apply: Apply = with_low_rank(apply)  # type: ignore[assignment]
+    of_net = loss_of(loss, changed_apply)
+    adaptation = inner_loop(
+        of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
+    )
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(changed_apply, params, adaptation, task_loss)

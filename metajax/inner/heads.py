@@ -1,0 +1,108 @@
+"""Heads that an adaptation writes into the fast weights, and the networks that apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from metajax._checked import checked
+from metajax._checks import check_fast_entry
+from metajax._tree import as_floating, reference_rows
+from metajax.types import Apply, Array, Batch, Params, PyTree
+
+ABSENT = -1e9
+"""Head bias of a class without support, in float16 -∞.
+
+A softmax gives the class no weight as long as the other logits are far above this number.
+"""
+
+
+@checked
+def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
+    """The network that applies a written linear head to features: f(x) @ kernel + bias.
+
+    It is for features without a head of their own: raw pixels, features of a frozen encoder, or a
+    net of another library. The modules of `metajax.nets` already have a head.
+
+    Args:
+        embed: (params, x, key, reference=...) -> features [examples, d]. None means that x are
+            features already.
+        entry: the entry of `params.fast` with the head, as `prototypes` or `ridge` writes it.
+
+    Returns:
+        (params, x, key=None, *, reference=None) -> logits [examples, ways].
+
+    Raises:
+        ValueError: when called, fast weights without that entry.
+    """
+
+    def read(params: Params, head: PyTree, features: Array) -> Array:
+        return features @ head["kernel"] + head["bias"][None]
+
+    return written_head(embed, read, entry=entry)
+
+
+@checked
+def written_head(
+    embed: Apply | None, read: Callable[[Params, PyTree, Array], Any], *, entry: str = "head"
+) -> Apply:
+    """The network that applies what an adaptation wrote to features: read(params, head, f(x)).
+
+    Args:
+        embed: (params, x, key, reference=...) -> features [examples, ...]. None means that x are
+            features already.
+        read: (params, head, features) -> outputs.
+        entry: the entry of `params.fast` with the head.
+
+    Returns:
+        (params, x, key=None, *, reference=None) -> outputs.
+
+    Raises:
+        ValueError: when called, fast weights without that entry.
+
+    >>> distance = lambda params, centre, features: jnp.abs(features - centre)
+    >>> apply = written_head(None, distance, entry="centre")
+    >>> apply(Params({"centre": 2.0}, {}), jnp.array([1.0, 5.0])).tolist()
+    [1.0, 3.0]
+    """
+
+    @checked
+    def apply(
+        params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
+    ) -> Any:
+        if not isinstance(params.fast, dict) or entry not in params.fast:
+            raise ValueError(
+                f"params.fast has no entry {entry!r}; adapt the params first, or write the head "
+                "under this name."
+            )
+        features = x if embed is None else embed(params, x, key, reference=reference)
+        return read(params, params.fast[entry], as_floating(features))
+
+    return apply
+
+
+@checked
+def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Params:
+    """The params with a linear head written into an entry of `params.fast`.
+
+    Raises:
+        ValueError: fast weights that are not a dict.
+    """
+    check_fast_entry(params, entry)
+    return params._replace(fast={**params.fast, entry: {"kernel": kernel, "bias": bias}})
+
+
+def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
+    """Features of the support set, floats [examples, d].
+
+    Raises:
+        ValueError: features of another rank.
+    """
+    features = embed(params, support.x, key, reference=reference_rows(support))
+    if jnp.ndim(features) != 2:
+        raise ValueError(
+            f"embed must return [examples, d], got shape {jnp.shape(features)}; flatten the rest."
+        )
+    return as_floating(features)

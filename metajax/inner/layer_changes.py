@@ -1,0 +1,186 @@
+"""Changes of the linear maps of a net: a learned transformation (T-net), and low-rank additions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from metajax._checked import checked
+from metajax._checks import shapes
+from metajax.inner.film_layers import BIASES
+from metajax.types import Array, Params, PyTree, Size
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+
+@checked
+def transformations(layers: PyTree) -> PyTree:
+    """A transformation of the outputs of these layers that changes nothing yet: identity matrices.
+
+    A layer is a dict with a kernel [..., channels]. `transformed` applies what this makes.
+
+    Args:
+        layers: weights of the layers, a nested dict.
+
+    Raises:
+        ValueError: no layer.
+
+    >>> found = transformations({"head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}})
+    >>> found["head"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return _of_layers(layers, lambda kernel: jnp.eye(kernel.shape[-1], dtype=kernel.dtype))
+
+
+@checked
+def transformed(
+    function: Callable[Concatenate[Params, Rest], Result], *, entry: str = "transformation"
+) -> Callable[Concatenate[Params, Rest], Result]:
+    """The same function of a net whose layers are transformed: (W, b) ← (W T, b T).
+
+    Args:
+        function: a function whose first argument is `Params`, such as an `apply` or a loss.
+        entry: the entry of `params.fast` or `params.slow` with the matrices, as `transformations`
+            makes them. The function does not see this entry.
+
+    Raises:
+        ValueError: when called, params without that entry.
+
+    Source: Lee and Choi 2018, arXiv 1801.05558, section 3.1.
+    """
+
+    def change(layer: dict[str, Array], matrix: Array) -> dict[str, Array]:
+        return {name: leaf @ matrix if leaf.ndim else leaf for name, leaf in layer.items()}
+
+    return _changed(function, entry, change)
+
+
+@checked
+def low_rank(layers: PyTree, rank: Size, key: Array) -> PyTree:
+    """Low-rank factors for these layers that change nothing yet: a random A and B = 0.
+
+    A layer is a dict with a kernel [..., channels]. `with_low_rank` adds A B to its kernel.
+
+    Args:
+        layers: weights of the layers, a nested dict.
+        rank: columns of A and rows of B.
+        key: for A, whose numbers are normal with variance 1/rows.
+
+    Raises:
+        ValueError: no layer.
+
+    >>> layers = {"head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
+    >>> jax.tree.map(jnp.shape, low_rank(layers, 1, jax.random.key(0)))
+    {'head': {'down': (4, 1), 'up': (1, 2)}}
+
+    Source: LoRA, Hu et al. 2021, arXiv 2106.09685, section 4.1.
+    """
+    number = iter(range(1_000_000))
+
+    def factors(kernel: Array) -> dict[str, Array]:
+        rows = math.prod(kernel.shape[:-1])
+        own_key = jax.random.fold_in(key, next(number))
+        down = jax.random.normal(own_key, (rows, rank), kernel.dtype) / math.sqrt(rows)
+        return {"down": down, "up": jnp.zeros((rank, kernel.shape[-1]), kernel.dtype)}
+
+    return _of_layers(layers, factors)
+
+
+@checked
+def with_low_rank(
+    function: Callable[Concatenate[Params, Rest], Result], *, entry: str = "low_rank"
+) -> Callable[Concatenate[Params, Rest], Result]:
+    """The same function of a net to whose kernels low-rank matrices are added: W ← W + A B.
+
+    Args:
+        function: a function whose first argument is `Params`, such as an `apply` or a loss.
+        entry: the entry of `params.fast` or `params.slow` with the factors, as `low_rank` makes
+            them. The function does not see this entry.
+
+    Raises:
+        ValueError: when called, params without that entry.
+
+    Source: LoRA, Hu et al. 2021, arXiv 2106.09685. Its factor α/rank is in A here.
+    """
+
+    def change(layer: dict[str, Array], factors: dict[str, Array]) -> dict[str, Array]:
+        added = factors["down"] @ factors["up"]
+        return {
+            name: leaf + added.reshape(leaf.shape) if leaf.ndim > 1 else leaf
+            for name, leaf in layer.items()
+        }
+
+    return _changed(function, entry, change)
+
+
+def _is_layer(weights: PyTree) -> bool:
+    """Whether this is a dict of one kernel [..., channels] and perhaps biases [channels]."""
+    if not isinstance(weights, dict) or any(isinstance(leaf, dict) for leaf in weights.values()):
+        return False
+    kernels = [leaf for name, leaf in weights.items() if name not in BIASES]
+    return len(kernels) == 1 and jnp.ndim(kernels[0]) > 1
+
+
+def _of_layers(weights: PyTree, make: Callable[[Array], Any]) -> PyTree:
+    """What is made of the kernel of each layer, at its place.
+
+    Raises:
+        ValueError: no layer.
+    """
+    found = _of_part(weights, make)
+    if found is None:
+        raise ValueError(f"There is no layer with a kernel [..., channels] in {shapes(weights)}.")
+    return found
+
+
+def _of_part(weights: PyTree, make: Callable[[Array], Any]) -> Any:
+    """What `_of_layers` makes of a part, or None where it has no layer."""
+    if _is_layer(weights):
+        (kernel,) = (leaf for name, leaf in weights.items() if name not in BIASES)
+        return make(kernel)
+    if not isinstance(weights, dict):
+        return None
+    found = {name: _of_part(part, make) for name, part in weights.items()}
+    return {name: part for name, part in found.items() if part is not None} or None
+
+
+def _changed(
+    function: Callable[Concatenate[Params, Rest], Result],
+    entry: str,
+    change: Callable[[dict[str, Array], Any], dict[str, Array]],
+) -> Callable[Concatenate[Params, Rest], Result]:
+    """The function, with every layer changed by what stands at its place in the entry."""
+
+    def of_part(weights: PyTree, by: Any) -> PyTree:
+        if _is_layer(weights):
+            return change(weights, by)
+        if not isinstance(weights, dict):
+            return weights
+        return {
+            name: of_part(part, by[name]) if name in by else part for name, part in weights.items()
+        }
+
+    def call(params: Params, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        places = [part for part in (params.fast, params.slow) if isinstance(part, dict)]
+        found = [part[entry] for part in places if entry in part]
+        if len(found) != 1:
+            names = sorted(name for part in places for name in part)
+            raise ValueError(
+                f"One of params.fast and params.slow must have the entry {entry!r}; they have "
+                f"{names}."
+            )
+        without = [
+            {name: part for name, part in place.items() if name != entry}
+            if isinstance(place, dict)
+            else place
+            for place in (params.fast, params.slow)
+        ]
+        fast, slow = (of_part(part, found[0]) for part in without)
+        return function(params._replace(fast=fast, slow=slow), *args, **kwargs)
+
+    return call

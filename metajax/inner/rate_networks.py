@@ -1,0 +1,78 @@
+"""A learned rule whose step sizes and weight decays a network computes at every step."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax._checked import checked
+from metajax._checks import shapes
+from metajax.inner.rules import Rule
+from metajax.types import Array, Params, PyTree, Size
+
+
+@checked
+def generated_rates(initial: float, *, steps: Size, weight_decay: float = 5e-4) -> Rule:
+    """ALFA: θₗ' = (1 - βₗ) θₗ - αₗ ∇ₗL, with α and β from the state of learning.
+
+    A network of two layers reads the mean of every leaf of the weights and of its gradient. For
+    each leaf it computes two factors, of a learned step size and of a learned decay that each step
+    has of its own. Before learning the factors are near 1. They may become negative, and so may α.
+
+    Args:
+        initial: initial value of every step size.
+        steps: number of steps that have step sizes of their own; later steps use those of the last
+            one.
+        weight_decay: the initial value of every decay is this times `initial`.
+
+    Raises:
+        ValueError: on adaptation, a rule that does not fit the fast weights.
+
+    Source: Baik et al. 2020, arXiv 2011.00209, equations 4 to 6; the initial values as in the
+    authors' code, github.com/baiksung/ALFA.
+    """
+
+    @checked
+    def init(params: Params, key: Array) -> PyTree:
+        leaves = len(jax.tree.leaves(params.fast))
+        width = 2 * leaves
+        first, second = jax.random.split(key)
+        return {
+            "hidden": {
+                "kernel": jax.random.normal(first, (width, width)) / width**0.5,
+                "bias": jnp.zeros(width),
+            },
+            "out": {
+                "kernel": jax.random.normal(second, (width, width)) / width,
+                "bias": jnp.ones(width),
+            },
+            "rate": jnp.full((steps, leaves), initial),
+            "decay": jnp.full((steps, leaves), weight_decay * initial),
+        }
+
+    def optimizer(rule: PyTree) -> optax.GradientTransformation:
+        def update(gradients: PyTree, count: Array, params: PyTree) -> tuple[PyTree, Array]:
+            slopes, structure = jax.tree.flatten(gradients)
+            weights = jax.tree.leaves(params)
+            if rule["rate"].shape != (steps, len(slopes)):
+                raise ValueError(
+                    f"The rule has step sizes [steps, leaves] of {shapes(rule['rate'])}, the fast "
+                    f"weights have {len(slopes)} leaves and the rule {steps} steps; adapt the "
+                    "weights that `init` got."
+                )
+            means = jnp.stack([leaf.mean() for leaf in weights + slopes])
+            hidden = jax.nn.relu(means @ rule["hidden"]["kernel"] + rule["hidden"]["bias"])
+            factors = hidden @ rule["out"]["kernel"] + rule["out"]["bias"]
+            index = jnp.minimum(count, steps - 1)
+            rates = factors[: len(slopes)] * rule["rate"][index]
+            decays = factors[len(slopes) :] * rule["decay"][index]
+            updates = [
+                (-decay * weight - rate * slope).astype(slope.dtype)
+                for rate, decay, weight, slope in zip(rates, decays, weights, slopes, strict=True)
+            ]
+            return jax.tree.unflatten(structure, updates), count + 1
+
+        return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+
+    return Rule(init, optimizer)
