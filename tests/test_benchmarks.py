@@ -32,6 +32,7 @@ import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import memory  # noqa: E402
+import processes  # noqa: E402
 import ruler  # noqa: E402
 import workloads  # noqa: E402
 
@@ -52,6 +53,7 @@ NO_CLASSES = {
     "peers-w1",
     "peers-w2",
     "peers-w2-32-tasks",
+    "processes",
     "sinusoid",
     "subsets",
     "task_modes",
@@ -333,6 +335,16 @@ def test_fusions_are_trained(tmp_path, as_script):
     assert row["fusion"] == "Late"
     assert np.isfinite([row["loss before"], row["loss after"]]).all()
     assert row["loss before"] != row["loss after"]
+
+
+def test_neural_processes_stand_beside_the_exact_one(tmp_path, as_script, monkeypatch):
+    monkeypatch.setattr(processes, "NETS", {"CNP": processes.NETS["CNP"]})
+    processes.main(processes.parser.parse_args(["--tiny", "--out", str(tmp_path)]))
+    rows = json.loads((tmp_path / "processes.json").read_text())["rows"]
+    exact, constant, net = rows
+    assert [row["net"] for row in rows] == ["exact", "constant", "CNP"]
+    assert exact["log-likelihood"][0] > max(constant["log-likelihood"][0], net["log-likelihood"][0])
+    assert 80 < exact["coverage"][0] < 98
 
 
 def test_alphabets_are_learned(tmp_path, packs, as_script, monkeypatch):

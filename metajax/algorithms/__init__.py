@@ -29,6 +29,7 @@ from metajax.algorithms.metric import matching_nets as matching_nets
 from metajax.algorithms.metric import protonets as protonets
 from metajax.algorithms.metric import simple_cnaps as simple_cnaps
 from metajax.algorithms.metric import soft_kmeans_protonets as soft_kmeans_protonets
+from metajax.algorithms.neural_processes import neural_process as neural_process
 from metajax.algorithms.transfer import fine_tuning as fine_tuning
 from metajax.algorithms.transfer import pretraining as pretraining
 from metajax.algorithms.transfer import with_pretrained_body as with_pretrained_body

@@ -34,6 +34,10 @@ from metajax.nets.norms import TaskNorm as TaskNorm
 from metajax.nets.perceptrons import MLP as MLP
 from metajax.nets.pretrained import pretrained_sentences as pretrained_sentences
 from metajax.nets.pretrained import sentence_features as sentence_features
+from metajax.nets.processes import AttentiveProcess as AttentiveProcess
+from metajax.nets.processes import ConditionalProcess as ConditionalProcess
+from metajax.nets.processes import ConvolutionalProcess as ConvolutionalProcess
+from metajax.nets.processes import TransformerProcess as TransformerProcess
 from metajax.nets.sentences import SentenceEncoder as SentenceEncoder
 from metajax.nets.sequence import GRU as GRU
 from metajax.nets.sequence import SequenceTransformer as SequenceTransformer

@@ -1,0 +1,62 @@
+"""Neural processes: the support set is read in one pass, and predictions have a variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax._checked import checked
+from metajax.inner import amortize, written_head
+from metajax.losses import gaussian_log_loss
+from metajax.nets import functional, join_params
+from metajax.outer import query_loss
+from metajax.types import Array, Batch, Gaussian, Learner, Params, PyTree
+
+
+@checked
+def neural_process(net: nnx.Module) -> Learner:
+    """A neural process: a net reads the support set, and predicts a Gaussian for every query.
+
+    It is trained by the likelihood of the query set. A support set without examples is allowed.
+    The papers also predict the support set itself; put its examples among the queries for that.
+
+    Args:
+        net: `nets.ConditionalProcess` (CNP), `nets.AttentiveProcess` (ANP without a latent),
+            `nets.ConvolutionalProcess` (ConvCNP), `nets.TransformerProcess` (TNP-D), or a module of
+            your own with methods `read(x, y, weight)` and `predict(x, context)`.
+
+    Returns:
+        A learner whose `apply` gives a `Gaussian`. It regresses y [examples, outputs].
+
+    Raises:
+        ValueError: a net without `read` and `predict`.
+
+    Source: Garnelo et al. 2018, arXiv 1807.01613; the other papers are with the nets.
+    """
+    missing = [name for name in ("read", "predict") if not hasattr(net, name)]
+    if missing:
+        raise ValueError(
+            f"The net has no method {' and no '.join(missing)}; give a net of "
+            "metajax.nets such as ConditionalProcess, or one of your own with both."
+        )
+    apply, params = functional(net)
+    call: Callable[..., Any] = apply
+
+    def encode(params: Params, support: Batch, key: Array) -> PyTree:
+        if not len(support.y):  # attention needs a row, and one of weight 0 is as good as none
+            support = jax.tree.map(
+                lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), support
+            )
+        return call(params, support.x, key, method="read", y=support.y, weight=support.weight)
+
+    def predict(params: Params, context: PyTree, x: Array) -> Gaussian:
+        return call(params, x, method="predict", context=context)
+
+    adaptation = amortize(lambda params, key: (), encode, entry="context")
+    head = written_head(None, predict, entry="context")
+    params = Params(fast={}, slow=join_params(params))
+    return Learner(head, params, adaptation, query_loss(adaptation, gaussian_log_loss(head)))
