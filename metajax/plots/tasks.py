@@ -75,4 +75,4 @@ def _draw_query(axes: Axes, image: np.ndarray, left: float, way: int, answer: in
         draw_image(axes, image, left, way, RIGHT)
         return
     draw_image(axes, image, left, way, WRONG)
-    axes.text(left + 0.92, way + 0.04, str(answer + 1), ha="right", va="top", color=WRONG)
+    axes.text(left + 0.90, way + 0.10, str(answer + 1), ha="right", va="top", color=WRONG)
