@@ -41,8 +41,8 @@ NETS = {
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-parser.add_argument("--steps", type=int, default=10_000)
-parser.add_argument("--shots", type=int, nargs="+", default=[3, 10])
+parser.add_argument("--steps", type=int, default=5_000)
+parser.add_argument("--shots", type=int, nargs="+", default=[10])
 parser.add_argument("--tests", type=int, default=1_000)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -64,10 +64,10 @@ def exact_process():
         "log_length": jnp.log(LENGTH),
         "log_noise": jnp.log(NOISE**2 - 1e-4),  # gaussian_process adds 1e-4
     }
-    adaptation = inner.gaussian_process(embed)
-    head = inner.process_head(embed)
-    task_loss = mj.query_loss(adaptation, mj.losses.gaussian_log_loss(head))
-    return mj.Learner(head, mj.Params({}, {}, rule), adaptation, task_loss)
+    process = inner.gaussian_process(embed)
+    loss = mj.losses.gaussian_log_loss(process.apply)
+    task_loss = mj.query_loss(process.adaptation, loss)
+    return mj.Learner(process.apply, mj.Params({}, {}, rule), process.adaptation, task_loss)
 
 
 def constant():

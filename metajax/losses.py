@@ -153,7 +153,8 @@ def gaussian_log_loss(apply: Callable[..., Gaussian]) -> Loss:
         A loss of batches with targets of the shape of the mean.
 
     Raises:
-        ValueError: when traced, outputs that are no `Gaussian`, or targets of another shape.
+        ValueError: when traced, outputs that are no `Gaussian`, a variance or targets that have
+            another shape than the mean, or weights that are not [examples].
 
     >>> from metajax.types import Params
     >>> loss = gaussian_log_loss(lambda params, x, key, reference: Gaussian(x, jnp.ones_like(x)))
@@ -168,6 +169,11 @@ def gaussian_log_loss(apply: Callable[..., Gaussian]) -> Loss:
         if not isinstance(outputs, Gaussian):
             raise ValueError(f"The network must return a Gaussian, got {type(outputs).__name__}.")
         _check_targets(outputs.mean, batch.y)
+        if jnp.shape(outputs.variance) != outputs.mean.shape:
+            raise ValueError(
+                f"The mean has shape {outputs.mean.shape} and the variance "
+                f"{jnp.shape(outputs.variance)}; make them equal."
+            )
         mean, variance = (leaf.astype(_wide_type(leaf)) for leaf in outputs)
         y = batch.y if batch.weight is None else keep_rows(batch.weight > 0, batch.y)
         squares = (mean - y) ** 2

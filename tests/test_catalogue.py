@@ -61,14 +61,13 @@ def test_a_gaussian_process_is_that_of_scikit_learn(name):
     params = EMPTY._replace(rule=jax.tree.map(jnp.asarray, rule))
     support = mj.Batch(jnp.asarray(x), jnp.asarray(y))
     process = inner.gaussian_process(identity_encoder, kernel=kernel)
-    head = inner.process_head(identity_encoder, kernel=kernel)
     expected = GaussianProcessRegressor(theirs + WhiteKernel(noise), optimizer=None).fit(x, y)
     mean, deviation = expected.predict(queries, return_std=True)
     for batch in (support, padded(support)):
-        ours = head(process.adapt(params, batch, KEY), jnp.asarray(queries))
+        ours = process.apply(process.adaptation.adapt(params, batch, KEY), jnp.asarray(queries))
         np.testing.assert_allclose(ours.mean, mean, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(ours.variance, deviation**2, rtol=1e-7)
-        evidence = inner.log_evidence(identity_encoder, kernel=kernel)(params, batch, KEY)
+        evidence = process.log_evidence(params, batch, KEY)
         np.testing.assert_allclose(evidence * y.size, expected.log_marginal_likelihood(), rtol=1e-8)
 
 
@@ -78,13 +77,13 @@ def test_a_weight_of_a_row_divides_its_noise():
     params = EMPTY._replace(rule=jax.tree.map(jnp.asarray, rule))
     support = mj.Batch(jnp.asarray(x), jnp.asarray(y), jnp.asarray(weight))
     process = inner.gaussian_process(identity_encoder)
-    ours = inner.process_head(identity_encoder)(process.adapt(params, support, KEY), jnp.asarray(x))
+    ours = process.apply(process.adaptation.adapt(params, support, KEY), jnp.asarray(x))
     noise = 0.2 + 1e-4
     theirs = GaussianProcessRegressor(RBF(1.0), alpha=noise / weight, optimizer=None).fit(x, y)
     mean, deviation = theirs.predict(x, return_std=True)
     np.testing.assert_allclose(ours.mean[:, 0], mean.reshape(-1), rtol=1e-8)
     np.testing.assert_allclose(ours.variance[:, 0], deviation**2 + noise, rtol=1e-8)
-    evidence = inner.log_evidence(identity_encoder)(params, support, KEY)
+    evidence = process.log_evidence(params, support, KEY)
     np.testing.assert_allclose(evidence * 5, theirs.log_marginal_likelihood(), rtol=1e-8)
 
 
@@ -134,12 +133,58 @@ def test_the_wrong_targets_of_a_gaussian_process_are_refused():
     x = jnp.ones((2, 3))
     process = inner.gaussian_process(identity_encoder)
     with pytest.raises(ValueError, match=r"y must be \[examples, k\], got shape \(2,\)"):
-        head_of(process, mj.Batch(x, jnp.ones(2)))
-    with pytest.raises(ValueError, match=r"params\.rule is empty"):
-        process.adapt(EMPTY, mj.Batch(x, jnp.ones((2, 1))), KEY)
+        head_of(process.adaptation, mj.Batch(x, jnp.ones(2)))
+    for function in (process.adaptation.adapt, process.log_evidence):
+        with pytest.raises(ValueError, match=r"params\.rule is"):
+            function(EMPTY, mj.Batch(x, jnp.ones((2, 1))), KEY)
     loss = mj.losses.gaussian_log_loss(lambda params, x, key, reference: x)
     with pytest.raises(ValueError, match="must return a Gaussian"):
         loss(EMPTY, mj.Batch(x, x), KEY)
+    wider = lambda params, x, key, reference: mj.Gaussian(x, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"mean has shape \(2, 3\) and the variance \(3,\)"):
+        mj.losses.gaussian_log_loss(wider)(EMPTY, mj.Batch(x, x), KEY)
+
+
+def test_a_gaussian_process_far_from_zero_and_with_large_features():
+    """In float32, where |a|² + |b|² - 2 a·b or a noise of 1e-4 would not be enough."""
+    x = jnp.array([[0.0], [1.0], [2.0]], jnp.float32)
+    y = jnp.array([[0.0], [1.0], [0.0]], jnp.float32)
+    process = inner.gaussian_process(identity_encoder)
+    assert isinstance(process, inner.GaussianProcess)
+    params = process.adaptation.init(EMPTY, KEY)
+    near, far = (
+        process.apply(process.adaptation.adapt(params, mj.Batch(x + move, y), KEY), x + move)
+        for move in (0, 5000)
+    )
+    np.testing.assert_allclose(near.mean, far.mean, rtol=1e-3)
+    large = jnp.asarray(1000 * features(50, 8), jnp.float32)
+    linear = inner.gaussian_process(identity_encoder, kernel=inner.linear_kernel)
+    support = mj.Batch(large, jnp.asarray(features(50, 1), jnp.float32))
+    found = linear.apply(linear.adaptation.adapt(params, support, KEY), large)
+    assert jnp.isfinite(found.mean).all() and jnp.isfinite(found.variance).all()
+    means = inner.class_covariances(identity_encoder, 2)
+    support = mj.Batch(3 * jnp.abs(large[:10].repeat(8, axis=1)), jnp.arange(10) % 2)
+    logits = outputs(means, inner.mahalanobis_head(identity_encoder), support, support.x)
+    assert jnp.isfinite(logits).all()
+
+
+def test_the_evidence_of_absent_classes_and_of_nothing():
+    x, y = jnp.asarray(features(6)), jnp.array([0, 1, 1, 0, 1, 0])
+    found = []
+    for ways in (2, 5):
+        process = inner.gaussian_process(identity_encoder, ways)
+        params = process.adaptation.init(EMPTY, KEY)
+        found.append(process.log_evidence(params, mj.Batch(x, y), KEY))
+        assert process.log_evidence(params, mj.Batch(x, y, jnp.zeros(6)), KEY) == 0
+    np.testing.assert_allclose(*found, rtol=1e-10)
+
+
+def test_support_and_query_of_a_deep_kernel_may_differ_in_weights():
+    task = first(make_tasks())
+    learner = algorithms.dkt(make_module(), WAYS)
+    weighted = task._replace(support=task.support._replace(weight=jnp.ones(len(task.support.y))))
+    expected, _ = learner.task_loss(learner.params, task, KEY)
+    np.testing.assert_allclose(learner.task_loss(learner.params, weighted, KEY)[0], expected)
 
 
 # Metrics
@@ -352,8 +397,55 @@ def test_a_head_that_was_not_written_is_missed():
 
 
 def test_features_of_a_module_leave_out_its_head():
-    embed, params = algorithms.as_features(make_module())
+    embed, params = algorithms.as_features(make_module(), "head")
     assert list(params.slow) == ["layers"] and params.fast == {}
     assert embed(params, jnp.ones((2, FEATURES), jnp.float32)).shape == (2, 8)
-    _, params = algorithms.as_features(nnx.Linear(FEATURES, 2, rngs=nnx.Rngs(0)))
+    linear = nnx.Linear(FEATURES, 2, rngs=nnx.Rngs(0))
+    _, params = algorithms.as_features(linear, "head")
     assert set(params.slow) == {"kernel", "bias"}
+    with pytest.raises(ValueError, match="weights of its own under 'kernel'"):
+        algorithms.as_features(linear, "kernel")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        algorithms.matching_nets,
+        algorithms.soft_kmeans_protonets,
+        algorithms.simple_cnaps,
+        algorithms.protonets,
+    ],
+)
+def test_what_does_not_count_may_be_nan_and_nothing_may_count(make):
+    """A net whose features are NaN for a row of zeros, a row that is NaN, and no support at all."""
+    unit = lambda params, x, key=None, *, reference=None: (
+        x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    )
+    learner = make((unit, EMPTY), 2)
+    x, y = jnp.asarray(features(5)), jnp.array([0, 1, 0, 1, 1])
+    task = mj.Task(mj.Batch(x, y), mj.Batch(x + 0.1, y))
+    expected, _ = learner.task_loss(learner.params, task, KEY)
+    found, _ = learner.task_loss(learner.params, task._replace(support=padded(task.support)), KEY)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    nothing = task._replace(support=task.support._replace(weight=jnp.zeros(5)))
+    value, metrics = learner.task_loss(learner.params, nothing, KEY)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-6)  # a guess
+    assert jnp.isfinite(metrics["accuracy"])
+
+
+def test_layers_in_a_list_are_not_passed_over():
+    layer = {"kernel": jnp.ones((2, 2))}
+    with pytest.raises(ValueError, match="these are in a list"):
+        inner.transformations({"layers": [layer, layer], "head": layer})
+    heads = {"kernel": jnp.ones((4, 2, 3)), "bias": jnp.ones((2, 3))}  # of an attention layer
+    factors = {"low_rank": inner.low_rank({"query": heads}, 1, KEY)}
+    kernel_of = inner.with_low_rank(lambda params, x: params.slow["query"]["bias"] + x)
+    assert kernel_of(mj.Params(factors, {"query": heads}), 0.0).shape == (2, 3)
+
+
+def test_a_t_net_keeps_what_is_slow():
+    affine = lambda params, x: x @ params.fast["w"]["kernel"] + params.slow["a"]
+    shift, _ = mj.nets.from_function(affine)
+    net = (shift, mj.Params({"w": {"kernel": jnp.ones((3, 2))}}, {"a": 5.0}))
+    learner = algorithms.t_net(net)
+    assert learner.apply(learner.params, jnp.ones((1, 3))).tolist() == [[8.0, 8.0]]

@@ -133,7 +133,7 @@ def test_the_attention_of_a_process_is_that_of_flax():
     )
     kernel = lambda layer: layer.kernel[...].astype(float)
     theirs.query.kernel[...] = kernel(net.query).reshape(8, 2, 4)
-    theirs.key.kernel[...] = kernel(net.query).reshape(8, 2, 4)
+    theirs.key.kernel[...] = kernel(net.key).reshape(8, 2, 4)
     theirs.value.kernel[...] = kernel(net.value).reshape(8, 2, 4)
     theirs.out.kernel[...] = kernel(net.output).reshape(2, 4, 8)
     queries, places, values = (jnp.asarray(RNG.normal(size=(n, 8))) for n in (3, 5, 5))
@@ -143,6 +143,17 @@ def test_the_attention_of_a_process_is_that_of_flax():
         np.testing.assert_allclose(
             net(queries, places, values, valid), expected, rtol=1e-5, atol=1e-6
         )
+
+
+def test_a_grid_has_an_end():
+    learner = learner_of("ConvCNP")
+    assert jnp.isnan(predict(learner, mj.Batch(X, Y), jnp.array([[4.5]])).mean).all()
+    assert jnp.isnan(predict(learner, mj.Batch(X + 9, Y)).mean).all()
+    integers = predict(learner, mj.Batch(jnp.array([[1], [2]]), Y[:2]), jnp.array([[0]]))
+    floats = predict(learner, mj.Batch(jnp.array([[1.0], [2.0]]), Y[:2]), jnp.array([[0.0]]))
+    assert_alike(integers, floats, 1e-6)
+    with pytest.raises(ValueError, match="ConvolutionalProcess"):
+        predict(learner, mj.Batch(jnp.ones((2, 2)), Y[:2]), jnp.ones((1, 2)))
 
 
 def test_bad_processes_are_refused():

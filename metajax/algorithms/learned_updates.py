@@ -69,7 +69,8 @@ def alfa(
     """ALFA: MAML whose step sizes and weight decays a network computes at every inner step.
 
     θₗ' = (1 - βₗ) θₗ - αₗ ∇ₗL for each array of weights l. The network reads the means of weights
-    and gradients.
+    and gradients, and scales learned step sizes and decays, of which each step has its own. The
+    decays start at 5e-4 of the step size.
 
     Args:
         net: a Flax module or (apply, params).
@@ -99,13 +100,14 @@ def t_net(
     differentiate: Strategy | None = None,
     inductive: bool = False,
 ) -> Learner:
-    """T-net: MAML in a net whose layers have a learned linear map after them, which stays.
+    """T-net: MAML in a net with a learned linear map after each layer, which adaptation keeps.
 
-    y = (W x + b) T. The inner loop changes W and b, the outer loop T, too: T decides in which
-    directions a step goes. MT-nets, which also choose which units may change, are not here.
+    y = (x W + b) T. The inner loop changes W and b. The outer loop also learns T, which decides in
+    which directions a step goes. MT-nets, which also choose which units may change, are not here.
 
     Args:
-        net: a Flax module or (apply, params); all weights are fast.
+        net: a Flax module, whose weights are all fast, or (apply, params). Layers that are slow
+            get no map.
         loss: from apply to the loss of the network.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
@@ -118,7 +120,8 @@ def t_net(
     Source: Lee and Choi 2018, arXiv 1801.05558.
     """
     apply, params = as_function(net)
-    params = Params(params.fast, {"transformation": transformations(params.fast)})
+    maps = {"transformation": transformations(params.fast)}
+    params = Params(params.fast, {**(params.slow or {}), **maps})
     transformed_apply: Apply = transformed(apply)  # type: ignore[assignment]
     of_net = loss_of(loss, transformed_apply)
     adaptation = inner_loop(
@@ -140,7 +143,7 @@ def low_rank_maml(
     inductive: bool = False,
     seed: int = 0,
 ) -> Learner:
-    """MAML on low-rank factors (LoRA): W + A B, of which the inner loop changes A and B.
+    """MAML on low-rank factors (LoRA): W + down · up, of which the inner loop changes both factors.
 
     The net's own weights are slow. To keep those of a pretrained net frozen, give the outer
     optimizer `optax.multi_transform` with `optax.set_to_zero()` for them.
@@ -148,12 +151,12 @@ def low_rank_maml(
     Args:
         net: a Flax module or (apply, params).
         loss: from apply to the loss of the network.
-        rank: columns of A.
+        rank: columns of "down".
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
         inductive: as in `query_loss`.
-        seed: of A.
+        seed: of "down", which is random; "up" starts at 0.
 
     Raises:
         ValueError: a net without layers.

@@ -16,6 +16,11 @@ from metajax.types import Apply, Loss, Params
 Net: TypeAlias = nnx.Module | tuple[Apply, Params]
 """A Flax module, or (apply, params) as an adapter of `metajax.nets` returns them."""
 
+_OWN_WEIGHTS = (
+    "The net has weights of its own under {entry!r}, where the adaptation writes a head. Give the "
+    "net a method `embed` that returns the features that its head reads, or give another entry=."
+)
+
 MakeLoss: TypeAlias = Callable[[Apply], Loss]
 """What makes a loss of a network, such as `metajax.losses.cross_entropy`."""
 
@@ -59,32 +64,39 @@ def as_encoder(net: Net, entry: str) -> tuple[Apply, Apply, Params]:
     apply, params = as_function(net)
     weights = join_params(params)
     if isinstance(net, nnx.Module) and entry in weights:
-        raise ValueError(
-            f"The net has weights of its own under {entry!r}, where the adaptation writes a head. "
-            "Give the net a method `embed` that returns the features that its head reads, or give "
-            "another entry=."
-        )
+        raise ValueError(_OWN_WEIGHTS.format(entry=entry))
     embed = embed_of(apply) if has_head else apply
     return embed, linear_head(embed, entry=entry), Params(fast={}, slow=weights)
 
 
 @checked
-def as_features(net: Net) -> tuple[Apply, Params]:
+def as_features(net: Net, entry: str) -> tuple[Apply, Params]:
     """A net as an encoder whose weights are slow, without the head of a Flax module.
 
     It is for adaptations whose head is not linear. The features of a Flax module that has a method
     `embed` and a `head` are those of `embed`; of any other net, they are its outputs.
 
+    Args:
+        net: a Flax module or (apply, params).
+        entry: the entry of `params.fast` that the adaptation writes.
+
     Returns:
         (embed, params): the features, and slow weights.
+
+    Raises:
+        ValueError: weights of the net where the adaptation writes.
     """
     if isinstance(net, nnx.Module) and hasattr(net, "embed") and hasattr(net, "head"):
         body = nnx.clone(net)
         del body.head
         apply, params = functional(body)
-        return embed_of(apply), Params(fast={}, slow=join_params(params))
-    apply, params = as_function(net)
-    return apply, Params(fast={}, slow=join_params(params))
+        embed = embed_of(apply)
+    else:
+        embed, params = as_function(net)
+    weights = join_params(params)
+    if entry in weights:
+        raise ValueError(_OWN_WEIGHTS.format(entry=entry))
+    return embed, Params(fast={}, slow=weights)
 
 
 def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:

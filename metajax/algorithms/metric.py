@@ -62,8 +62,9 @@ def matching_nets(
 ) -> Learner:
     """Matching networks: attention over the support set by the cosine of learned features.
 
-    p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). Features of the query and of the
-    support set come from one net; full-context embeddings are not here.
+    p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). A cosine is between -1 and 1, so that
+    no p is near 1. Features of the query and of the support set come from one net; full-context
+    embeddings are not here.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
@@ -74,7 +75,7 @@ def matching_nets(
 
     Source: Vinyals et al. 2016, arXiv 1606.04080, equation 1.
     """
-    embed, params = as_features(net)
+    embed, params = as_features(net, entry)
     adaptation = support_set(embed, ways, entry=entry)
     apply = cosine_attention(embed, entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
@@ -94,14 +95,17 @@ def soft_kmeans_protonets(
 ) -> Learner:
     """Semi-supervised prototypical networks: unlabelled rows of the support set refine the means.
 
-    Rows of the support set with the label -1 are unlabelled.
+    cₖ starts as the mean of the labelled rows of class k. Each refinement shares every unlabelled
+    row, whose label is -1, among the classes, zⱼₖ ∝ exp(-|f(xⱼ) - cₖ|²), and takes the means anew
+    with these shares. The masked variant of the paper is not here.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
         loss: from apply to the loss of the network.
         refinements: steps of soft k-means.
-        distractors: whether unlabelled rows may belong to none of the classes.
+        distractors: whether unlabelled rows may belong to none of the classes: a further cluster at
+            0 with a learned radius takes its share.
         entry: the entry of `params.fast` that the head is written into.
         inductive: as in `query_loss`.
 
@@ -125,13 +129,14 @@ def simple_cnaps(
 ) -> Learner:
     """The classifier of Simple CNAPs: Mahalanobis distances by the covariance of each class.
 
-    logitsₖ = -½ (f(x) - μₖ)ᵀ Qₖ⁻¹ (f(x) - μₖ), where Qₖ is between the covariance of class k and
-    that of the task. The paper has a pretrained net that a second one modulates for each task; here
-    the net is learned as in `protonets`.
+    logitsₖ = -½ (f(x) - μₖ)ᵀ Qₖ⁻¹ (f(x) - μₖ) with Qₖ = λₖ Σₖ + (1 - λₖ) Σ + I and
+    λₖ = nₖ / (nₖ + 1), from the nₖ examples of class k, their mean μₖ and covariance Σₖ, and the
+    covariance Σ of the task. The paper has a pretrained net that a second one modulates for each
+    task; here the features are learned through the query loss.
 
     Args:
-        net: a Flax module with `embed` and `head`, or any net whose outputs are features. Time and
-            memory grow with the square of their number.
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features. A
+            task takes memory of ways x d² and time of ways x d³ for d features.
         ways: number of classes of a task.
         loss: from apply to the loss of the network.
         entry: the entry of `params.fast` that means and covariances are written into.
@@ -139,7 +144,7 @@ def simple_cnaps(
 
     Source: Bateni et al. 2020, arXiv 1912.03432.
     """
-    embed, params = as_features(net)
+    embed, params = as_features(net, entry)
     adaptation = class_covariances(embed, ways, entry=entry)
     apply = mahalanobis_head(embed, entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)

@@ -23,6 +23,9 @@ def neural_process(net: nnx.Module) -> Learner:
 
     It is trained by the likelihood of the query set. A support set without examples is allowed.
     The papers also predict the support set itself; put its examples among the queries for that.
+    What is read is written into `params.fast["context"]`. Weights of rows scale the mean of a CNP
+    and the densities of a ConvCNP; the attention of ANP and TNP-D reads a row or, with weight 0,
+    does not.
 
     Args:
         net: `nets.ConditionalProcess` (CNP), `nets.AttentiveProcess` (ANP without a latent),

@@ -8,10 +8,10 @@ from metajax.inner.closed_form import prototypes as prototypes
 from metajax.inner.closed_form import ridge as ridge
 from metajax.inner.clustering import soft_kmeans as soft_kmeans
 from metajax.inner.curvature import learned_curvature as learned_curvature
+from metajax.inner.deep_kernels import GaussianProcess as GaussianProcess
+from metajax.inner.deep_kernels import Kernel as Kernel
 from metajax.inner.deep_kernels import gaussian_process as gaussian_process
 from metajax.inner.deep_kernels import linear_kernel as linear_kernel
-from metajax.inner.deep_kernels import log_evidence as log_evidence
-from metajax.inner.deep_kernels import process_head as process_head
 from metajax.inner.deep_kernels import rbf_kernel as rbf_kernel
 from metajax.inner.descent import inner_loop as inner_loop
 from metajax.inner.film_layers import FiLM as FiLM

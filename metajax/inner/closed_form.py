@@ -21,7 +21,9 @@ def prototypes(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptation:
     -|f(x) - cₖ|² up to a constant. A distance in the form of a linear head can start an inner loop:
     `chain(prototypes(...), inner_loop(...))` is Proto-MAML.
 
-    A class without support gets the bias -1e9. The label -1 marks a row without a label.
+    A class without support gets the bias -1e9, which leaves it no share as long as the distances of
+    the others are far below that: scale features whose squares add up to more. The label -1 marks a
+    row without a label.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
@@ -116,13 +118,15 @@ def nearest_mean_head(mean_WxD: Array, weight_W: Array) -> tuple[Array, Array]:
 
     Args:
         mean_WxD: means c [ways, d].
-        weight_W: [ways], the weight of each class; where it is 0, the bias is -1e9.
+        weight_W: [ways], the weight of each class; where it is 0, the bias is -1e9, and 0 if no
+            class has any weight.
 
     Returns:
         (kernel [d, ways], bias [ways]).
     """
     mean_WxD = as_floating(mean_WxD)
-    bias_W = jnp.where(weight_W > 0, -(mean_WxD**2).sum(axis=1), ABSENT)
+    absent = jnp.where((weight_W > 0).any(), ABSENT, 0)
+    bias_W = jnp.where(weight_W > 0, -(mean_WxD**2).sum(axis=1), absent)
     return 2 * mean_WxD.T, bias_W
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._checks import signed
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._tree import row_weights
+from metajax._tree import keep_rows, row_weights, widened
 from metajax.inner.amortised import amortize
 from metajax.inner.closed_form import nearest_mean_head
-from metajax.inner.heads import embed_support
+from metajax.inner.heads import ABSENT, embed_support
 from metajax.types import Adaptation, Apply, Array, Batch, Count, Params, PyTree, Size
 
 INITIAL_RADIUS = 100.0
@@ -60,9 +60,11 @@ def soft_kmeans(
         return {"log_radius": jnp.log(INITIAL_RADIUS)} if distractors else ()
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
-        features_NxD = embed_support(embed, params, support, key)
+        given_NxD = embed_support(embed, params, support, key)
         classes_NxW = weighted_one_hot(support, ways)
         unlabelled_N = jnp.where(signed(support.y) < 0, row_weights(support), 0)
+        is_used_N = (classes_NxW != 0).any(axis=1) | (unlabelled_N != 0)
+        features_NxD = keep_rows(is_used_N, widened(given_NxD))
         mean_WxD, weight_W = class_means(features_NxD, classes_NxW)
         for _ in range(steps):
             logits_NxW = _logits(features_NxD, mean_WxD, weight_W)
@@ -71,17 +73,16 @@ def soft_kmeans(
                 logits_NxW = jnp.concatenate([logits_NxW, of_none_Nx1], axis=1)
             share_NxW = jax.nn.softmax(logits_NxW)[:, :ways]
             mean_WxD, _ = class_means(features_NxD, classes_NxW + unlabelled_N[:, None] * share_NxW)
-        kernel_DxW, bias_W = nearest_mean_head(mean_WxD, weight_W)
+        kernel_DxW, bias_W = nearest_mean_head(mean_WxD.astype(given_NxD.dtype), weight_W)
         return {"kernel": kernel_DxW, "bias": bias_W}
 
     return amortize(init, encode, entry=entry)
 
 
 def _logits(features_NxD: Array, mean_WxD: Array, weight_W: Array) -> Array:
-    """-|f - c|² for every row and class."""
-    kernel_DxW, bias_W = nearest_mean_head(mean_WxD, weight_W)
-    square_Nx1 = (features_NxD**2).sum(axis=1, keepdims=True)
-    return features_NxD @ kernel_DxW + bias_W[None] - square_Nx1
+    """-|f - c|² for every row and class, -1e9 for a class without support."""
+    square_NxW = ((features_NxD[:, None] - mean_WxD[None]) ** 2).sum(axis=2)
+    return jnp.where(weight_W[None] > 0, -square_NxW, ABSENT)
 
 
 def _distractor_logits(features_NxD: Array, log_radius: Array) -> Array:

@@ -15,7 +15,8 @@ from metajax.types import Apply, Array, Batch, Params, PyTree
 ABSENT = -1e9
 """Head bias of a class without support, in float16 -∞.
 
-A softmax gives the class no weight as long as the other logits are far above this number.
+A softmax gives the class no weight as long as the other logits are far above this number. Raw
+features of thousands of large numbers may come near it: scale them.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,13 +23,14 @@ Result = TypeVar("Result")
 def transformations(layers: PyTree) -> PyTree:
     """A transformation of the outputs of these layers that changes nothing yet: identity matrices.
 
-    A layer is a dict with a kernel [..., channels]. `transformed` applies what this makes.
+    A layer is a dict with a kernel [..., channels] and perhaps biases. `transformed` applies what
+    this makes.
 
     Args:
         layers: weights of the layers, a nested dict.
 
     Raises:
-        ValueError: no layer.
+        ValueError: no layer, or layers in a list or tuple.
 
     >>> found = transformations({"head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}})
     >>> found["head"].tolist()
@@ -43,6 +45,9 @@ def transformed(
 ) -> Callable[Concatenate[Params, Rest], Result]:
     """The same function of a net whose layers are transformed: (W, b) ← (W T, b T).
 
+    For linear maps and convolutions it is T applied to the outputs; for convolutions in groups of
+    channels it is not.
+
     Args:
         function: a function whose first argument is `Params`, such as an `apply` or a loss.
         entry: the entry of `params.fast` or `params.slow` with the matrices, as `transformations`
@@ -55,24 +60,25 @@ def transformed(
     """
 
     def change(layer: dict[str, Array], matrix: Array) -> dict[str, Array]:
-        return {name: leaf @ matrix if leaf.ndim else leaf for name, leaf in layer.items()}
+        return {name: leaf @ matrix for name, leaf in layer.items()}
 
     return _changed(function, entry, change)
 
 
 @checked
 def low_rank(layers: PyTree, rank: Size, key: Array) -> PyTree:
-    """Low-rank factors for these layers that change nothing yet: a random A and B = 0.
+    """Low-rank factors for these layers that change nothing yet: a random "down" and "up" = 0.
 
-    A layer is a dict with a kernel [..., channels]. `with_low_rank` adds A B to its kernel.
+    A layer is a dict with a kernel [..., channels] and perhaps biases. `with_low_rank` adds the
+    product of the factors to its kernel.
 
     Args:
         layers: weights of the layers, a nested dict.
-        rank: columns of A and rows of B.
-        key: for A, whose numbers are normal with variance 1/rows.
+        rank: columns of "down" and rows of "up".
+        key: for "down", whose numbers are normal with variance 1/rows.
 
     Raises:
-        ValueError: no layer.
+        ValueError: no layer, or layers in a list or tuple.
 
     >>> layers = {"head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}}
     >>> jax.tree.map(jnp.shape, low_rank(layers, 1, jax.random.key(0)))
@@ -80,11 +86,11 @@ def low_rank(layers: PyTree, rank: Size, key: Array) -> PyTree:
 
     Source: LoRA, Hu et al. 2021, arXiv 2106.09685, section 4.1.
     """
-    number = iter(range(1_000_000))
+    numbers = itertools.count()
 
     def factors(kernel: Array) -> dict[str, Array]:
         rows = math.prod(kernel.shape[:-1])
-        own_key = jax.random.fold_in(key, next(number))
+        own_key = jax.random.fold_in(key, next(numbers))
         down = jax.random.normal(own_key, (rows, rank), kernel.dtype) / math.sqrt(rows)
         return {"down": down, "up": jnp.zeros((rank, kernel.shape[-1]), kernel.dtype)}
 
@@ -95,7 +101,7 @@ def low_rank(layers: PyTree, rank: Size, key: Array) -> PyTree:
 def with_low_rank(
     function: Callable[Concatenate[Params, Rest], Result], *, entry: str = "low_rank"
 ) -> Callable[Concatenate[Params, Rest], Result]:
-    """The same function of a net to whose kernels low-rank matrices are added: W ← W + A B.
+    """The same function of a net to whose kernels low-rank matrices are added: W ← W + down · up.
 
     Args:
         function: a function whose first argument is `Params`, such as an `apply` or a loss.
@@ -105,13 +111,13 @@ def with_low_rank(
     Raises:
         ValueError: when called, params without that entry.
 
-    Source: LoRA, Hu et al. 2021, arXiv 2106.09685. Its factor α/rank is in A here.
+    Source: LoRA, Hu et al. 2021, arXiv 2106.09685, without its factor α/rank.
     """
 
     def change(layer: dict[str, Array], factors: dict[str, Array]) -> dict[str, Array]:
         added = factors["down"] @ factors["up"]
         return {
-            name: leaf + added.reshape(leaf.shape) if leaf.ndim > 1 else leaf
+            name: leaf if name in BIASES else leaf + added.reshape(leaf.shape)
             for name, leaf in layer.items()
         }
 
@@ -130,7 +136,7 @@ def _of_layers(weights: PyTree, make: Callable[[Array], Any]) -> PyTree:
     """What is made of the kernel of each layer, at its place.
 
     Raises:
-        ValueError: no layer.
+        ValueError: no layer, or layers in a list or tuple.
     """
     found = _of_part(weights, make)
     if found is None:
@@ -143,6 +149,11 @@ def _of_part(weights: PyTree, make: Callable[[Array], Any]) -> Any:
     if _is_layer(weights):
         (kernel,) = (leaf for name, leaf in weights.items() if name not in BIASES)
         return make(kernel)
+    if isinstance(weights, (list, tuple)) and jax.tree.leaves(weights):
+        raise ValueError(
+            f"Layers are looked for in nested dicts, and these are in a {type(weights).__name__}: "
+            f"{shapes(weights)}."
+        )
     if not isinstance(weights, dict):
         return None
     found = {name: _of_part(part, make) for name, part in weights.items()}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._class_means import class_means, weighted_one_hot
-from metajax._tree import widened
+from metajax._tree import keep_rows, widened
 from metajax.inner.amortised import amortize
 from metajax.inner.heads import ABSENT, embed_support, written_head
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
@@ -19,7 +19,9 @@ def class_covariances(embed: Apply, ways: Size, *, entry: str = "head") -> Adapt
 
     Qₖ = λₖ Σₖ + (1 - λₖ) Σ + I with λₖ = nₖ / (nₖ + 1), where nₖ is the weight of class k, Σₖ the
     covariance of its features, and Σ that of all labelled examples. A covariance is divided by
-    n - 1, and by 1 where n is less than 2. Q has an inverse, whatever the features are.
+    n - 1, and by 1 where n is less than 2. Beside large covariances, what is added to the diagonal
+    grows with their rounding. What is written are no weights: an inner loop after it in a chain
+    would move means and covariances apart.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
@@ -38,16 +40,21 @@ def class_covariances(embed: Apply, ways: Size, *, entry: str = "head") -> Adapt
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
         features_NxD = widened(embed_support(embed, params, support, key))
         classes_NxW = weighted_one_hot(support, ways).astype(features_NxD.dtype)
+        features_NxD = keep_rows((classes_NxW != 0).any(axis=1), features_NxD)
         mean_WxD, weight_W = class_means(features_NxD, classes_NxW)
         own_WxDxD = _covariances(features_NxD, classes_NxW)
         all_1xDxD = _covariances(features_NxD, classes_NxW.sum(axis=1, keepdims=True))
         share_W = (weight_W / (weight_W + 1)).reshape(-1, 1, 1)
+        mixed_WxDxD = share_W * own_WxDxD + (1 - share_W) * all_1xDxD
+        trace_W = jnp.trace(mixed_WxDxD, axis1=1, axis2=2).reshape(-1, 1, 1)
+        rounding_W = 4 * jnp.finfo(features_NxD.dtype).eps * trace_W
         identity_1xDxD = jnp.eye(features_NxD.shape[1], dtype=features_NxD.dtype)[None]
-        covariance_WxDxD = share_W * own_WxDxD + (1 - share_W) * all_1xDxD + identity_1xDxD
+        covariance_WxDxD = mixed_WxDxD + (1 + rounding_W) * identity_1xDxD
+        is_absent_W = (weight_W == 0) & (weight_W != 0).any()
         return {
             "mean": mean_WxD,
             "factor": jnp.linalg.cholesky(covariance_WxDxD),
-            "bias": jnp.where(weight_W > 0, 0, ABSENT).astype(features_NxD.dtype),
+            "bias": jnp.where(is_absent_W, ABSENT, 0).astype(features_NxD.dtype),
         }
 
     return amortize(lambda params, key: (), encode, entry=entry)

@@ -11,26 +11,30 @@ from metajax._checks import shapes
 from metajax.inner.rules import Rule
 from metajax.types import Array, Params, PyTree, Size
 
+WEIGHT_DECAY = 5e-4
+"""Initial decay of the weights in a step, as a share of its step size."""
+
 
 @checked
-def generated_rates(initial: float, *, steps: Size, weight_decay: float = 5e-4) -> Rule:
-    """ALFA: θₗ' = (1 - βₗ) θₗ - αₗ ∇ₗL, with α and β from the state of learning.
+def generated_rates(initial: float, *, steps: Size) -> Rule:
+    """ALFA: gradient descent whose step sizes and weight decays a network computes.
 
-    A network of two layers reads the mean of every leaf of the weights and of its gradient. For
-    each leaf it computes two factors, of a learned step size and of a learned decay that each step
-    has of its own. Before learning the factors are near 1. They may become negative, and so may α.
+    θₗ' = (1 - βₗ) θₗ - αₗ ∇ₗL for every leaf l. A network of two layers reads the means of all
+    leaves and of their gradients, which count as constants. It computes two factors for each leaf:
+    αₗ is the first one times a learned step size, and βₗ the second one times a learned decay. Each
+    step has its own learned step sizes and decays. All of them may become negative.
 
     Args:
-        initial: initial value of every step size.
+        initial: initial value of every step size. That of every decay is `WEIGHT_DECAY` times it.
         steps: number of steps that have step sizes of their own; later steps use those of the last
             one.
-        weight_decay: the initial value of every decay is this times `initial`.
 
     Raises:
         ValueError: on adaptation, a rule that does not fit the fast weights.
 
-    Source: Baik et al. 2020, arXiv 2011.00209, equations 4 to 6; the initial values as in the
-    authors' code, github.com/baiksung/ALFA.
+    Source: Baik et al. 2020, arXiv 2011.00209, whose β is 1 - β here. Initial step sizes and decays
+    are as in the authors' code, github.com/baiksung/ALFA. The bias of the network's output starts
+    at 1, so that learning starts near gradient descent where the gradients are small.
     """
 
     @checked
@@ -48,7 +52,7 @@ def generated_rates(initial: float, *, steps: Size, weight_decay: float = 5e-4) 
                 "bias": jnp.ones(width),
             },
             "rate": jnp.full((steps, leaves), initial),
-            "decay": jnp.full((steps, leaves), weight_decay * initial),
+            "decay": jnp.full((steps, leaves), WEIGHT_DECAY * initial),
         }
 
     def optimizer(rule: PyTree) -> optax.GradientTransformation:
@@ -61,7 +65,8 @@ def generated_rates(initial: float, *, steps: Size, weight_decay: float = 5e-4) 
                     f"weights have {len(slopes)} leaves and the rule {steps} steps; adapt the "
                     "weights that `init` got."
                 )
-            means = jnp.stack([leaf.mean() for leaf in weights + slopes])
+            constant = jax.lax.stop_gradient(slopes)
+            means = jnp.stack([leaf.mean() for leaf in [*weights, *constant]])
             hidden = jax.nn.relu(means @ rule["hidden"]["kernel"] + rule["hidden"]["bias"])
             factors = hidden @ rule["out"]["kernel"] + rule["out"]["bias"]
             index = jnp.minimum(count, steps - 1)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
-from metajax._tree import widened
+from metajax._tree import keep_rows, widened
 from metajax.inner.amortised import amortize
 from metajax.inner.heads import ABSENT, embed_support, written_head
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
@@ -16,7 +16,8 @@ from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 def support_set(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptation:
     """Writes the features and the classes of the support set, as nearest neighbours need them.
 
-    The label -1 marks a row without a label, which belongs to no class.
+    The label -1 marks a row without a label, which belongs to no class. What is written are no
+    weights: an inner loop after it in a chain would move the examples.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
@@ -39,7 +40,9 @@ def support_set(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptation:
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
         features_NxD = embed_support(embed, params, support, key)
-        return {"features": features_NxD, "classes": weighted_one_hot(support, ways)}
+        classes_NxW = weighted_one_hot(support, ways)
+        features_NxD = keep_rows((classes_NxW != 0).any(axis=1), features_NxD)
+        return {"features": features_NxD, "classes": classes_NxW}
 
     return amortize(lambda params, key: (), encode, entry=entry)
 
@@ -69,7 +72,8 @@ def cosine_attention(embed: Apply, *, entry: str = "head") -> Apply:
         total_QxW = jnp.exp(cosine_QxN) @ head["classes"]
         present_W = (head["classes"] != 0).any(axis=0)[None]
         logits_QxW = jnp.log(jnp.where(present_W, total_QxW, 1))
-        logits_QxW -= jnp.log(total_QxW.sum(axis=1, keepdims=True))
+        sum_Qx1 = total_QxW.sum(axis=1, keepdims=True)
+        logits_QxW -= jnp.log(jnp.where(sum_Qx1 == 0, 1, sum_Qx1))  # no example counts
         return jnp.where(present_W, logits_QxW, ABSENT)
 
     return written_head(embed, read, entry=entry)

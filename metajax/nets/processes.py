@@ -13,7 +13,9 @@ import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
+from metajax._tree import as_floating
 from metajax.nets.attention import Attention, Block
+from metajax.nets.layers import check_channels
 from metajax.nets.perceptrons import MLP
 from metajax.types import Array, Gaussian, PyTree, Size
 
@@ -23,7 +25,7 @@ TAPS = 5
 
 @checked
 class ConditionalProcess(nnx.Module):
-    """A conditional neural process (CNP): the context is the mean of what is read of each example.
+    """A conditional neural process (CNP): the context is the mean of the encoded examples.
 
     r = Σᵢ wᵢ h(xᵢ, yᵢ) / Σᵢ wᵢ, and (mean, s) = g(r, x) with the deviation
     least + (1 - least) softplus(s).
@@ -75,8 +77,7 @@ class ConditionalProcess(nnx.Module):
 class AttentiveProcess(nnx.Module):
     """An attentive neural process (ANP) without a latent: each input attends to the examples.
 
-    The keys and queries are features of x, the values are what is read of each example, which read
-    each other before.
+    Keys and queries are features of x. The values are the encoded examples after self-attention.
 
     Args:
         inputs: numbers in x.
@@ -123,9 +124,10 @@ class AttentiveProcess(nnx.Module):
 class TransformerProcess(nnx.Module):
     """A transformer neural process (TNP-D): examples and inputs are tokens that read the examples.
 
-    An example is the token (x, y), an input the token (x, 0). In every layer both read the tokens
-    of the examples, so that predictions do not depend on each other. The layers normalise before
-    they read; those of the paper do so after.
+    An example is the token (x, y), an input the token (x, 0). In every layer both attend to the
+    tokens of the examples, so that predictions do not depend on each other. The layers normalise
+    before attention, with a hidden layer of four times the width; those of the authors' code
+    normalise after it, with twice the width.
 
     Args:
         inputs: numbers in x.
@@ -136,8 +138,8 @@ class TransformerProcess(nnx.Module):
         least_deviation: lower bound of the predicted standard deviation.
         rngs: for the weights.
 
-    Source: Nguyen and Grover 2022, arXiv 2207.04179, section 3.1; sizes as in the authors' code,
-    github.com/tung-nd/TNP-pytorch.
+    Source: Nguyen and Grover 2022, arXiv 2207.04179, section 3.1; width, layers, heads and the
+    bound of the deviation as in the authors' code, github.com/tung-nd/TNP-pytorch.
     """
 
     def __init__(
@@ -183,20 +185,22 @@ class ConvolutionalProcess(nnx.Module):
     Examples are smoothed onto a grid: a density Σᵢ wᵢ k(t - xᵢ), and Σᵢ wᵢ k(t - xᵢ) yᵢ divided by
     it, with k(d) = exp(-½ (d/l)²). Convolutions go along the grid, and predictions are smoothed
     back to x. If examples and inputs move together by a multiple of the spacing, the predictions
-    move with them, as long as the grid has a margin around them.
+    move with them, as long as the grid has a margin around them. Examples or inputs outside of the
+    grid give NaN.
 
     Args:
         outputs: numbers in y.
         low: first point of the grid.
         high: last point of the grid.
-        points: of the grid.
+        points: number of points of the grid.
         width: channels of the convolutions.
         layers: number of convolutions, each with five taps and added to its input.
         least_deviation: lower bound of the predicted standard deviation.
         rngs: for the weights.
 
     Raises:
-        ValueError: a grid that does not ascend or has less than two points.
+        ValueError: a grid that does not ascend or has less than two points; when called, x that is
+            not [n, 1].
 
     Source: Gordon et al. 2020, arXiv 1910.13556, sections 4 and 5.
     """
@@ -229,7 +233,8 @@ class ConvolutionalProcess(nnx.Module):
 
     def read(self, x: Array, y: Array, weight: Array) -> Array:
         """The functions on the grid, [points, 2 outputs], of examples x [n, 1], y [n, outputs]."""
-        near = smoothing(jnp.asarray(self.grid, x.dtype), x[:, 0], self.read_length[...])
+        place = self._places(jnp.where((weight > 0)[:, None], as_floating(x), self.grid[0]))
+        near = smoothing(jnp.asarray(self.grid, place.dtype), place, self.read_length[...])
         near *= weight.astype(near.dtype)[None]
         density = near.sum(axis=1, keepdims=True)
         mean = near @ y / jnp.maximum(density, 1e-6)
@@ -241,10 +246,18 @@ class ConvolutionalProcess(nnx.Module):
 
     def predict(self, x: Array, context: Array) -> Gaussian:
         """Predictions [n, outputs] for inputs [n, 1]."""
-        grid = jnp.asarray(self.grid, x.dtype)
-        near = smoothing(x[:, 0], grid, self.predict_length[...])
+        place = self._places(x)
+        grid = jnp.asarray(self.grid, place.dtype)
+        near = smoothing(place, grid, self.predict_length[...])
         near /= jnp.maximum(near.sum(axis=1, keepdims=True), 1e-6)
         return gaussian_of(near @ context, self.least_deviation)
+
+    def _places(self, x: Array) -> Array:
+        """Inputs [n, 1] as places [n], NaN outside of the grid."""
+        check_channels("ConvolutionalProcess", x, 1)
+        place = as_floating(x)[:, 0]
+        is_outside = (place < self.grid[0]) | (place > self.grid[-1])
+        return jnp.where(is_outside, jnp.nan, place)
 
 
 class CrossRead(nnx.Module):
@@ -258,6 +271,7 @@ class CrossRead(nnx.Module):
 
     def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.key = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.output = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.heads = heads
@@ -265,8 +279,9 @@ class CrossRead(nnx.Module):
     def __call__(self, queries: Array, places: Array, values: Array, valid: Array) -> Array:
         """What queries [q, width] read of the values [n, width] at places [n, width]."""
         split = lambda rows: rows.reshape(len(rows), self.heads, -1)
-        query, key, value = split(self.query(queries)), split(self.query(places)), values
-        value = split(self.value(value))
+        query = split(self.query(queries))
+        key = split(self.key(places))
+        value = split(self.value(values))
         scores = jnp.einsum("qhd,nhd->hqn", query, key) / np.sqrt(query.shape[-1])
         scores = jnp.where(valid[None, None], scores, jnp.finfo(scores.dtype).min)
         shares = jnp.where(valid.any(), jax.nn.softmax(scores), 0)
