@@ -7,9 +7,9 @@ pairs. One net from sequence to sequence is trained in two ways: jointly, and th
 pairs of the new language; or meta-trained to look things up in the pairs, which takes a little less
 time.
 
-One run tests a quarter of the languages. The four folds test 172 of them once each; the other one has
-characters that no training language has. `--thorough` tries more settings of fine-tuning, as in the
-table of docs/applications.md. The script needs no file.
+One run tests a quarter of the languages. The four folds test 172 of them once each; the other one
+has characters that no training language has. `--thorough` tries more settings of fine-tuning, as in
+the table of docs/applications.md. The script needs no file.
 
     python examples/applications/translation.py --fold 0 --out .
     python examples/applications/translation.py --fold 0 --steps 1500 --thorough --out .
