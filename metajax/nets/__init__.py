@@ -10,6 +10,7 @@ from metajax.nets.attention import Transformer as Transformer
 from metajax.nets.attention import positions as positions
 from metajax.nets.audio import Audio as Audio
 from metajax.nets.audio import log_mel as log_mel
+from metajax.nets.convolutional_processes import ConvolutionalProcess as ConvolutionalProcess
 from metajax.nets.division import join_params as join_params
 from metajax.nets.division import split_params as split_params
 from metajax.nets.frameworks import from_equinox as from_equinox
@@ -36,7 +37,6 @@ from metajax.nets.pretrained import pretrained_sentences as pretrained_sentences
 from metajax.nets.pretrained import sentence_features as sentence_features
 from metajax.nets.processes import AttentiveProcess as AttentiveProcess
 from metajax.nets.processes import ConditionalProcess as ConditionalProcess
-from metajax.nets.processes import ConvolutionalProcess as ConvolutionalProcess
 from metajax.nets.processes import TransformerProcess as TransformerProcess
 from metajax.nets.sentences import SentenceEncoder as SentenceEncoder
 from metajax.nets.sequence import GRU as GRU
