@@ -140,9 +140,8 @@ def test_the_attention_of_a_process_is_that_of_flax():
     for valid in (jnp.ones(5, bool), jnp.array([True, False, True, True, False])):
         mask = jnp.broadcast_to(valid, (1, 2, 3, 5))
         expected = theirs(queries[None], places[None], values[None], mask=mask)[0]
-        np.testing.assert_allclose(
-            net(queries, places, values, valid), expected, rtol=1e-5, atol=1e-6
-        )
+        found = net(queries[None], places[None], valid[None], values[None])[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_grid_has_an_end():

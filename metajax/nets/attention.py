@@ -41,7 +41,13 @@ class Attention(nnx.Module):
         self.output = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, queries: Array, tokens: Array, valid: Array | None = None) -> Array:
+    def __call__(
+        self,
+        queries: Array,
+        tokens: Array,
+        valid: Array | None = None,
+        values: Array | None = None,
+    ) -> Array:
         """What the queries read of the tokens.
 
         Args:
@@ -49,14 +55,16 @@ class Attention(nnx.Module):
             tokens: [n, t, width].
             valid: bool[n, t], which tokens may be read; None means all. A query of an example
                 without a valid token gives zero.
+            values: [n, t, width], what is read where a token is attended to. None means the tokens.
 
         Returns:
             [n, q, width].
         """
         tokens = keep_valid(tokens, valid)
+        values = tokens if values is None else keep_valid(values, valid)
         query = self._split(self.query(queries))
         key = self._split(self.key(tokens))
-        value = self._split(self.value(tokens))
+        value = self._split(self.value(values))
         root = np.sqrt(query.shape[-1]).astype(query.dtype)
         scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root
         if valid is not None:

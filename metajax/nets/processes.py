@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
@@ -98,7 +97,7 @@ class AttentiveProcess(nnx.Module):
         self.encoder = MLP(inputs + outputs, (width, width), width, rngs=rngs)
         self.among = Attention(width, heads, rngs=rngs)
         self.places = MLP(inputs, (width,), width, rngs=rngs)
-        self.across = CrossRead(width, heads, rngs=rngs)
+        self.across = Attention(width, heads, rngs=rngs)
         self.decoder = MLP(inputs + width, (width, width), 2 * outputs, rngs=rngs)
         self.least_deviation = least_deviation
 
@@ -111,7 +110,8 @@ class AttentiveProcess(nnx.Module):
 
     def predict(self, x: Array, context: PyTree) -> Gaussian:
         """Predictions [n, outputs] for inputs [n, inputs]."""
-        found = self.across(self.places(x), context["places"], context["values"], context["valid"])
+        places, values, valid = (context[name][None] for name in ("places", "values", "valid"))
+        found = self.across(self.places(x)[None], places, valid, values)[0]
         return gaussian_of(self.decoder(jnp.concatenate([x, found], axis=1)), self.least_deviation)
 
 
@@ -172,35 +172,6 @@ class TransformerProcess(nnx.Module):
         for block, known in zip(self.blocks, context["tokens"], strict=True):
             tokens = block(tokens, context["valid"][None], known[None])
         return gaussian_of(self.predictor(self.norm(tokens[0])), self.least_deviation)
-
-
-class CrossRead(nnx.Module):
-    """Multi-head attention whose keys come from places and whose values do not.
-
-    Args:
-        width: of places, values and outputs.
-        heads: number of heads; divides `width`.
-        rngs: for the weights.
-    """
-
-    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
-        self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.key = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.output = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.heads = heads
-
-    def __call__(self, queries: Array, places: Array, values: Array, valid: Array) -> Array:
-        """What queries [q, width] read of the values [n, width] at places [n, width]."""
-        split = lambda rows: rows.reshape(len(rows), self.heads, -1)
-        query = split(self.query(queries))
-        key = split(self.key(places))
-        value = split(self.value(values))
-        scores = jnp.einsum("qhd,nhd->hqn", query, key) / np.sqrt(query.shape[-1])
-        scores = jnp.where(valid[None, None], scores, jnp.finfo(scores.dtype).min)
-        shares = jnp.where(valid.any(), jax.nn.softmax(scores), 0)
-        found = jnp.einsum("hqn,nhd->qhd", shares, value)
-        return self.output(found.reshape(queries.shape))
 
 
 def gaussian_of(raw: Array, least_deviation: float) -> Gaussian:
