@@ -33,7 +33,13 @@ def reference_rows(batch: Batch) -> Array | None:
 
 
 def concatenate(first: Batch, second: Batch) -> Batch:
-    """Rows of the first batch, then rows of the second. `info` is that of the first."""
+    """Rows of the first batch, then rows of the second. `info` is that of the first.
+
+    Either may have weights or reference rows; the rows of the other then count, all of them.
+    """
+    if any(part.weight is not None or part.reference is not None for part in (first, second)):
+        first, second = (part._replace(weight=row_weights(part)) for part in (first, second))
+        first, second = (part._replace(reference=reference_rows(part)) for part in (first, second))
     joined = jax.tree.map(
         lambda a, b: jnp.concatenate([a, b]), first._replace(info=()), second._replace(info=())
     )

@@ -113,6 +113,11 @@ def mmaml(net, ways):
     )
 
 
+def mlp(inputs, outputs):
+    """A second small net, of which an algorithm learns a part of itself."""
+    return mj.nets.MLP(inputs, (8,), outputs, rngs=nnx.Rngs(2))
+
+
 ALGORITHMS = {
     "maml": Row(lambda net, ways: algorithms.maml(net, inner_rate=0.2, inner_steps=2)),
     "maml_momentum": Row(descent(optax.sgd(0.1, momentum=0.9))),
@@ -157,6 +162,27 @@ ALGORITHMS = {
     "low_rank_maml": Row(
         lambda net, ways: algorithms.low_rank_maml(net, rank=2, inner_rate=0.5, inner_steps=2)
     ),
+    "metaopt_net": Row(algorithms.metaopt_net, writes=("head",)),
+    "gaussian_protonets": Row(algorithms.gaussian_protonets, writes=("head",)),
+    "relation_nets": Row(
+        lambda net, ways: algorithms.relation_nets(net, ways, mlp(16, 1)), writes=("head",)
+    ),
+    "hypernetwork_head": Row(
+        lambda net, ways: algorithms.hypernetwork_head(net, ways, mlp(8, 9)), writes=("head",)
+    ),
+    "tadam": Row(
+        lambda net, ways: algorithms.tadam(
+            net, ways, lambda size: mj.nets.DeepSets(8, size, width=4, rngs=nnx.Rngs(1))
+        ),
+        writes=("head",),
+    ),
+    "label_propagation": Row(algorithms.label_propagation, writes=("head",)),
+    "warp_grad": Row(
+        lambda net, ways: algorithms.warp_grad(
+            net, algorithms.in_part("head"), inner_rate=0.2, inner_steps=2
+        )
+    ),
+    "ml3": Row(lambda net, ways: algorithms.ml3(net, mlp(3, 1), inner_rate=0.2)),
     "no_adaptation": Row(no_adaptation, labels=False),
 }
 """Every algorithm of `metajax.algorithms`, and compositions of their parts."""

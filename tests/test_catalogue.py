@@ -24,6 +24,11 @@ def features(rows, width=3, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, width))
 
 
+def numbers(tree):
+    """The arrays of a tree as those of NumPy."""
+    return jax.tree.map(np.asarray, tree)
+
+
 def head_of(adaptation, support, params=EMPTY):
     """What an adaptation writes for features."""
     params = adaptation.init(params, KEY)

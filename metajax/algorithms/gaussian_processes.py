@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 
 from metajax._checked import checked
-from metajax._tree import concatenate, reference_rows, row_weights
+from metajax._tree import concatenate
 from metajax.algorithms.learners import Net, as_features
 from metajax.inner import gaussian_process, linear_kernel, rbf_kernel
 from metajax.inner.deep_kernels import Kernel
 from metajax.losses import cross_entropy, gaussian_log_loss
 from metajax.outer import query_loss
-from metajax.types import Apply, Array, Batch, Learner, Metrics, Params, PyTree, Size, Task
+from metajax.types import Apply, Array, Learner, Metrics, Params, PyTree, Size, Task
 
 
 @checked
@@ -50,7 +50,7 @@ def dkt(
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         query_key, evidence_key = jax.random.split(key)
         of_query, metrics = query_loss(process.adaptation, loss)(params, task, query_key)
-        evidence = process.log_evidence(params, _all_rows(task), evidence_key)
+        evidence = process.log_evidence(params, concatenate(task.support, task.query), evidence_key)
         return -evidence, {"query_loss": of_query, **metrics}
 
     return Learner(apply, params, process.adaptation, task_loss)
@@ -96,12 +96,3 @@ def _mean_of(predict: Apply) -> Apply:
         return predict(params, x, key, reference=reference).mean
 
     return apply
-
-
-def _all_rows(task: Task) -> Batch:
-    """Support and query set as one batch; either may have weights."""
-    parts: list[Batch] = [task.support, task.query]
-    if any(part.weight is not None or part.reference is not None for part in parts):
-        parts = [part._replace(weight=row_weights(part)) for part in parts]
-        parts = [part._replace(reference=reference_rows(part)) for part in parts]
-    return concatenate(*parts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
-from metajax.differentiate import Strategy
+from metajax.differentiate import Strategy, first_order
 from metajax.inner import (
     generated_rates,
     inner_loop,
@@ -20,7 +23,7 @@ from metajax.inner import (
 from metajax.losses import cross_entropy
 from metajax.nets import join_params
 from metajax.outer import query_loss
-from metajax.types import Apply, Count, Learner, Params, Size
+from metajax.types import Apply, Array, Count, Learner, Metrics, Params, Size, Task
 
 
 @checked
@@ -129,6 +132,62 @@ def t_net(
     )
     task_loss = query_loss(adaptation, of_net, inductive=inductive)
     return Learner(transformed_apply, params, adaptation, task_loss)
+
+
+@checked
+def warp_grad(
+    net: Net,
+    warp: Callable[[str], bool],
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.1,
+    inner_steps: Size = 5,
+    inductive: bool = False,
+) -> Learner:
+    """WarpGrad: layers that adaptation keeps warp the gradients of the others.
+
+    The warp layers φ are learned from every point of the path of the inner loop, without a
+    derivative through the path: Σₖ L_query(θₖ - α ∇L(θₖ; φ); φ) with θₖ held constant. The start θ₀
+    is learned by MAML, with φ held constant.
+
+    Args:
+        net: a Flax module or (apply, params).
+        warp: path of a weight, such as "layers/1/kernel" -> whether it belongs to a warp layer, as
+            `in_part` makes it.
+        loss: from apply to the loss of the network.
+        inner_rate: α.
+        inner_steps: number of steps of gradient descent.
+        inductive: as in `query_loss`.
+
+    Raises:
+        ValueError: every weight belongs to a warp layer.
+
+    Source: Flennerhag et al. 2020, arXiv 1909.00025, equation 8 with the query loss as the
+    objective of every point.
+    """
+    apply, params = as_function(net, fast=lambda path: not warp(path))
+    of_net = loss_of(loss, apply)
+    optimizer = optax.sgd(inner_rate)
+    adaptation = inner_loop(of_net, optimizer, steps=inner_steps)
+    path = inner_loop(of_net, optimizer, steps=inner_steps, path=True, differentiate=first_order())
+    one_step = inner_loop(of_net, optimizer, steps=1)
+    after_path = query_loss(adaptation, of_net, inductive=inductive)
+    after_step = query_loss(one_step, of_net, inductive=inductive)
+
+    @checked
+    def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+        constant_warp = params._replace(slow=jax.lax.stop_gradient(params.slow))
+        value, metrics = after_path(constant_warp, task, key)
+        ends = path.adapt(params, task.support, key).fast
+        starts = jax.tree.map(
+            lambda start, end: jnp.concatenate([start[None], end[:-1]]), params.fast, ends
+        )
+        from_point = lambda fast: after_step(params._replace(fast=fast), task, key)[0]
+        of_points = jax.vmap(from_point)(jax.lax.stop_gradient(starts)).sum()
+        # The points teach the warp layers, and have no part in the value.
+        return value + of_points - jax.lax.stop_gradient(of_points), metrics
+
+    return Learner(apply, params, adaptation, task_loss)
 
 
 @checked

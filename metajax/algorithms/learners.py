@@ -115,7 +115,12 @@ def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:
 
 def embed_of(apply: Apply) -> Apply:
     """The method `embed` of a Flax module, of which `functional` made `apply`."""
-    return functools.partial(apply, method="embed")  # type: ignore[call-arg]
+    return method_of(apply, "embed")
+
+
+def method_of(apply: Apply, name: str) -> Apply:
+    """A method of a Flax module, of which `functional` made `apply`."""
+    return functools.partial(apply, method=name)  # type: ignore[call-arg]
 
 
 @checked

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+from flax import nnx
 
 from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of
@@ -13,10 +17,13 @@ from metajax.inner import (
     prototypes,
     soft_kmeans,
     support_set,
+    written_head,
 )
+from metajax.inner.support_sets import log_attention
 from metajax.losses import cross_entropy
+from metajax.nets import functional, join_params
 from metajax.outer import query_loss
-from metajax.types import Count, Learner
+from metajax.types import Adaptation, Apply, Array, Batch, Count, Learner, Params, PyTree
 
 
 @checked
@@ -55,6 +62,7 @@ def protonets(
 def matching_nets(
     net: Net,
     ways: int,
+    context: nnx.Module | None = None,
     *,
     loss: MakeLoss = cross_entropy,
     entry: str = "head",
@@ -63,12 +71,14 @@ def matching_nets(
     """Matching networks: attention over the support set by the cosine of learned features.
 
     p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). A cosine is between -1 and 1, so that
-    no p is near 1. Features of the query and of the support set come from one net; full-context
-    embeddings are not here.
+    no p is near 1. Features of the query and of the support set come from one net.
 
     Args:
-        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features [n, d].
         ways: number of classes of a task.
+        context: full-context embeddings, `nets.FullContext(d, rngs=rngs)`: the features of every
+            example in the light of all, which then depend on the order of the support set. None
+            compares the features themselves.
         loss: from apply to the loss of the network, whose logits are log p.
         entry: the entry of `params.fast` that the support set is written into.
         inductive: as in `query_loss`.
@@ -78,6 +88,10 @@ def matching_nets(
     embed, params = as_features(net, entry)
     adaptation = support_set(embed, ways, entry=entry)
     apply = cosine_attention(embed, entry=entry)
+    if context is not None:
+        of_context, weights = functional(context)
+        params = params._replace(slow={**params.slow, "context": join_params(weights)})
+        adaptation, apply = _in_full_context(embed, of_context, adaptation, entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
 
@@ -149,3 +163,25 @@ def simple_cnaps(
     apply = mahalanobis_head(embed, entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
+
+
+def _in_full_context(
+    embed: Apply, of_context: Callable[..., Any], written: Adaptation, entry: str
+) -> tuple[Adaptation, Apply]:
+    """The adaptation and the network of a support set whose features read each other."""
+    own = lambda params: Params({}, params.slow["context"])
+    valid_of = lambda head: (head["classes"] != 0).any(axis=1)
+
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        adapted = written.adapt(params, support, key)
+        head = adapted.fast[entry]
+        read = of_context(own(params), head["features"], method="support", valid=valid_of(head))
+        return adapted._replace(fast={**adapted.fast, entry: {**head, "features": read}})
+
+    def read(params: Params, head: PyTree, features: Array) -> Array:
+        queries = of_context(
+            own(params), features, method="query", support=head["features"], valid=valid_of(head)
+        )
+        return log_attention(head, queries)
+
+    return Adaptation(written.init, adapt), written_head(embed, read, entry=entry)

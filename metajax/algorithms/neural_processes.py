@@ -1,4 +1,4 @@
-"""Neural processes: the support set is read in one pass, and predictions have a variance."""
+"""Neural processes and in-context learners: a net reads the support set in one pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
+from metajax.algorithms.learners import MakeLoss, loss_of
 from metajax.inner import amortize, written_head
-from metajax.losses import gaussian_log_loss
+from metajax.losses import cross_entropy, gaussian_log_loss
 from metajax.nets import functional, join_params
 from metajax.outer import query_loss
-from metajax.types import Array, Batch, Gaussian, Learner, Params, PyTree
+from metajax.types import Array, Batch, Learner, Params, PyTree
 
 
 @checked
@@ -40,6 +41,29 @@ def neural_process(net: nnx.Module) -> Learner:
 
     Source: Garnelo et al. 2018, arXiv 1807.01613; the other papers are with the nets.
     """
+    return in_context(net, loss=gaussian_log_loss)
+
+
+@checked
+def in_context(net: nnx.Module, *, loss: MakeLoss = cross_entropy) -> Learner:
+    """An in-context learner: a net reads the support set, and answers every query, in one pass.
+
+    Nothing is descended, and nothing but the net is learned. Train it on tasks drawn from a prior,
+    such as `data.structural_tables`, and it answers for tables of the world.
+
+    Args:
+        net: a module with methods `read(x, y, weight)` and `predict(x, context)`, such as
+            `nets.TableTransformer(classes=10)`.
+        loss: from apply to the loss of the network; `gaussian_log_loss` where it predicts numbers.
+
+    Returns:
+        A learner whose `apply` gives what `predict` gives.
+
+    Raises:
+        ValueError: a net without `read` and `predict`.
+
+    Source: Hollmann et al. 2023, arXiv 2207.01848.
+    """
     missing = [name for name in ("read", "predict") if not hasattr(net, name)]
     if missing:
         raise ValueError(
@@ -56,10 +80,10 @@ def neural_process(net: nnx.Module) -> Learner:
             )
         return call(params, support.x, key, method="read", y=support.y, weight=support.weight)
 
-    def predict(params: Params, context: PyTree, x: Array) -> Gaussian:
+    def predict(params: Params, context: PyTree, x: Array) -> Any:
         return call(params, x, method="predict", context=context)
 
     adaptation = amortize(lambda params, key: (), encode, entry="context")
     head = written_head(None, predict, entry="context")
     params = Params(fast={}, slow=join_params(params))
-    return Learner(head, params, adaptation, query_loss(adaptation, gaussian_log_loss(head)))
+    return Learner(head, params, adaptation, query_loss(adaptation, loss_of(loss, head)))

@@ -89,6 +89,7 @@ from metajax.data.tasks import regressions as regressions
 from metajax.data.tasks import save_tasks as save_tasks
 from metajax.data.tasks import semi_supervised as semi_supervised
 from metajax.data.tasks import sinusoids as sinusoids
+from metajax.data.tasks import structural_tables as structural_tables
 from metajax.data.tasks import take_examples as take_examples
 from metajax.data.tasks import task_modes as task_modes
 from metajax.data.tasks import varied_episodes as varied_episodes

@@ -1,8 +1,12 @@
 """How fast weights are rewritten after reading a support set: adaptations and learned rules."""
 
 from metajax.inner.amortised import amortize as amortize
+from metajax.inner.balanced_clusters import Clusters as Clusters
+from metajax.inner.balanced_clusters import sinkhorn_kmeans as sinkhorn_kmeans
 from metajax.inner.chains import chain as chain
 from metajax.inner.chains import identity as identity
+from metajax.inner.class_codes import decoded_head as decoded_head
+from metajax.inner.class_codes import latent_codes as latent_codes
 from metajax.inner.closed_form import nearest_mean_head as nearest_mean_head
 from metajax.inner.closed_form import prototypes as prototypes
 from metajax.inner.closed_form import ridge as ridge
@@ -18,9 +22,12 @@ from metajax.inner.film_layers import FiLM as FiLM
 from metajax.inner.film_layers import film as film
 from metajax.inner.film_layers import modulate as modulate
 from metajax.inner.film_layers import modulated as modulated
+from metajax.inner.gradient_memories import gradient_memory as gradient_memory
+from metajax.inner.gradient_memories import memory_head as memory_head
 from metajax.inner.heads import linear_head as linear_head
 from metajax.inner.heads import write_head as write_head
 from metajax.inner.heads import written_head as written_head
+from metajax.inner.label_spreading import spread_labels as spread_labels
 from metajax.inner.layer_changes import low_rank as low_rank
 from metajax.inner.layer_changes import transformations as transformations
 from metajax.inner.layer_changes import transformed as transformed
@@ -28,7 +35,12 @@ from metajax.inner.layer_changes import with_low_rank as with_low_rank
 from metajax.inner.learned_optimizers import learned_optimizer as learned_optimizer
 from metajax.inner.mahalanobis import class_covariances as class_covariances
 from metajax.inner.mahalanobis import mahalanobis_head as mahalanobis_head
+from metajax.inner.precisions import gaussian_prototypes as gaussian_prototypes
+from metajax.inner.precisions import precision_head as precision_head
 from metajax.inner.rate_networks import generated_rates as generated_rates
+from metajax.inner.relations import mean_features as mean_features
+from metajax.inner.relations import predicted_head as predicted_head
+from metajax.inner.relations import relation_head as relation_head
 from metajax.inner.rows import minibatch as minibatch
 from metajax.inner.rows import take as take
 from metajax.inner.rules import Rule as Rule
@@ -38,3 +50,4 @@ from metajax.inner.rules import learned_rates as learned_rates
 from metajax.inner.rules import shared_rate as shared_rate
 from metajax.inner.support_sets import cosine_attention as cosine_attention
 from metajax.inner.support_sets import support_set as support_set
+from metajax.inner.vector_machines import support_vectors as support_vectors

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_fast_entry
+from metajax._checks import check_fast_entry, takes
 from metajax._tree import as_floating, reference_rows
 from metajax.types import Apply, Array, Batch, Params, PyTree
 
@@ -46,15 +46,14 @@ def linear_head(embed: Apply | None = None, *, entry: str = "head") -> Apply:
 
 
 @checked
-def written_head(
-    embed: Apply | None, read: Callable[[Params, PyTree, Array], Any], *, entry: str = "head"
-) -> Apply:
+def written_head(embed: Apply | None, read: Callable[..., Any], *, entry: str = "head") -> Apply:
     """The network that applies what an adaptation wrote to features: read(params, head, f(x)).
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, ...]. None means that x are
             features already.
-        read: (params, head, features) -> outputs.
+        read: (params, head, features) -> outputs. One with a keyword `reference` also gets the
+            rows that normalisation statistics come from, bool[examples], or None for all rows.
         entry: the entry of `params.fast` with the head.
 
     Returns:
@@ -79,7 +78,8 @@ def written_head(
                 "under this name."
             )
         features = x if embed is None else embed(params, x, key, reference=reference)
-        return read(params, params.fast[entry], as_floating(features))
+        options = {"reference": reference} if takes(read, "reference") else {}
+        return read(params, params.fast[entry], as_floating(features), **options)
 
     return apply
 

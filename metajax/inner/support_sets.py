@@ -68,18 +68,23 @@ def cosine_attention(embed: Apply, *, entry: str = "head") -> Apply:
     """
 
     def read(params: Params, head: PyTree, features_QxD: Array) -> Array:
-        cosine_QxN = _unit(features_QxD) @ _unit(head["features"]).T
-        total_QxW = jnp.exp(cosine_QxN) @ head["classes"]
-        present_W = (head["classes"] != 0).any(axis=0)[None]
-        logits_QxW = jnp.log(jnp.where(present_W, total_QxW, 1))
-        sum_Qx1 = total_QxW.sum(axis=1, keepdims=True)
-        logits_QxW -= jnp.log(jnp.where(sum_Qx1 == 0, 1, sum_Qx1))  # no example counts
-        return jnp.where(present_W, logits_QxW, ABSENT)
+        return log_attention(head, features_QxD)
 
     return written_head(embed, read, entry=entry)
 
 
-def _unit(features_NxD: Array) -> Array:
+def log_attention(head: PyTree, features_QxD: Array) -> Array:
+    """Log p of `cosine_attention`, [queries, ways], for what `support_set` wrote."""
+    cosine_QxN = unit(features_QxD) @ unit(head["features"]).T
+    total_QxW = jnp.exp(cosine_QxN) @ head["classes"]
+    present_W = (head["classes"] != 0).any(axis=0)[None]
+    logits_QxW = jnp.log(jnp.where(present_W, total_QxW, 1))
+    sum_Qx1 = total_QxW.sum(axis=1, keepdims=True)
+    logits_QxW -= jnp.log(jnp.where(sum_Qx1 == 0, 1, sum_Qx1))  # no example counts
+    return jnp.where(present_W, logits_QxW, ABSENT)
+
+
+def unit(features_NxD: Array) -> Array:
     """Features of length 1, in float32 or wider; zeros stay zeros."""
     wide_NxD = widened(features_NxD)
     square_Nx1 = (wide_NxD**2).sum(axis=1, keepdims=True)

@@ -16,6 +16,7 @@ from metajax.nets.division import split_params as split_params
 from metajax.nets.frameworks import from_equinox as from_equinox
 from metajax.nets.frameworks import from_haiku as from_haiku
 from metajax.nets.frameworks import from_linen as from_linen
+from metajax.nets.full_context import FullContext as FullContext
 from metajax.nets.graph import GCN as GCN
 from metajax.nets.image import Conv4 as Conv4
 from metajax.nets.image import ResNet12 as ResNet12
@@ -43,6 +44,7 @@ from metajax.nets.sequence import GRU as GRU
 from metajax.nets.sequence import SequenceTransformer as SequenceTransformer
 from metajax.nets.sequence import TemporalConv as TemporalConv
 from metajax.nets.sets import DeepSets as DeepSets
+from metajax.nets.table_transformers import TableTransformer as TableTransformer
 from metajax.nets.text import Text as Text
 from metajax.nets.tokens import TokenEncoder as TokenEncoder
 from metajax.nets.translation import Translator as Translator

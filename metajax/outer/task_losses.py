@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_no_list, shapes, takes
+from metajax._checks import check_integers, check_no_list, shapes, signed, takes
 from metajax._tree import concatenate, count_rows, reference_rows, row_weights
 from metajax.types import (
     Adaptation,
@@ -178,6 +178,27 @@ def switch_at(at: int, before: TaskLoss, after: TaskLoss) -> TaskLoss:
         return jax.lax.cond(step < at, *branches, params, task, key)
 
     return task_loss
+
+
+@checked
+def with_queries(task: Task) -> Task:
+    """The task with its queries in the support set, too, without their labels (transductive).
+
+    The label of a row that stands for a query is -1. An adaptation that reads unlabelled rows, such
+    as `soft_kmeans`, then learns from the queries.
+
+    Raises:
+        ValueError: labels that are not integers.
+
+    >>> support = Batch(jnp.array([[0.0], [9.0]]), jnp.array([0, 1]))
+    >>> query = Batch(jnp.array([[8.0]]), jnp.array([1]))
+    >>> with_queries(Task(support, query)).support.y.tolist()
+    [0, 1, -1]
+    """
+    check_integers("Labels", task.query.y, jnp.shape(task.query.y))
+    unlabelled = task.query._replace(y=-jnp.ones_like(signed(task.query.y)))
+    support = task.support._replace(y=signed(task.support.y))
+    return task._replace(support=concatenate(support, unlabelled))
 
 
 def with_step(task_loss: TaskLoss, step: Array) -> TaskLoss:

@@ -1,0 +1,50 @@
+"""Learning to cluster: features that are learned on tasks with labels, for tasks without any."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metajax._checked import checked
+from metajax._tree import reference_rows, row_weights
+from metajax.algorithms.learners import Net, as_encoder
+from metajax.inner import prototypes, sinkhorn_kmeans
+from metajax.losses import cross_entropy
+from metajax.outer import adjusted_rand_index, query_loss
+from metajax.types import Array, Learner, Metrics, Params, Task
+
+
+@checked
+def centroid_networks(net: Net, ways: int, *, temperature: float = 0.1) -> Learner:
+    """Centroid networks: learn to cluster new classes, of which no example has a label.
+
+    Training is that of prototypical networks, with labels. The metric "adjusted_rand" needs none to
+    cluster: the queries of a task are put into clusters of equal size by `sinkhorn_kmeans` of their
+    features, and compared with their classes. The paper's centre loss, and its distances by the
+    plan of transport in training, are not here.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task, and of clusters.
+        temperature: of `sinkhorn_kmeans`.
+
+    Source: Huang et al. 2019, arXiv 1902.08605.
+    """
+    embed, apply, params = as_encoder(net, "head")
+    adaptation = prototypes(embed, ways)
+    with_labels = query_loss(adaptation, cross_entropy(apply))
+
+    @checked
+    def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+        loss, metrics = with_labels(params, task, key)
+        query = task.query
+        features = embed(params, query.x, reference=reference_rows(query))
+        weight = row_weights(query)
+        found = sinkhorn_kmeans(
+            jax.lax.stop_gradient(features), ways, weight=weight, temperature=temperature
+        )
+        clusters = found.share.argmax(axis=1).astype(jnp.int32)
+        index = adjusted_rand_index(query.y, clusters, ways, weight=weight)
+        return loss, {**metrics, "adjusted_rand": index}
+
+    return Learner(apply, params, adaptation, task_loss)

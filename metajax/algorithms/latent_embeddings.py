@@ -1,0 +1,93 @@
+"""Adaptation in a learned space of codes, from which the weights of the head are decoded."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from metajax._checked import checked
+from metajax.algorithms.learners import MakeLoss, Net, as_features, loss_of
+from metajax.inner import chain, decoded_head, inner_loop, latent_codes, learned
+from metajax.losses import cross_entropy
+from metajax.nets import MLP, functional, join_params
+from metajax.types import Array, Count, Learner, Metrics, Params, PyTree, Size, Task
+
+
+@checked
+def leo(
+    net: Net,
+    ways: Size,
+    width: Size,
+    *,
+    latent: Size = 64,
+    loss: MakeLoss = cross_entropy,
+    initial_rate: float = 1.0,
+    inner_steps: Count = 5,
+    divergence: float = 1e-3,
+    encoder_penalty: float = 1e-9,
+    seed: int = 0,
+) -> Learner:
+    """LEO: gradient descent on a code for each class, from which the head is decoded.
+
+    The codes start at a draw from a distribution that is read from pairs of examples. The task loss
+    is L(query) + β KL(q(z) ‖ N(0, I)) + γ |z' - z|², each of the two a mean over all codes, with
+    the code z' after descent held constant. The paper goes on with a few steps on the decoded
+    weights, penalises correlated columns of the decoder, and reads features of a pretrained net;
+    none of these is here.
+
+    Args:
+        net: a Flax module with `embed` and `head`, or any net whose outputs are features.
+        ways: number of classes of a task.
+        width: of the features.
+        latent: numbers of a code.
+        loss: from apply to the loss of the network.
+        initial_rate: initial step size of the inner loop, which is learned.
+        inner_steps: number of steps of gradient descent.
+        divergence: β.
+        encoder_penalty: γ.
+        seed: of the encoder, the relation net and the decoder.
+
+    Source: Rusu et al. 2019, arXiv 1807.05960; widths and penalties as in the authors' code,
+    github.com/google-deepmind/leo.
+    """
+    embed, params = as_features(net, "latent")
+    rngs = nnx.Rngs(seed)
+    nets = {
+        "encode": nnx.Linear(width, latent, use_bias=False, rngs=rngs),
+        "relate": MLP(2 * latent, (2 * latent, 2 * latent), 2 * latent, rngs=rngs),
+        "decode": nnx.Linear(latent, 2 * width, use_bias=False, rngs=rngs),
+    }
+    parts = {name: functional(part) for name, part in nets.items()}
+    weights = {name: join_params(own) for name, (_, own) in parts.items()}
+    codes = latent_codes(embed, parts["encode"][0], parts["relate"][0], ways)
+    apply = decoded_head(embed, parts["decode"][0])
+    of_net = loss_of(loss, apply)
+    rule = learned(_descent_of_codes, initial_rate)
+    adaptation = chain(codes=codes, descent=inner_loop(of_net, rule, steps=inner_steps))
+    names = ("code", "start", "mean", "log_deviation")
+    fast = {"latent": {name: jnp.zeros((ways, latent)) for name in names}}
+    params = adaptation.init(Params(fast, {**params.slow, **weights}), jax.random.key(0))
+
+    @checked
+    def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+        adapt_key, query_key = jax.random.split(key)
+        adapted = adaptation.adapt(params, task.support, adapt_key)
+        value, metrics = of_net(adapted, task.query, query_key)
+        found = adapted.fast["latent"]
+        mean, log_deviation = found["mean"], found["log_deviation"]
+        far = (jnp.exp(2 * log_deviation) + mean**2 - 1) / 2 - log_deviation
+        moved = (jax.lax.stop_gradient(found["code"]) - found["start"]) ** 2
+        return value + divergence * far.mean() + encoder_penalty * moved.mean(), metrics
+
+    return Learner(apply, params, adaptation, task_loss)
+
+
+def _descent_of_codes(rate: Array) -> optax.GradientTransformation:
+    """Gradient descent of the codes only."""
+
+    def label(fast: PyTree) -> PyTree:
+        return {"latent": {name: "move" if name == "code" else "keep" for name in fast["latent"]}}
+
+    return optax.multi_transform({"move": optax.sgd(rate), "keep": optax.set_to_zero()}, label)

@@ -1,0 +1,90 @@
+"""Meta-learners that learn what the inner loop descends, or how much each example counts."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from flax import nnx
+
+from metajax._checked import checked
+from metajax._tree import row_weights
+from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
+from metajax.differentiate import Strategy
+from metajax.inner import identity, inner_loop
+from metajax.losses import cross_entropy, learned_loss
+from metajax.nets import functional, join_params
+from metajax.outer import example_weights, query_loss
+from metajax.types import Array, Count, Learner, Metrics, Params, Task
+
+
+@checked
+def ml3(
+    net: Net,
+    measure: nnx.Module,
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.1,
+    inner_steps: Count = 1,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """ML³: a learned net is the loss of the inner loop; the outer loss is that of the task.
+
+    θ' = θ - α ∇M(θ) with M = mean softplus(m(output, target)). The start θ is learned as in MAML;
+    in the paper it is random.
+
+    Args:
+        net: a Flax module or (apply, params).
+        measure: the net m from [rows, 3] to [rows, 1] for labels, such as
+            `MLP(3, (40, 40), 1, rngs=rngs)` as in the paper, and from [rows, 2] for numbers.
+        loss: from apply to the loss of the query set.
+        inner_rate: α.
+        inner_steps: number of steps of gradient descent.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: as in `query_loss`.
+
+    Source: Bechtle et al. 2021, arXiv 1906.05374.
+    """
+    apply, params = as_function(net)
+    of_measure, weights = functional(measure)
+    params = params._replace(slow={**(params.slow or {}), "measure": join_params(weights)})
+    adaptation = inner_loop(
+        learned_loss(apply, of_measure),
+        optax.sgd(inner_rate),
+        steps=inner_steps,
+        differentiate=differentiate,
+    )
+    task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)
+
+
+@checked
+def learning_to_reweight(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
+    """Learning to reweight: noisy examples count as far as they help on a few clean ones.
+
+    A task is one step of ordinary training: `task.support` is a batch of noisy examples, and
+    `task.query` are clean ones. wᵢ ∝ max(0, ∇lᵢ·∇L_clean), and the loss is Σᵢ wᵢ lᵢ. Its metrics
+    are those of the clean examples. Nothing is adapted.
+
+    Args:
+        net: a Flax module or (apply, params).
+        loss: from apply to the loss of the network.
+
+    Source: Ren et al. 2018, arXiv 1803.09050.
+    """
+    apply, params = as_function(net)
+    of_net = loss_of(loss, apply)
+
+    @checked
+    def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
+        weigh_key, noisy_key, clean_key = jax.random.split(key, 3)
+        weights = example_weights(of_net, params, task.support, task.query, weigh_key)
+        reference = task.support.reference  # statistics of a norm come from all noisy examples
+        if reference is None:
+            reference = row_weights(task.support) > 0
+        noisy = task.support._replace(weight=jax.lax.stop_gradient(weights), reference=reference)
+        value, _ = of_net(params, noisy, noisy_key)
+        of_clean, metrics = of_net(params, task.query, clean_key)
+        return value, {"query_loss": of_clean, **metrics}
+
+    return Learner(apply, params, identity(), task_loss)

@@ -1,0 +1,154 @@
+"""An adaptation that writes the head of a multi-class support vector machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metajax._checked import checked
+from metajax._class_means import weighted_one_hot
+from metajax._tree import keep_rows, widened
+from metajax.inner.heads import ABSENT, embed_support, write_head
+from metajax.types import Adaptation, Apply, Array, Batch, Params, Size
+
+WIDEST_GAP = 0.01
+"""Duality gap, as a part of the loss of a head of zeros, above which the dual is not solved."""
+
+
+@checked
+def support_vectors(
+    embed: Apply, ways: Size, *, penalty: float = 0.1, entry: str = "head"
+) -> Adaptation:
+    """Writes the head of a linear support vector machine (MetaOptNet).
+
+    W = argmin ½|W|² + C Σᵢ wᵢ maxₖ (1 - [k = yᵢ] + f(xᵢ)·Wₖ - f(xᵢ)·W_yᵢ), the machine of Crammer
+    and Singer, without a bias. The logits are a f(x)·Wₖ with a learned scale a in `params.rule`.
+    Its dual, a quadratic program of examples x ways numbers, is solved by `qpax`, and so are the
+    derivatives. A head whose duality gap is above 1 % of the loss at W = 0 is NaN, because the dual
+    was not solved.
+
+    Args:
+        embed: (params, x, key, reference=...) -> features [examples, d].
+        ways: number of classes. A class without support takes no part, and gets the bias -1e9.
+        penalty: C.
+        entry: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}.
+
+    Raises:
+        ImportError: qpax is not installed.
+        ValueError: a penalty that is not above 0; on adaptation, a rule that was not initialised;
+            when traced, features that are not [examples, d], or labels that are not int[examples].
+
+    Source: Lee et al. 2019, arXiv 1904.03758; the machine, Crammer and Singer 2001.
+    """
+    if not penalty > 0:
+        raise ValueError(f"penalty must be above 0, got {penalty}.")
+    _solver()
+
+    @checked
+    def init(params: Params, key: Array) -> Params:
+        return params._replace(rule={"scale": jnp.ones(())})
+
+    @checked
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        if not isinstance(params.rule, dict) or "scale" not in params.rule:
+            raise ValueError(
+                f"params.rule is {params.rule!r}; call params = adaptation.init(params, key) first."
+            )
+        given_NxD = embed_support(embed, params, support, key)
+        classes_NxW = weighted_one_hot(support, ways)
+        features_NxD = keep_rows((classes_NxW != 0).any(axis=1), widened(given_NxD))
+        classes_NxW = classes_NxW.astype(features_NxD.dtype)
+        dual_NxW = _solve_dual(features_NxD, classes_NxW, penalty)
+        kernel_DxW = features_NxD.T @ dual_NxW
+        gap = _duality_gap(features_NxD, classes_NxW, dual_NxW, kernel_DxW, penalty)
+        kernel_DxW = jnp.where(gap <= WIDEST_GAP, params.rule["scale"] * kernel_DxW, jnp.nan)
+        is_present_W = classes_NxW.any(axis=0)
+        is_absent_W = ~is_present_W & is_present_W.any()
+        bias_W = jnp.where(is_absent_W, ABSENT, 0).astype(given_NxD.dtype)
+        return write_head(params, entry, kernel_DxW.astype(given_NxD.dtype), bias_W)
+
+    return Adaptation(init, adapt)
+
+
+def _solver() -> Any:
+    try:
+        import qpax
+    except ImportError as error:
+        raise ImportError(
+            "Support vector machines need qpax: pip install 'metajax[svm]'."
+        ) from error
+    return qpax
+
+
+def _solve_dual(features_NxD: Array, classes_NxW: Array, penalty: float) -> Array:
+    """The dual variables α of the machine, [examples, ways].
+
+    They minimise ½ Σᵢⱼₖ αᵢₖ αⱼₖ xᵢ·xⱼ - Σᵢ αᵢ_yᵢ with Σₖ αᵢₖ = 0 and αᵢₖ ≤ C wᵢ [yᵢ = k]. The
+    variables of absent rows and classes are kept at 0 by a program of their own, ½ α² with α ≤ C.
+    """
+    examples, ways = classes_NxW.shape
+    counts_N = classes_NxW.any(axis=1)
+    used_V = (counts_N[:, None] & classes_NxW.any(axis=0)[None]).reshape(-1)
+    identity_WxW = jnp.eye(ways, dtype=features_NxD.dtype)
+    quadratic_VxV = jnp.kron(features_NxD @ features_NxD.T, identity_WxW)
+    quadratic_VxV = jnp.where(used_V[:, None] & used_V[None], quadratic_VxV, 0)
+    rounding = 10 * jnp.finfo(features_NxD.dtype).eps * jnp.trace(quadratic_VxV)
+    quadratic_VxV += jnp.diag(jnp.where(used_V, rounding, 1))
+    linear_V = -(classes_NxW > 0).astype(features_NxD.dtype).reshape(-1)
+    of_row_NxV = jnp.kron(jnp.eye(examples), jnp.ones(ways)).astype(features_NxD.dtype)
+    of_row_NxV *= (used_V | ~jnp.repeat(counts_N, ways))[None]
+    upper_V = penalty * jnp.where(used_V, classes_NxW.reshape(-1), 1)
+    dual_V = _solve_program(
+        quadratic_VxV,
+        linear_V,
+        of_row_NxV,
+        jnp.zeros(examples, features_NxD.dtype),
+        jnp.eye(len(upper_V), dtype=features_NxD.dtype),
+        upper_V,
+    )
+    return dual_V.reshape(examples, ways)
+
+
+@jax.custom_vjp
+def _solve_program(*program: Array) -> Array:
+    """Argmin ½ xᵀQx + qᵀx with A x = b and G x ≤ h, of the program Q, q, A, b, G, h."""
+    is_double = program[0].dtype == jnp.float64
+    tolerance, relaxation = (1e-11, 1e-7) if is_double else (1e-4, 1e-4)
+    with jax.numpy_rank_promotion("allow"):  # qpax relies on it
+        return _solver().solve_qp_primal(
+            *program, solver_tol=tolerance, target_kappa=relaxation, max_iter=50
+        )
+
+
+def _solve_forward(*program: Array) -> tuple[Array, Any]:
+    return jax.vjp(_solve_program.fun, *program)
+
+
+def _solve_backward(pullback: Any, cotangent: Array) -> tuple[Array, ...]:
+    with jax.numpy_rank_promotion("allow"):
+        return pullback(cotangent)
+
+
+_solve_program.defvjp(_solve_forward, _solve_backward)
+
+
+def _duality_gap(
+    features_NxD: Array, classes_NxW: Array, dual_NxW: Array, kernel_DxW: Array, penalty: float
+) -> Array:
+    """Loss of the head minus value of the dual, as a part of the loss of a head of zeros."""
+    weight_N = classes_NxW.sum(axis=1)
+    is_present_W = classes_NxW.any(axis=0)[None]
+    is_own_NxW = classes_NxW > 0
+    scores_NxW = features_NxD @ kernel_DxW
+    own_Nx1 = jnp.where(is_own_NxW, scores_NxW, 0).sum(axis=1, keepdims=True)
+    margins_NxW = jnp.where(is_present_W, scores_NxW + 1 - is_own_NxW, -jnp.inf)
+    hinge = penalty * jnp.where(
+        weight_N > 0, weight_N * (margins_NxW.max(axis=1) - own_Nx1[:, 0]), 0
+    )
+    square = (kernel_DxW**2).sum()
+    value = jnp.where(is_own_NxW, dual_NxW, 0).sum() - square / 2
+    total = penalty * weight_N.sum()
+    gap = (square / 2 + hinge.sum() - value) / jnp.where(total > 0, total, 1)
+    return jax.lax.stop_gradient(gap)
