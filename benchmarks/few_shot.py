@@ -29,7 +29,7 @@ from metajax import algorithms
 from metajax.algorithms import in_part
 
 WAYS, SHOTS = 5, 1
-TRAINING_QUERIES, QUERIES = 5, 15  # of each class
+TRAINING_QUERIES = 5  # of each class
 TASKS = 16  # of an outer step
 SIZES = {"train": 1100, "validation": 100, "test": 423}  # characters
 CONTEXT = 5  # numbers that CAVIA adapts
@@ -117,7 +117,7 @@ ALGORITHMS = {
     "matching_nets": by_features(algorithms.matching_nets),
     "gaussian_protonets": Row(
         lambda width: algorithms.gaussian_protonets(
-            mj.nets.functional(conv4(width, outputs=2 * width)), WAYS
+            mj.nets.functional(conv4(width, outputs=2 * width)), WAYS, entry="prototypes"
         )
     ),
     "relation_nets": Row(
@@ -172,8 +172,8 @@ def glyphs():
     return {part: mj.data.select_part(letters, split, part) for part in ("train", "test")}, split
 
 
-DATA = {"few_shot": omniglot, "few_shot_glyphs": glyphs}
-"""{result file: what makes its parts}."""
+DATA = {"few_shot": (omniglot, 15), "few_shot_glyphs": (glyphs, 7)}
+"""{result file: (what makes its parts, queries of each class in the test)}."""
 
 
 def trained(learner, sample, source, rate, seconds, tasks_at_once=4):
@@ -242,11 +242,12 @@ def main(options):
         options.seconds, options.tests, options.width = 0.1, 4, 4
         names = options.algorithms or ["maml", "protonets"]
     result = "few_shot_glyphs" if options.glyphs else "few_shot"
-    parts, split = DATA[result]()
+    make_parts, queries = DATA[result]
+    parts, split = make_parts()
     episodes = lambda queries, tasks: mj.data.meta_batch(
         mj.data.episodes(WAYS, SHOTS, queries), tasks
     )
-    tests = jax.jit(episodes(QUERIES, options.tests))(parts["test"], jax.random.key(2))
+    tests = jax.jit(episodes(queries, options.tests))(parts["test"], jax.random.key(2))
     sample = episodes(TRAINING_QUERIES, TASKS)
 
     path = options.out / f"{result}.json"
@@ -255,6 +256,7 @@ def main(options):
         "split": split.name,
         "digest": split.digest,
         "tests": options.tests,
+        "queries": queries,
         "width": options.width,
         "training_seconds": options.seconds,
     }

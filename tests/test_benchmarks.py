@@ -24,8 +24,10 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import alphabets  # noqa: E402
+import cavia  # noqa: E402
 import damage  # noqa: E402
 import episodes  # noqa: E402
+import few_shot  # noqa: E402
 import fusions  # noqa: E402
 import gpu  # noqa: E402
 import growth  # noqa: E402
@@ -39,6 +41,7 @@ import workloads  # noqa: E402
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 NO_CLASSES = {
     "bilevel",
+    "cavia",
     "damage",
     "devices",
     "differentiate",
@@ -345,6 +348,43 @@ def test_neural_processes_stand_beside_the_exact_one(tmp_path, as_script, monkey
     assert [row["net"] for row in rows] == ["exact", "constant", "CNP"]
     assert exact["log-likelihood"][0] > max(constant["log-likelihood"][0], net["log-likelihood"][0])
     assert 80 < exact["coverage"][0] < 98
+
+
+def test_cavia_is_trained_from_two_seeds(tmp_path, as_script, monkeypatch):
+    monkeypatch.setattr(cavia, "METHODS", {"CAVIA": cavia.METHODS["CAVIA"]})
+    cavia.main(cavia.parser.parse_args(["--tiny", "--out", str(tmp_path)]))
+    (row,) = json.loads((tmp_path / "cavia.json").read_text())["rows"]
+    assert row["published"] == 0.19
+    first, second = row["seeds"]
+    assert np.isfinite([first, second]).all()
+    assert first != second
+
+
+def test_an_algorithm_by_name_is_trained_and_the_others_keep_their_rows(tmp_path, as_script):
+    def run(*names):
+        options = ["--tiny", "--glyphs", "--out", str(tmp_path), "--algorithms", *names]
+        few_shot.main(few_shot.parser.parse_args(options))
+        return json.loads((tmp_path / "few_shot_glyphs.json").read_text())
+
+    first = run("protonets")
+    row = first["rows"]["protonets"]
+    assert 0 <= row["accuracy"][0] <= 100
+    assert row["steps"] > 0
+    assert len(first["pretrained of each task"]) == 4
+    both = run("r2d2")
+    assert both["rows"]["protonets"] == row
+    assert set(both["rows"]) == {"protonets", "r2d2"}
+    with pytest.raises(SystemExit, match=r"There is no \['mamal'\]; the names are"):
+        run("mamal")
+
+
+@pytest.mark.parametrize("name", few_shot.ALGORITHMS)
+def test_an_algorithm_by_name_has_a_net_and_a_loss(name, as_script):
+    learner = few_shot.ALGORITHMS[name].make(4)
+    batch = mj.Batch(jax.numpy.ones((5, 28, 28, 1)), jax.numpy.arange(5))
+    task = mj.Task(batch, batch)
+    loss, metrics = jax.eval_shape(learner.task_loss, learner.params, task, jax.random.key(0))
+    assert loss.shape == metrics["accuracy"].shape == ()
 
 
 def test_alphabets_are_learned(tmp_path, packs, as_script, monkeypatch):
