@@ -208,6 +208,23 @@ def test_a_machine_in_float32_and_one_that_is_not_solved(monkeypatch):
     heads = [head_of(adaptation, one).fast["head"]["kernel"] for one in (narrow, wide)]
     assert heads[0].dtype == jnp.float32
     np.testing.assert_allclose(*heads, atol=2e-3)
+    # Small weights and a small penalty are no reason for a loose solution.
+    light = wide._replace(weight=jnp.full(25, 0.04))
+    heavy = inner.support_vectors(identity_encoder, 5, penalty=0.004)
+    heads = [
+        head_of(one, batch).fast["head"]["kernel"]
+        for one, batch in ((adaptation, narrow._replace(weight=light.weight)), (heavy, wide))
+    ]
+    np.testing.assert_allclose(*heads, atol=1e-4)
+    # Padding may be NaN where the net is differentiated, too.
+    scaled = lambda params, x, key=None, *, reference=None: params.slow * x
+
+    def size(factor, batch):
+        adaptation = inner.support_vectors(scaled, 5)
+        return (head_of(adaptation, batch, mj.Params({}, factor)).fast["head"]["kernel"] ** 2).sum()
+
+    slopes = [jax.grad(size)(1.1, one) for one in (wide, padded(wide))]
+    np.testing.assert_allclose(*slopes, rtol=1e-5)
     qpax = pytest.importorskip("qpax")
     monkeypatch.setattr(qpax, "solve_qp_primal", lambda quadratic, linear, *rest, **kw: 0 * linear)
     assert jnp.isnan(head_of(adaptation, wide).fast["head"]["kernel"]).all()
@@ -238,6 +255,16 @@ def test_spread_labels_are_those_of_scikit_learn():
         with_padding = apply(adapted, more, reference=jnp.arange(9) < 7)
         np.testing.assert_allclose(jax.nn.softmax(with_padding[:7]), found, rtol=1e-10)
         assert jnp.isfinite(with_padding).all()
+    # Rows far apart have affinities that float32 rounds to 0.
+    narrow = lambda rows: jnp.asarray(8 * rows, jnp.float32)
+    far = mj.Batch(narrow(x), support.y)
+    found = apply(head_of(inner.support_set(identity_encoder, 4), far, params), narrow(queries))
+    close = EMPTY._replace(slow={"log_length": jnp.log(length / 8)})
+    wide = apply(head_of(inner.support_set(identity_encoder, 4), support, close), queries)
+    best = wide.argmax(axis=1)
+    assert (found.argmax(axis=1) == best).all() and (found[:, 3] == -1e9).all()
+    slope = jax.grad(lambda x: apply(adapted, x)[:, 0].sum())(8 * jnp.asarray(queries))
+    assert jnp.isfinite(slope).all() and slope.any()
     with pytest.raises(ValueError, match=r"spread must be between 0 and 1, got 1\.0"):
         inner.spread_labels(identity_encoder, spread=1.0)
 
@@ -254,7 +281,8 @@ def blobs(seed=3):
 def test_queries_without_labels_help():
     task = blobs()
     net = (identity_encoder, EMPTY)
-    of = lambda learner: learner.task_loss(learner.params, task, KEY)[1]["accuracy"]
+    of_task = lambda learner, task: learner.task_loss(learner.params, task, KEY)[1]["accuracy"]
+    of = lambda learner: of_task(learner, task)
     means = algorithms.soft_kmeans_protonets(net, 2, refinements=3)
     alone = of(means)
     assert of(algorithms.transductive(means)) > alone + 0.03
@@ -264,6 +292,8 @@ def test_queries_without_labels_help():
     joint = mj.outer.with_queries(task._replace(query=task.query._replace(weight=jnp.zeros(60))))
     assert joint.support.y.tolist() == [0, 1] + 60 * [-1]
     assert joint.support.weight.tolist() == [1, 1] + 60 * [0]
+    small = mj.Task(*(part._replace(y=part.y.astype(jnp.uint8)) for part in task[:2]))
+    assert of_task(algorithms.transductive(means), small) == of(algorithms.transductive(means))
     with pytest.raises(ValueError, match="Labels"):
         mj.outer.with_queries(task._replace(query=task.query._replace(y=task.query.x)))
 
@@ -290,6 +320,10 @@ def test_the_entropy_of_queries_is_lowered():
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -(np.log(p[0, 0]) + 3 * np.log(p[2, 2])) / 4 - (p[1] * np.log(p[1])).sum()
     np.testing.assert_allclose(loss(EMPTY, batch, KEY)[0], expected, rtol=1e-6)
+    absent = jnp.concatenate([batch.x, jnp.full((4, 1), -jnp.inf)], axis=1).astype(jnp.float16)
+    value, slope = jax.value_and_grad(lambda x: loss(EMPTY, batch._replace(x=x), KEY)[0])(absent)
+    np.testing.assert_allclose(value, expected, rtol=1e-2)
+    assert jnp.isfinite(slope[:, :3]).all()
 
 
 # Clusters
@@ -313,6 +347,8 @@ def test_clusters_of_equal_size_are_the_best_assignment():
     assert not padded.share[12:].any()
     scaled = inner.sinkhorn_kmeans(jnp.asarray(1000 * x), 3, temperature=1e-3, steps=20)
     np.testing.assert_allclose(scaled.share, found.share, atol=1e-6)
+    nothing = inner.sinkhorn_kmeans(jnp.asarray(x), 3, weight=jnp.zeros(12))
+    assert jnp.isfinite(nothing.centre).all() and not nothing.share.any()
     same = inner.sinkhorn_kmeans(jnp.ones((4, 2)), 2)
     assert isinstance(same, inner.Clusters) and jnp.isfinite(same.centre).all()
     with pytest.raises(ValueError, match=r"with 3 examples or more.*got shape \(2, 3\)"):

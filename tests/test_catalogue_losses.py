@@ -110,20 +110,16 @@ def test_weights_of_examples_are_their_formula():
     products = np.maximum(-(-slope(noisy.x, noisy.y) * mean).sum(axis=(1, 2)), 0)
     found = mj.outer.example_weights(loss, params, noisy, clean, KEY)
     np.testing.assert_allclose(found, products / products.sum(), rtol=1e-8)
-    # The same by the paper's way: a step whose size is zero, and the derivative by its weights.
-    ahead = lambda weights: loss(
-        params._replace(
-            fast=params.fast
-            - jax.grad(
-                lambda fast: loss(params._replace(fast=fast), noisy._replace(weight=weights), KEY)[
-                    0
-                ]
-            )(params.fast)
-        ),
-        clean,
-        KEY,
+    # The same by the paper's way: the derivative of a step by the weights, at weights of 0.
+    of_noisy = lambda fast, weight: loss(
+        params._replace(fast=fast), noisy._replace(weight=weight), KEY
     )[0]
-    by_step = jnp.maximum(-jax.grad(ahead)(jnp.zeros(30)), 0)
+
+    def after_step(weight):
+        moved = params.fast - jax.grad(of_noisy)(params.fast, weight)
+        return loss(params._replace(fast=moved), clean, KEY)[0]
+
+    by_step = jnp.maximum(-jax.grad(after_step)(jnp.zeros(30)), 0)
     np.testing.assert_allclose(found, by_step / by_step.sum(), rtol=1e-8)
     silent = noisy._replace(weight=jnp.ones(30).at[:3].set(0))
     assert not mj.outer.example_weights(loss, params, silent, clean, KEY)[:3].any()
@@ -133,6 +129,25 @@ def test_weights_of_examples_are_their_formula():
     zero = params._replace(fast=jnp.zeros((2, 2)))
     nothing = mj.outer.example_weights(loss, zero, none, backwards, KEY)
     assert nothing.sum() <= 1 and jnp.isfinite(nothing).all()
+
+
+def test_weights_of_examples_with_targets():
+    """The formula for a line and squares; targets count, and rows of weight 0 do not."""
+    x, y = features(6, 2), features(6, 1, seed=1)
+    clean = mj.Batch(jnp.asarray(features(3, 2, seed=2)), jnp.asarray(features(3, 1, seed=3)))
+    start = np.array([[0.3], [-0.2]])
+    loss = mj.losses.squared_error(lambda params, x, key, reference: x @ params.fast)
+    slope = lambda x, y: 2 * (x @ start - y) * x
+    mean = slope(np.asarray(clean.x), np.asarray(clean.y)).mean(axis=0)
+    products = np.maximum(slope(x, y) @ mean, 0)
+    params = EMPTY._replace(fast=jnp.asarray(start))
+    found = mj.outer.example_weights(loss, params, mj.Batch(x, y), clean, KEY)
+    np.testing.assert_allclose(found, products / products.sum(), rtol=1e-8)
+    weight = jnp.array([0.0, 1, 1, 1, 1, 1])
+    padded = mj.Batch(jnp.asarray(x).at[0].set(0), jnp.asarray(y), weight)
+    found = mj.outer.example_weights(loss, params, padded, clean, KEY)
+    products[0] = 0
+    np.testing.assert_allclose(found, products / products.sum(), rtol=1e-8)
 
 
 def test_wrong_labels_count_less():

@@ -113,7 +113,8 @@ def test_the_parts_of_networks_that_write_weights():
     found = codes.adapt(params, task.support, KEY)
     assert found.fast["latent"]["code"].shape == (WAYS, 8)
     assert inner.decoded_head(embed, identity_encoder)(
-        found._replace(fast={"latent": {"code": jnp.ones((WAYS, 16))}}), task.query.x
+        found._replace(fast={"latent": {"code": jnp.ones((WAYS, 16)), "bias": jnp.zeros(WAYS)}}),
+        task.query.x,
     ).shape == (12, WAYS)
     first_number = lambda params, x, key=None, *, reference=None: x[:, :1]
     memory = inner.gradient_memory(embed, first_number, {}, WAYS)
@@ -144,6 +145,32 @@ def test_learning_beats_the_untrained_self_and_a_guess(name):
         for params in (learner.params, state.params)
     )
     assert after.mean - after.interval > max(before.mean + before.interval, 1 / WAYS)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_class_without_support_and_no_support_at_all(name):
+    learner, task = LEARNERS[name](), first(make_tasks())
+    params = cast(learner.params, jnp.float64)
+    answer = lambda support: learner.apply(
+        learner.adaptation.adapt(params, support, KEY), task.query.x
+    )
+    two = answer(task.support._replace(weight=1.0 * (task.support.y != 1)))
+    assert (two[:, 1] < -1e8).all() and (jnp.abs(two[:, ::2]) < 1e3).all()
+    none = answer(task.support._replace(weight=jnp.zeros(6)))
+    assert (jnp.abs(none) < 1e3).all()
+    empty = jax.tree.map(lambda leaf: leaf[:0], task.support)
+    if name == "snail":
+        np.testing.assert_allclose(answer(empty), none, rtol=1e-8)
+
+
+def test_parts_of_a_recipe_do_not_overwrite_those_of_a_net():
+    """A net of one's own may have a part of the name of a further net."""
+    apply = lambda params, x, key=None, *, reference=None: x * params.fast["decode"]
+    net = (apply, mj.Params({"decode": jnp.ones(())}, {}))
+    with pytest.raises(ValueError, match="has a part 'decode', the name of a further net"):
+        algorithms.leo(net, WAYS, FEATURES)
+    with pytest.raises(ValueError, match="no method read and no predict"):
+        algorithms.snail(make_module(), WAYS, make_module())
 
 
 def test_snail_does_not_read_what_has_no_weight_or_label():

@@ -67,6 +67,27 @@ def test_the_order_of_rows_and_columns_does_not_matter(classes):
     np.testing.assert_allclose(narrow, expected, rtol=1e-8)  # a column of gaps does not count
 
 
+def test_labels_that_are_missing_or_wrong_and_numbers_of_any_type():
+    of, support, queries = learner(), table(), table(5, seed=1).x
+    expected = answer(of, mj.take(support, jnp.arange(8)), queries)
+    unlabelled = support._replace(y=support.y.at[8].set(-1))
+    np.testing.assert_allclose(answer(of, unlabelled, queries), expected, rtol=1e-8)
+    assert jnp.isnan(answer(of, support._replace(y=support.y.at[8].set(7)), queries)).all()
+    whole = mj.Batch(jnp.array([[2_000_000_000], [1_000_000_000]]), jnp.array([0, 1]))
+    floats = whole._replace(x=whole.x.astype(float))
+    asked = jnp.array([[1_500_000_000]])
+    np.testing.assert_allclose(
+        answer(of, whole, asked), answer(of, floats, asked.astype(float)), rtol=1e-4, atol=1e-4
+    )
+    large = mj.Batch(jnp.array([[300.0], [900.0]]), jnp.array([0, 1]))
+    halves = large._replace(x=large.x.astype(jnp.float16))
+    half, wide = (answer(of, one, one.x) for one in (halves, large))
+    np.testing.assert_allclose(half, wide, atol=1e-2)
+    steady = mj.Batch(jnp.full((7, 1), 0.1, jnp.float32), jnp.arange(7) % 2)
+    apart = answer(of, steady, jnp.array([[0.1], [0.1 + 1e-6]], jnp.float32))
+    np.testing.assert_allclose(*apart, atol=1e-4)
+
+
 def test_scale_and_shift_of_a_target_are_those_of_its_predictions():
     of, support, queries = learner(None), table(classes=None), table(5, seed=1).x
     plain = predict(of.adaptation, of.apply, of.params, support, queries, KEY)

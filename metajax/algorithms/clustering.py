@@ -18,10 +18,10 @@ from metajax.types import Array, Learner, Metrics, Params, Task
 def centroid_networks(net: Net, ways: int, *, temperature: float = 0.1) -> Learner:
     """Centroid networks: learn to cluster new classes, of which no example has a label.
 
-    Training is that of prototypical networks, with labels. The metric "adjusted_rand" needs none to
-    cluster: the queries of a task are put into clusters of equal size by `sinkhorn_kmeans` of their
-    features, and compared with their classes. The paper's centre loss, and its distances by the
-    plan of transport in training, are not here.
+    Training is that of prototypical networks, with labels. For the metric "adjusted_rand", the
+    queries of a task are clustered without labels: `sinkhorn_kmeans` puts their features into
+    clusters of equal size, which are compared with their classes. The paper's centre loss, and its
+    distances by the plan of transport in training, are not here.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.

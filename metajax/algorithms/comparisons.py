@@ -1,4 +1,4 @@
-"""Meta-learners that compare queries with class means by something that is learned, too."""
+"""Meta-learners that compare queries with class means by a learned measure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of
+from metajax._tree import reference_rows
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of, with_part
 from metajax.inner import (
     chain,
     film,
@@ -58,7 +59,7 @@ def relation_nets(
     """
     embed, params = as_features(net, entry)
     relate, weights = functional(relation)
-    params = params._replace(slow={**params.slow, "relation": join_params(weights)})
+    params = with_part(params, "relation", join_params(weights))
     adaptation = mean_features(embed, ways, entry=entry)
     apply = relation_head(embed, relate, entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
@@ -77,7 +78,8 @@ def gaussian_protonets(
     """Gaussian prototypical networks: every example has a precision, and so has every class.
 
     logitsₖ = -Σ_d Sₖ_d (f(x)_d - cₖ_d)² with Sₖ = Σᵢ [yᵢ = k] s(xᵢ), cₖ = Σᵢ [yᵢ = k] s(xᵢ) f(xᵢ) /
-    Sₖ and s = 1 + softplus(r(x)). The net gives f and r.
+    Sₖ and s = 1 + softplus(r(x)). The net gives f and r. The author's code takes the distance where
+    this takes its square, as prototypical networks do.
 
     Args:
         net: any net whose outputs are [n, 2 d], f and then r: a Flax module without a method
@@ -155,7 +157,7 @@ def tadam(
         inductive: as in `query_loss`.
 
     Raises:
-        ValueError: no layer to modulate, or a net without `embed` and `head`.
+        ValueError: no layer to modulate.
 
     Source: Oreshkin, Rodríguez and Lacoste 2018, arXiv 1805.10123.
     """
@@ -164,15 +166,15 @@ def tadam(
     size = ravel_pytree(start)[0].size
     read, of_reader = functional(reader(size))
     rule = {"reader": join_params(of_reader), "gate": jnp.full(size, initial_gate)}
-    slow = {**params.slow, "log_scale": jnp.zeros(())}
-    params = Params({**params.fast, "modulation": start}, slow)
+    params = with_part(params, "log_scale", jnp.zeros(()))
+    params = params._replace(fast={**params.fast, "modulation": start})
     task_embed: Apply = modulated(embed)  # type: ignore[assignment]
 
     def gated_read(rule: PyTree, rows: PyTree, key: Array) -> Array:
         return rule["gate"][None] * read(Params({}, rule["reader"]), rows, key)
 
     def features(params: Params, support: Batch, key: Array) -> Array:
-        return task_embed(params, support.x, key)
+        return task_embed(params, support.x, key, reference=reference_rows(support))
 
     def scaled(
         params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None

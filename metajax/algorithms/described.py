@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_function, loss_of, with_part
 from metajax.differentiate import Strategy
 from metajax.inner import chain, inner_loop
 from metajax.losses import cross_entropy
@@ -139,9 +139,9 @@ def _with_describe(params: Params, describe: nnx.Module) -> tuple[Params, Descri
     """The params with those of `describe` among the slow ones, and `describe` as a function."""
     read: Callable[..., Array]
     read, weights = functional(describe)
-    slow = {**(params.slow or {}), "describe": join_params(weights)}
+    params = with_part(params, "describe", join_params(weights))
 
     def of_classes(params: Params, info: PyTree, key: Array | None = None) -> Array:
         return read(Params({}, params.slow["describe"]), info, key)
 
-    return params._replace(slow=slow), of_classes
+    return params, of_classes

@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_features, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_features, loss_of, with_part
 from metajax.inner import chain, decoded_head, inner_loop, latent_codes, learned
 from metajax.losses import cross_entropy
 from metajax.nets import MLP, functional, join_params
@@ -31,11 +31,16 @@ def leo(
 ) -> Learner:
     """LEO: gradient descent on a code for each class, from which the head is decoded.
 
-    The codes start at a draw from a distribution that is read from pairs of examples. The task loss
-    is L(query) + β KL(q(z) ‖ N(0, I)) + γ |z' - z|², each of the two a mean over all codes, with
-    the code z' after descent held constant. The paper goes on with a few steps on the decoded
-    weights, penalises correlated columns of the decoder, and reads features of a pretrained net;
-    none of these is here.
+    The codes start at a draw from a distribution that is read from pairs of examples, so that an
+    answer depends on the key. The task loss is L(query) + β KL(q(z) ‖ N(0, I)) + γ (z' - z)², the
+    two penalties as means over all numbers of the codes, with the code z' after descent held
+    constant.
+
+    The paper goes on with a few steps on the decoded weights, penalises correlated columns of the
+    decoder, has dropout, and reads features of a pretrained net; none of these is here. The code of
+    the authors learns a step size for each number of a code, draws nothing in evaluation, and lets
+    the deviations start near 0. Here one step size is learned, and the deviations are exp(u) of a
+    code and softplus(u) of a weight.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
@@ -67,8 +72,10 @@ def leo(
     rule = learned(_descent_of_codes, initial_rate)
     adaptation = chain(codes=codes, descent=inner_loop(of_net, rule, steps=inner_steps))
     names = ("code", "start", "mean", "log_deviation")
-    fast = {"latent": {name: jnp.zeros((ways, latent)) for name in names}}
-    params = adaptation.init(Params(fast, {**params.slow, **weights}), jax.random.key(0))
+    written = {name: jnp.zeros((ways, latent)) for name in names} | {"bias": jnp.zeros(ways)}
+    for name, own in weights.items():
+        params = with_part(params, name, own)
+    params = adaptation.init(params._replace(fast={"latent": written}), jax.random.key(0))
 
     @checked
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from metajax._checked import checked
 from metajax._tree import row_weights
-from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
 from metajax.differentiate import Strategy
 from metajax.inner import identity, inner_loop
 from metajax.losses import cross_entropy, learned_loss
@@ -30,13 +30,14 @@ def ml3(
 ) -> Learner:
     """ML³: a learned net is the loss of the inner loop; the outer loss is that of the task.
 
-    θ' = θ - α ∇M(θ) with M = mean softplus(m(output, target)). The start θ is learned as in MAML;
-    in the paper it is random.
+    θ' = θ - α ∇M(θ) with M = mean softplus(m(output, target)). Of classes, m also reads the
+    log-probability, and it reads one class at a time. The start θ is learned as in MAML; in the
+    paper it is random.
 
     Args:
         net: a Flax module or (apply, params).
         measure: the net m from [rows, 3] to [rows, 1] for labels, such as
-            `MLP(3, (40, 40), 1, rngs=rngs)` as in the paper, and from [rows, 2] for numbers.
+            `MLP(3, (40, 40), 1, rngs=rngs)`, and from [rows, 2] for numbers.
         loss: from apply to the loss of the query set.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
@@ -47,7 +48,7 @@ def ml3(
     """
     apply, params = as_function(net)
     of_measure, weights = functional(measure)
-    params = params._replace(slow={**(params.slow or {}), "measure": join_params(weights)})
+    params = with_part(params, "measure", join_params(weights))
     adaptation = inner_loop(
         learned_loss(apply, of_measure),
         optax.sgd(inner_rate),

@@ -185,7 +185,7 @@ def warp_grad(
         from_point = lambda fast: after_step(params._replace(fast=fast), task, key)[0]
         of_points = jax.vmap(from_point)(jax.lax.stop_gradient(starts)).sum()
         # The points teach the warp layers, and have no part in the value.
-        return value + of_points - jax.lax.stop_gradient(of_points), metrics
+        return value + (of_points - jax.lax.stop_gradient(of_points)), metrics
 
     return Learner(apply, params, adaptation, task_loss)
 

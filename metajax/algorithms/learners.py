@@ -11,7 +11,7 @@ from flax import nnx
 from metajax._checked import checked
 from metajax.inner import linear_head
 from metajax.nets import functional, join_params, split_params
-from metajax.types import Apply, Loss, Params
+from metajax.types import Apply, Loss, Params, PyTree
 
 Net: TypeAlias = nnx.Module | tuple[Apply, Params]
 """A Flax module, or (apply, params) as an adapter of `metajax.nets` returns them."""
@@ -97,6 +97,20 @@ def as_features(net: Net, entry: str) -> tuple[Apply, Params]:
     if entry in weights:
         raise ValueError(_OWN_WEIGHTS.format(entry=entry))
     return embed, Params(fast={}, slow=weights)
+
+
+def with_part(params: Params, name: str, weights: PyTree) -> Params:
+    """The params with the weights of a further net among the slow ones.
+
+    Raises:
+        ValueError: a net that has a part of this name.
+    """
+    parts = [part for part in (params.fast, params.slow) if isinstance(part, dict)]
+    if any(name in part for part in parts):
+        raise ValueError(
+            f"The net has a part {name!r}, the name of a further net of this algorithm; rename it."
+        )
+    return params._replace(slow={**(params.slow or {}), name: weights})
 
 
 def loss_of(make_loss: MakeLoss, apply: Apply) -> Loss:

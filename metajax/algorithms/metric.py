@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of, with_part
 from metajax.inner import (
     class_covariances,
     cosine_attention,
@@ -90,7 +90,7 @@ def matching_nets(
     apply = cosine_attention(embed, entry=entry)
     if context is not None:
         of_context, weights = functional(context)
-        params = params._replace(slow={**params.slow, "context": join_params(weights)})
+        params = with_part(params, "context", join_params(weights))
         adaptation, apply = _in_full_context(embed, of_context, adaptation, entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)

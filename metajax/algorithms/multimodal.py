@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, as_function, loss_of, method_of
+from metajax.algorithms.learners import MakeLoss, as_function, loss_of, method_of, with_part
 from metajax.inner import chain, inner_loop, learned_rates, linear_head, prototypes
 from metajax.losses import cross_entropy
 from metajax.modalities import (
@@ -125,7 +125,7 @@ def smil(
     apply, params = as_function(net)
     whole = completed(method_of(apply, "encode"), method_of(apply, "decide"))
     completion = init_completion(priors, jax.random.key(0))
-    params = params._replace(slow={**(params.slow or {}), "completion": completion})
+    params = with_part(params, "completion", completion)
     of_net = loss_of(loss, whole)
     adaptation = inner_loop(of_net, optax.sgd(inner_rate), steps=inner_steps)
     return Learner(whole, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
@@ -160,7 +160,7 @@ def meta_kd(
     of_net = loss_of(loss, apply)
     teach = meta_distillation(method_of(apply, "encode"))
     importance = {name: jnp.zeros(()) for name in net.encoders}
-    params = params._replace(slow={**(params.slow or {}), "importance": importance})
+    params = with_part(params, "importance", importance)
 
     def taught(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         value, metrics = of_net(params, batch, key)

@@ -48,8 +48,8 @@ def neural_process(net: nnx.Module) -> Learner:
 def in_context(net: nnx.Module, *, loss: MakeLoss = cross_entropy) -> Learner:
     """An in-context learner: a net reads the support set, and answers every query, in one pass.
 
-    Nothing is descended, and nothing but the net is learned. Train it on tasks drawn from a prior,
-    such as `data.structural_tables`, and it answers for tables of the world.
+    There is no gradient descent in a task. Train the net on tasks drawn from a prior, such as
+    `data.structural_tables`, and it answers for real tables.
 
     Args:
         net: a module with methods `read(x, y, weight)` and `predict(x, context)`, such as
@@ -64,20 +64,12 @@ def in_context(net: nnx.Module, *, loss: MakeLoss = cross_entropy) -> Learner:
 
     Source: Hollmann et al. 2023, arXiv 2207.01848.
     """
-    missing = [name for name in ("read", "predict") if not hasattr(net, name)]
-    if missing:
-        raise ValueError(
-            f"The net has no method {' and no '.join(missing)}; give a net of "
-            "metajax.nets such as ConditionalProcess, or one of your own with both."
-        )
+    check_reader(net)
     apply, params = functional(net)
     call: Callable[..., Any] = apply
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
-        if not len(support.y):  # attention needs a row, and one of weight 0 is as good as none
-            support = jax.tree.map(
-                lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), support
-            )
+        support = with_a_row(support)
         return call(params, support.x, key, method="read", y=support.y, weight=support.weight)
 
     def predict(params: Params, context: PyTree, x: Array) -> Any:
@@ -87,3 +79,24 @@ def in_context(net: nnx.Module, *, loss: MakeLoss = cross_entropy) -> Learner:
     head = written_head(None, predict, entry="context")
     params = Params(fast={}, slow=join_params(params))
     return Learner(head, params, adaptation, query_loss(adaptation, loss_of(loss, head)))
+
+
+def check_reader(net: nnx.Module) -> None:
+    """Checks that a net can read a support set and predict from what it read.
+
+    Raises:
+        ValueError: the methods that are missing.
+    """
+    missing = [name for name in ("read", "predict") if not hasattr(net, name)]
+    if missing:
+        raise ValueError(
+            f"The net has no method {' and no '.join(missing)}; give a net of "
+            "metajax.nets such as ConditionalProcess, or one of your own with both."
+        )
+
+
+def with_a_row(support: Batch) -> Batch:
+    """The support set, or one row of weight 0 where it has none: attention needs a row."""
+    if len(support.y):
+        return support
+    return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), support)

@@ -10,7 +10,15 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_features, as_function, embed_of, loss_of
+from metajax.algorithms.learners import (
+    MakeLoss,
+    Net,
+    as_features,
+    as_function,
+    embed_of,
+    loss_of,
+    with_part,
+)
 from metajax.differentiate import first_order
 from metajax.inner import chain, inner_loop, learned, prototypes, spread_labels, support_set
 from metajax.losses import cross_entropy, semi_supervised_cross_entropy
@@ -49,8 +57,9 @@ def label_propagation(
     """Label propagation on learned features, in the graph of support set and queries.
 
     F = (I - α S)⁻¹ Y with the normalised affinities S of all rows, and the logits are log F. The
-    queries are neighbours of each other, so `predict` needs all of them at once. The paper's length
-    of each row and its graph of the nearest 20 rows are not here; one length is learned.
+    queries are neighbours of each other, so `predict` needs all of them at once. The paper has the
+    logits F, computes a length scale for each row, and links each row to its nearest 20 only. Here
+    one length scale is learned for all rows, and all are linked.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
@@ -65,7 +74,7 @@ def label_propagation(
     Source: Liu et al. 2019, arXiv 1805.10002.
     """
     embed, params = as_features(net, entry)
-    params = params._replace(slow={**params.slow, "log_length": jnp.zeros(())})
+    params = with_part(params, "log_length", jnp.zeros(()))
     adaptation = support_set(embed, ways, entry=entry)
     apply = spread_labels(embed, spread=spread, entry=entry)
     return Learner(apply, params, adaptation, query_loss(adaptation, loss_of(loss, apply)))

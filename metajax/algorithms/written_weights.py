@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows
-from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_encoder, as_features, loss_of, with_part
+from metajax.algorithms.neural_processes import check_reader, with_a_row
 from metajax.inner import (
     amortize,
     chain,
@@ -24,11 +25,11 @@ from metajax.inner import (
     with_low_rank,
     written_head,
 )
-from metajax.inner.heads import embed_support
+from metajax.inner.heads import absent_bias, embed_support
 from metajax.losses import cross_entropy
 from metajax.nets import functional, join_params
 from metajax.outer import query_loss
-from metajax.types import Apply, Array, Batch, Learner, Params, PyTree, Size
+from metajax.types import Apply, Array, Batch, Gaussian, Learner, Params, PyTree, Size
 
 
 @checked
@@ -84,30 +85,39 @@ def snail(
         net: a Flax module with `embed` and `head`, or any net whose outputs are features [n, d].
         ways: number of classes of a task.
         reader: a net with methods `read(x, y, weight)` and `predict(x, context)`, of d inputs and
-            `ways` outputs, such as `nets.TransformerProcess(d, ways, rngs=rngs)`; of a `Gaussian`
-            the mean are the logits.
+            `ways` outputs, such as `nets.TransformerProcess(d, ways, rngs=rngs)`. Where it predicts
+            a `Gaussian`, its mean is the logits.
         loss: from apply to the loss of the network.
         entry: the entry of `params.fast` that is written.
         inductive: as in `query_loss`.
 
+    Raises:
+        ValueError: a reader without `read` and `predict`.
+
     Source: Mishra et al. 2018, arXiv 1707.03141.
     """
+    check_reader(reader)
     embed, params = as_features(net, entry)
     of_reader, weights = functional(reader)
     call: Callable[..., Any] = of_reader
-    params = params._replace(slow={**params.slow, "reader": join_params(weights)})
+    params = with_part(params, "reader", join_params(weights))
     own = lambda params: Params({}, params.slow["reader"])
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
+        support = with_a_row(support)
         features_NxD = embed_support(embed, params, support, key)
         classes_NxW = weighted_one_hot(support, ways).astype(features_NxD.dtype)
         weight_N = classes_NxW.sum(axis=1)
         features_NxD = keep_rows(weight_N > 0, features_NxD)
         labels_NxW = (classes_NxW > 0).astype(features_NxD.dtype)
-        return call(own(params), features_NxD, key, method="read", y=labels_NxW, weight=weight_N)
+        rows = {"y": labels_NxW, "weight": weight_N}
+        read = call(own(params), features_NxD, key, method="read", **rows)
+        return {"read": read, "bias": absent_bias(classes_NxW)}
 
     def predict(params: Params, context: PyTree, features: Array) -> Array:
-        return call(own(params), features, method="predict", context=context).mean
+        found = call(own(params), features, method="predict", context=context["read"])
+        logits = found.mean if isinstance(found, Gaussian) else found
+        return logits + context["bias"][None]
 
     adaptation = amortize(lambda params, key: (), encode, entry=entry)
     apply = written_head(embed, predict, entry=entry)

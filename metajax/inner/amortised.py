@@ -59,13 +59,13 @@ def amortize(
             raise ValueError(
                 "params.rule is empty; call params = adaptation.init(params, key) first."
             )
-        written = encode(params, _without_padding(support), key)
+        written = encode(params, without_padding(support), key)
         return params._replace(fast={**params.fast, entry: written})
 
     return Adaptation(lambda params, key: params._replace(rule=init(params, key)), adapt)
 
 
-def _without_padding(support: Batch) -> Batch:
+def without_padding(support: Batch) -> Batch:
     """The support set with its weights, and zeros in the rows of weight 0."""
     weight = row_weights(support)
     x, y = keep_rows(weight > 0, (support.x, support.y))

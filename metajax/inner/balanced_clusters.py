@@ -77,7 +77,8 @@ def sinkhorn_kmeans(
     weight_N = weight_N.astype(features_NxD.dtype)
     counts_N = weight_N > 0
     features_NxD = keep_rows(counts_N, features_NxD)
-    part_N = weight_N / jnp.maximum(weight_N.sum(), jnp.finfo(weight_N.dtype).tiny)
+    total = weight_N.sum()
+    part_N = jnp.where(total > 0, weight_N / jnp.where(total > 0, total, 1), 1 / len(features))
     mean_1xD = (part_N @ features_NxD)[None]
     spread = part_N @ ((features_NxD - mean_1xD) ** 2).sum(axis=1)
     scale = temperature * jnp.where(spread > 0, spread, 1)
@@ -89,8 +90,9 @@ def sinkhorn_kmeans(
         return clusters * shares_of(centre_KxD).T @ features_NxD
 
     start_KxD = _far_rows(features_NxD, counts_N, mean_1xD, clusters)
-    centre_KxD = jax.lax.fori_loop(0, steps + 1, step, start_KxD)
+    centre_KxD = jax.lax.fori_loop(0, steps, step, start_KxD)
     plan_NxK = shares_of(centre_KxD)
+    centre_KxD = clusters * plan_NxK.T @ features_NxD
     share_NxK = plan_NxK / jnp.where(counts_N, part_N, 1)[:, None]
     return Clusters(centre_KxD, jnp.where(counts_N[:, None], share_NxK, 0))
 

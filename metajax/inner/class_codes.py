@@ -9,7 +9,7 @@ from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, widened
 from metajax.inner.amortised import amortize
-from metajax.inner.heads import embed_support
+from metajax.inner.heads import absent_bias, embed_support
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 
@@ -28,7 +28,9 @@ def latent_codes(
         relate: the net r as a function of `params.slow["relate"]`: [pairs, 2 h] -> [pairs, 2 h].
         ways: number of classes.
         entry: the entry of `params.fast` to write, {"code", "start", "mean", "log_deviation"}, each
-            [ways, h]. An inner loop may move the code; the start remains what was drawn.
+            [ways, h], and "bias" [ways]. An inner loop may move the code; the start remains what
+            was drawn. The bias is -1e9 for a class without support, and 0 for all if no class has
+            any.
 
     Raises:
         ValueError: when traced, features that are not [examples, d], or labels that are not
@@ -61,6 +63,7 @@ def latent_codes(
             "start": drawn_WxH,
             "mean": mean_WxH,
             "log_deviation": log_deviation_WxH,
+            "bias": absent_bias(classes_NxW),
         }
 
     return amortize(lambda params, key: (), write, entry=entry)
@@ -70,7 +73,7 @@ def latent_codes(
 def decoded_head(embed: Apply, decode: Apply, *, entry: str = "latent") -> Apply:
     """The network whose head is decoded from a code for each class.
 
-    (mₖ, uₖ) = d(zₖ) and logitsₖ = f(x)·wₖ with wₖ = mₖ + softplus(uₖ) ε. With a key, as in
+    (mₖ, uₖ) = d(zₖ) and logitsₖ = f(x)·wₖ + biasₖ with wₖ = mₖ + softplus(uₖ) ε. With a key, as in
     training, ε ~ N(0, I); without one it is 0.
 
     Args:
@@ -96,6 +99,6 @@ def decoded_head(embed: Apply, decode: Apply, *, entry: str = "latent") -> Apply
         if keys[1] is not None:
             normal_WxD = jax.random.normal(keys[1], kernel_WxD.shape, kernel_WxD.dtype)
             kernel_WxD += jax.nn.softplus(spread_WxD) * normal_WxD
-        return features_QxD @ kernel_WxD.T
+        return features_QxD @ kernel_WxD.T + params.fast[entry]["bias"][None]
 
     return apply

@@ -146,7 +146,8 @@ def modulate(
         start: the net's initial weights, which `init` stores in `params.rule`.
         items: (params, support, key) -> what is read of each row, [n, d]. None takes x and y, one
             after the other, for regression. For images:
-            `lambda params, support, key: modulated(embed)(params, support.x, key)`.
+            `lambda params, support, key: modulated(embed)(params, support.x, key,
+            reference=support.weight > 0)`.
         entry: the entry of `params.fast` to move. It must be there already, and keeps its shapes.
 
     Raises:

@@ -11,7 +11,7 @@ from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, widened
 from metajax.inner.amortised import amortize
-from metajax.inner.heads import embed_support, written_head
+from metajax.inner.heads import absent_bias, embed_support, written_head
 from metajax.inner.support_sets import unit
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
@@ -37,7 +37,8 @@ def gradient_memory(
         weights: the initial weights of m.
         ways: number of classes, those of `params.fast["head"]`.
         entry: the entry of `params.fast` to write, {"features": [examples, d], "weight":
-            [examples], "kernel": [examples, d, ways], "bias": [examples, ways]}.
+            [examples], "kernel": [examples, d, ways], "bias": [examples, ways], "prior": [ways]}.
+            The prior is -1e9 for a class without support, and 0 for all if no class has any.
 
     Raises:
         ValueError: when traced, features that are not [examples, d], labels that are not
@@ -71,6 +72,7 @@ def gradient_memory(
             "weight": weight_N,
             "kernel": mapped(slope_NxDxW),
             "bias": mapped(error_NxW),
+            "prior": absent_bias(classes_NxW),
         }
 
     return amortize(lambda params, key: weights, encode, entry=entry)
@@ -80,8 +82,9 @@ def gradient_memory(
 def memory_head(embed: Apply, *, entry: str = "memory") -> Apply:
     """The network whose head a query changes by the memory of the examples that it is like.
 
-    logits = f(x) (W + Σᵢ aᵢ Wᵢ) + b + Σᵢ aᵢ bᵢ with aᵢ = wᵢ exp cos(f(x), f(xᵢ)) / Σⱼ wⱼ exp
-    cos(f(x), f(xⱼ)). Without any support it is the head W, b.
+    logits = f(x) (W + Σᵢ aᵢ Wᵢ) + b + Σᵢ aᵢ bᵢ + prior, with the shares
+    aᵢ = wᵢ exp cos(f(x), f(xᵢ)) / Σⱼ wⱼ exp cos(f(x), f(xⱼ)). Without any support it is the head W,
+    b.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
@@ -103,7 +106,7 @@ def memory_head(embed: Apply, *, entry: str = "memory") -> Apply:
         total_Qx1 = alike_QxN.sum(axis=1, keepdims=True)
         share_QxN = alike_QxN / jnp.where(total_Qx1 > 0, total_Qx1, 1)
         kernel_QxDxW = jnp.einsum("qn,ndw->qdw", share_QxN, memory["kernel"])
-        logits_QxW = wide_QxD @ head["kernel"] + head["bias"][None]
+        logits_QxW = wide_QxD @ head["kernel"] + (head["bias"] + memory["prior"])[None]
         return (
             logits_QxW
             + jnp.einsum("qd,qdw->qw", wide_QxD, kernel_QxDxW)

@@ -95,6 +95,16 @@ def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Para
     return params._replace(fast={**params.fast, entry: {"kernel": kernel, "bias": bias}})
 
 
+def absent_bias(classes_NxW: Array) -> Array:
+    """-1e9 for a class without support, and 0 for all if no class has any, [ways].
+
+    Args:
+        classes_NxW: one-hot labels times row weights, [examples, ways].
+    """
+    is_present_W = (classes_NxW != 0).any(axis=0)
+    return jnp.where(~is_present_W & is_present_W.any(), ABSENT, 0).astype(classes_NxW.dtype)
+
+
 def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:
     """Features of the support set, floats [examples, d].
 

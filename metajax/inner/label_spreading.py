@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._tree import keep_rows, widened
-from metajax.inner.heads import written_head
+from metajax.inner.heads import ABSENT, written_head
 from metajax.types import Apply, Array, Params, PyTree
 
 
@@ -17,7 +18,7 @@ def spread_labels(embed: Apply, *, spread: float = 0.99, entry: str = "head") ->
     F = (I - α S)⁻¹ Y with S = D^-½ A D^-½, Aᵢⱼ = exp(-|f(xᵢ) - f(xⱼ)|² / (2 l²)) for i ≠ j, and D
     the sums of the rows of A, over support set and queries together. The logits are the logarithms
     of the queries' rows of F, up to a constant of each row. The answer to one query depends on the
-    others, so `inductive=True` has no meaning with it.
+    others. With `predict(..., inductive=True)` no query is in the graph, and all logits are equal.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
@@ -52,23 +53,31 @@ def spread_labels(embed: Apply, *, spread: float = 0.99, entry: str = "head") ->
         system_RxR = jnp.eye(len(rows_RxD), dtype=rows_RxD.dtype) - spread * links_RxR
         padding = ((0, len(features_QxD)), (0, 0))
         spread_QxW = jnp.linalg.solve(system_RxR, jnp.pad(labels_NxW, padding))[support:]
-        return _log_shares(spread_QxW)
+        return _log_shares(spread_QxW, labels_NxW)
 
     return written_head(embed, read, entry=entry)
 
 
 def _links(rows_RxD: Array, counts_R: Array) -> Array:
-    """The normalised affinities S, without those of rows that do not count."""
+    """The normalised affinities S, without those of rows that do not count.
+
+    They are computed in logarithms, because exp(-d²/2) of rows far apart is 0.
+    """
     square_RxR = ((rows_RxD[:, None] - rows_RxD[None]) ** 2).sum(axis=2)
     is_link_RxR = counts_R[:, None] & counts_R[None] & ~jnp.eye(len(rows_RxD), dtype=bool)
-    affinity_RxR = jnp.where(is_link_RxR, jnp.exp(-square_RxR / 2), 0)
-    degree_R = affinity_RxR.sum(axis=1)
-    scale_R = jnp.where(degree_R > 0, 1 / jnp.sqrt(jnp.where(degree_R > 0, degree_R, 1)), 0)
-    return scale_R[:, None] * affinity_RxR * scale_R[None]
+    lowest = jnp.finfo(rows_RxD.dtype).min / 4
+    log_affinity_RxR = jnp.where(is_link_RxR, -square_RxR / 2, lowest)
+    log_degree_R = jax.nn.logsumexp(log_affinity_RxR, axis=1)
+    both_RxR = (log_degree_R[:, None] + log_degree_R[None]) / 2
+    log_link_RxR = jnp.where(is_link_RxR, log_affinity_RxR - both_RxR, 0)
+    return jnp.where(is_link_RxR, jnp.exp(log_link_RxR), 0)
 
 
-def _log_shares(spread_QxW: Array) -> Array:
-    """Logarithms of what the classes have of each row; equal where no label came."""
+def _log_shares(spread_QxW: Array, classes_NxW: Array) -> Array:
+    """Logarithms of what the classes have of each row, -1e9 for a class without support."""
     tiny = jnp.finfo(spread_QxW.dtype).tiny
     logits_QxW = jnp.log(jnp.maximum(spread_QxW, tiny))
-    return logits_QxW - logits_QxW.max(axis=1, keepdims=True)
+    logits_QxW -= logits_QxW.max(axis=1, keepdims=True)
+    is_present_W = (classes_NxW != 0).any(axis=0)
+    is_absent_W = ~is_present_W & is_present_W.any()
+    return jnp.where(is_absent_W[None], ABSENT, logits_QxW)

@@ -9,7 +9,7 @@ from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, widened
 from metajax.inner.amortised import amortize
-from metajax.inner.heads import ABSENT, embed_support, written_head
+from metajax.inner.heads import absent_bias, embed_support, written_head
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 
@@ -24,7 +24,8 @@ def gaussian_prototypes(embed: Apply, ways: Size, *, entry: str = "head") -> Ada
         embed: (params, x, key, reference=...) -> [examples, 2 d]: f(x), and then r(x).
         ways: number of classes.
         entry: the entry of `params.fast` to write, {"mean": [ways, d], "precision": [ways, d],
-            "bias": [ways]}. The bias is -1e9 for a class without support, else 0.
+            "bias": [ways]}. The bias is -1e9 for a class without support, and 0 for all if no class
+            has any.
 
     Raises:
         ValueError: when traced, features that are not [examples, 2 d], or labels that are not
@@ -47,11 +48,10 @@ def gaussian_prototypes(embed: Apply, ways: Size, *, entry: str = "head") -> Ada
         precision_WxD = classes_NxW.T @ precision_NxD
         is_present_Wx1 = classes_NxW.any(axis=0)[:, None]
         sum_WxD = classes_NxW.T @ (precision_NxD * features_NxD)
-        is_absent_W = ~is_present_Wx1[:, 0] & is_present_Wx1.any()
         return {
             "mean": sum_WxD / jnp.where(is_present_Wx1, precision_WxD, 1),
             "precision": precision_WxD,
-            "bias": jnp.where(is_absent_W, ABSENT, 0).astype(given_NxE.dtype),
+            "bias": absent_bias(classes_NxW),
         }
 
     return amortize(lambda params, key: (), encode, entry=entry)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._class_means import class_means, weighted_one_hot
 from metajax.inner.amortised import amortize
-from metajax.inner.heads import ABSENT, embed_support, written_head
+from metajax.inner.heads import absent_bias, embed_support, written_head
 from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 
 
@@ -21,7 +21,7 @@ def mean_features(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptatio
         embed: (params, x, key, reference=...) -> features [examples, d].
         ways: number of classes.
         entry: the entry of `params.fast` to write, {"mean": [ways, d], "bias": [ways]}. The bias is
-            -1e9 for a class without support, else 0.
+            -1e9 for a class without support, and 0 for all if no class has any.
 
     Raises:
         ValueError: when traced, features that are not [examples, d], or labels that are not
@@ -38,9 +38,9 @@ def mean_features(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptatio
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
         features_NxD = embed_support(embed, params, support, key)
-        mean_WxD, weight_W = class_means(features_NxD, weighted_one_hot(support, ways))
-        is_absent_W = (weight_W == 0) & (weight_W != 0).any()
-        return {"mean": mean_WxD, "bias": jnp.where(is_absent_W, ABSENT, 0).astype(mean_WxD.dtype)}
+        classes_NxW = weighted_one_hot(support, ways)
+        mean_WxD, _ = class_means(features_NxD, classes_NxW)
+        return {"mean": mean_WxD, "bias": absent_bias(classes_NxW).astype(mean_WxD.dtype)}
 
     return amortize(lambda params, key: (), encode, entry=entry)
 
@@ -92,7 +92,7 @@ def predicted_head(
     """Writes the head that a net computes from class means: one network writes another.
 
     (wₖ, bₖ) = h(cₖ), one class at a time, and the logits are f(x)·wₖ + bₖ. The net h is stored in
-    `params.rule`. A class without support gets the bias -1e9.
+    `params.rule`. A class without support gets the bias -1e9, unless no class has any.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].

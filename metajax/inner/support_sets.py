@@ -16,7 +16,7 @@ from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree, Size
 def support_set(embed: Apply, ways: Size, *, entry: str = "head") -> Adaptation:
     """Writes the features and the classes of the support set, as nearest neighbours need them.
 
-    The label -1 marks a row without a label, which belongs to no class. What is written are no
+    The label -1 marks a row without a label, which belongs to no class. The entry does not hold
     weights: an inner loop after it in a chain would move the examples.
 
     Args:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from metajax._checked import checked
 from metajax._class_means import weighted_one_hot
 from metajax._tree import keep_rows, widened
-from metajax.inner.heads import ABSENT, embed_support, write_head
+from metajax.inner.amortised import without_padding
+from metajax.inner.heads import absent_bias, embed_support, write_head
 from metajax.types import Adaptation, Apply, Array, Batch, Params, Size
 
 WIDEST_GAP = 0.01
@@ -31,7 +32,8 @@ def support_vectors(
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, d].
-        ways: number of classes. A class without support takes no part, and gets the bias -1e9.
+        ways: number of classes. A class without support takes no part, and gets the bias -1e9,
+            unless no class has any.
         penalty: C.
         entry: the entry of `params.fast` to write, {"kernel": [d, ways], "bias": [ways]}.
 
@@ -56,6 +58,7 @@ def support_vectors(
             raise ValueError(
                 f"params.rule is {params.rule!r}; call params = adaptation.init(params, key) first."
             )
+        support = without_padding(support)
         given_NxD = embed_support(embed, params, support, key)
         classes_NxW = weighted_one_hot(support, ways)
         features_NxD = keep_rows((classes_NxW != 0).any(axis=1), widened(given_NxD))
@@ -64,9 +67,7 @@ def support_vectors(
         kernel_DxW = features_NxD.T @ dual_NxW
         gap = _duality_gap(features_NxD, classes_NxW, dual_NxW, kernel_DxW, penalty)
         kernel_DxW = jnp.where(gap <= WIDEST_GAP, params.rule["scale"] * kernel_DxW, jnp.nan)
-        is_present_W = classes_NxW.any(axis=0)
-        is_absent_W = ~is_present_W & is_present_W.any()
-        bias_W = jnp.where(is_absent_W, ABSENT, 0).astype(given_NxD.dtype)
+        bias_W = absent_bias(classes_NxW).astype(given_NxD.dtype)
         return write_head(params, entry, kernel_DxW.astype(given_NxD.dtype), bias_W)
 
     return Adaptation(init, adapt)
@@ -86,29 +87,35 @@ def _solve_dual(features_NxD: Array, classes_NxW: Array, penalty: float) -> Arra
     """The dual variables α of the machine, [examples, ways].
 
     They minimise ½ Σᵢⱼₖ αᵢₖ αⱼₖ xᵢ·xⱼ - Σᵢ αᵢ_yᵢ with Σₖ αᵢₖ = 0 and αᵢₖ ≤ C wᵢ [yᵢ = k]. The
-    variables of absent rows and classes are kept at 0 by a program of their own, ½ α² with α ≤ C.
+    program is solved for βᵢₖ = αᵢₖ / (C wᵢ), whose bounds are 1 and 0. Variables of absent rows and
+    classes are kept at 0 by a program of their own, ½ β² with β ≤ 1.
     """
     examples, ways = classes_NxW.shape
-    counts_N = classes_NxW.any(axis=1)
+    dtype = features_NxD.dtype
+    weight_N = classes_NxW.sum(axis=1)
+    counts_N = weight_N > 0
+    mean_weight = weight_N.sum() / jnp.maximum(counts_N.sum(), 1)
+    mean_weight = jnp.where(mean_weight > 0, mean_weight, 1)
     used_V = (counts_N[:, None] & classes_NxW.any(axis=0)[None]).reshape(-1)
-    identity_WxW = jnp.eye(ways, dtype=features_NxD.dtype)
-    quadratic_VxV = jnp.kron(features_NxD @ features_NxD.T, identity_WxW)
+
+    scaled_NxD = weight_N[:, None] * features_NxD
+    products_NxN = (penalty / mean_weight) * scaled_NxD @ scaled_NxD.T
+    quadratic_VxV = jnp.kron(products_NxN, jnp.eye(ways, dtype=dtype))
     quadratic_VxV = jnp.where(used_V[:, None] & used_V[None], quadratic_VxV, 0)
-    rounding = 10 * jnp.finfo(features_NxD.dtype).eps * jnp.trace(quadratic_VxV)
+    rounding = 10 * jnp.finfo(dtype).eps * jnp.trace(quadratic_VxV)
     quadratic_VxV += jnp.diag(jnp.where(used_V, rounding, 1))
-    linear_V = -(classes_NxW > 0).astype(features_NxD.dtype).reshape(-1)
-    of_row_NxV = jnp.kron(jnp.eye(examples), jnp.ones(ways)).astype(features_NxD.dtype)
+    of_row_NxV = jnp.kron(jnp.eye(examples), jnp.ones(ways)).astype(dtype)
     of_row_NxV *= (used_V | ~jnp.repeat(counts_N, ways))[None]
-    upper_V = penalty * jnp.where(used_V, classes_NxW.reshape(-1), 1)
-    dual_V = _solve_program(
+    is_own_NxW = (classes_NxW > 0).astype(dtype)
+    solved_V = _solve_program(
         quadratic_VxV,
-        linear_V,
+        -(classes_NxW / mean_weight).reshape(-1),
         of_row_NxV,
-        jnp.zeros(examples, features_NxD.dtype),
-        jnp.eye(len(upper_V), dtype=features_NxD.dtype),
-        upper_V,
+        jnp.zeros(examples, dtype),
+        jnp.eye(examples * ways, dtype=dtype),
+        jnp.where(used_V, is_own_NxW.reshape(-1), 1),
     )
-    return dual_V.reshape(examples, ways)
+    return penalty * weight_N[:, None] * solved_V.reshape(examples, ways)
 
 
 @jax.custom_vjp

@@ -124,7 +124,9 @@ def semi_supervised_cross_entropy(apply: Apply) -> Loss:
         others = batch._replace(weight=jnp.where(is_labelled, 0, weight))
         value, metrics = _entropy_of_labels(logits, labelled)
         log_p = jax.nn.log_softmax(logits.astype(wide_type(logits)))
-        return value - weighted_mean((jnp.exp(log_p) * log_p).sum(axis=-1), others), metrics
+        p = jnp.exp(log_p)
+        entropy = -(p * jnp.where(p > 0, log_p, 0)).sum(axis=-1)  # log p of an absent class is -∞
+        return value + weighted_mean(entropy, others), metrics
 
     return loss
 

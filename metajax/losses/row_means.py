@@ -11,6 +11,8 @@ from metajax.types import Array, Batch
 def weighted_mean(values: Array, batch: Batch) -> Array:
     """Mean over the rows by weight, of the mean of each row; zero where all weights are zero."""
     check_row_weights(batch.weight, len(values))
+    if not len(values):
+        return jnp.zeros((), values.dtype)
     if batch.weight is None:
         return values.mean()
     per_row = values.reshape(len(values), -1).mean(axis=1)

@@ -9,16 +9,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax._checked import checked
+from metajax._class_means import weighted_one_hot
+from metajax._tree import as_floating, widened
 from metajax.nets.attention import Block
 from metajax.nets.perceptrons import MLP
 from metajax.nets.processes import gaussian_of
-from metajax.types import Array, Gaussian, PyTree, Size
+from metajax.types import Array, Batch, Gaussian, PyTree, Size
 
 CLIP = 10.0
 """Largest size of a standardised cell."""
 
 ABSENT = -1e9
-"""Logit of a class of which no row was read."""
+"""Logit of a class of which no row was read; 0 is added to all where none was read at all."""
 
 
 @checked
@@ -68,18 +70,24 @@ class TableTransformer(nnx.Module):
 
         Args:
             x: [n, columns], NaN where a cell is missing.
-            y: int[n] with classes, else float[n, 1].
+            y: int[n] with classes, else float[n, 1]. A row with the label -1 is not read.
             weight: [n]; a row of weight 0 is not read.
         """
+        x = widened(as_floating(x))
         counts_N = weight > 0
+        if self.classes is not None:
+            classes_NxT = weighted_one_hot(Batch(x, y), self.classes).astype(x.dtype)
+            counts_N &= (classes_NxT != 0).any(axis=1)
         context: dict[str, Any] = {"counts": counts_N, **_statistics(x, counts_N)}
         if self.classes is None:
+            y = widened(as_floating(y))
             of_target = _statistics(y, counts_N)
             context["target"] = {name: of_target[name] for name in ("mean", "deviation")}
             read_NxT = (y - of_target["mean"][None]) / of_target["deviation"][None]
         else:
-            read_NxT = jax.nn.one_hot(y, self.classes) * counts_N[:, None]
-            context["target"] = read_NxT.any(axis=0)
+            read_NxT = classes_NxT * counts_N[:, None]
+            is_present_T = (read_NxT != 0).any(axis=0)
+            context["target"] = is_present_T | ~is_present_T.any()
         tokens = self._tokens(x, self.of_target(read_NxT), context)
         known = []
         for across, down in zip(self.across, self.down, strict=True):
@@ -90,6 +98,7 @@ class TableTransformer(nnx.Module):
 
     def predict(self, x: Array, context: PyTree) -> Array | Gaussian:
         """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns]."""
+        x = widened(as_floating(x))
         unknown = jnp.broadcast_to(self.unknown[...], (len(x), self.unknown.shape[0]))
         tokens = self._tokens(x, unknown, context)
         for across, down, known in zip(self.across, self.down, context["known"], strict=True):
@@ -122,7 +131,9 @@ def _statistics(x: Array, counts_N: Array) -> dict[str, Array]:
     mean_C = clear_NxC.sum(axis=0) / divisor_C
     square_NxC = jnp.where(present_NxC, (clear_NxC - mean_C[None]) ** 2, 0)
     variance_C = square_NxC.sum(axis=0) / divisor_C
-    deviation_C = jnp.where(variance_C > 0, jnp.sqrt(jnp.where(variance_C > 0, variance_C, 1)), 1)
+    # The deviation of a constant column is its rounding, and not 0.
+    varies_C = variance_C > (8 * jnp.finfo(x.dtype).eps * mean_C) ** 2
+    deviation_C = jnp.where(varies_C, jnp.sqrt(jnp.where(varies_C, variance_C, 1)), 1)
     return {"mean": mean_C, "deviation": deviation_C, "used": number_C > 0}
 
 

@@ -18,8 +18,8 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
     derivative of L_clean(θ - Σᵢ εᵢ ∇lᵢ(θ)) at ε = 0, with the other sign. θ are the fast weights.
 
     Args:
-        loss: (params, batch, key) -> (scalar, metrics), which is Σᵢ wᵢ lᵢ where the weights are
-            close to 0, as those of `metajax.losses` are.
+        loss: (params, batch, key) -> (scalar, metrics), a mean over the rows by weight, Σᵢ wᵢ lᵢ /
+            Σᵢ wᵢ, as `cross_entropy`, `squared_error` and `gaussian_log_loss` are.
         params: where the gradients are taken.
         noisy: the examples to weigh. Those of weight 0 stay at 0.
         clean: a few examples whose labels are right.
@@ -28,9 +28,10 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
     Returns:
         [examples].
 
-    >>> loss = lambda params, batch, key: (batch.weight @ (params.fast - batch.y) ** 2, {})
+    >>> from metajax.losses import squared_error
+    >>> loss = squared_error(lambda params, x, key, reference: params.fast * x)
     >>> noisy, clean = jnp.array([2.0, -3.0]), jnp.array([1.0])
-    >>> batches = [Batch(y, y, jnp.ones(len(y))) for y in (noisy, clean)]
+    >>> batches = [Batch(jnp.ones_like(y), y) for y in (noisy, clean)]
     >>> example_weights(loss, Params(jnp.zeros(()), {}), *batches, jax.random.key(0)).tolist()
     [1.0, 0.0]
 
@@ -40,17 +41,20 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
     reference = reference_rows(noisy)
     if reference is None:
         reference = jnp.ones(count_rows(noisy), bool)
+    counted = (row_weights(noisy) > 0).astype(float)
 
     def losses_of_rows(fast: PyTree) -> Array:
         def of_weights(weight: Array) -> Array:
             batch = noisy._replace(weight=weight, reference=reference)
             return loss(params._replace(fast=fast), batch, noisy_key)[0]
 
-        return jax.grad(of_weights)(jnp.zeros(count_rows(noisy)))
+        # lᵢ = L + n ∂L/∂wᵢ at weights of 1. At weights of 0 a loss may not look at the rows.
+        mean, slope = jax.value_and_grad(of_weights)(counted)
+        return mean + counted.sum() * slope
 
     of_clean = lambda fast: loss(params._replace(fast=fast), clean, clean_key)[0]
     slope = jax.grad(of_clean)(params.fast)
     _, products = jax.jvp(losses_of_rows, (params.fast,), (slope,))
-    weights = jnp.where(row_weights(noisy) > 0, jnp.maximum(products, 0), 0)
+    weights = jnp.where(counted > 0, jnp.maximum(products, 0), 0)
     total = weights.sum()
     return weights / jnp.where(total > 0, total, 1)

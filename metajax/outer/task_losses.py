@@ -195,10 +195,15 @@ def with_queries(task: Task) -> Task:
     >>> with_queries(Task(support, query)).support.y.tolist()
     [0, 1, -1]
     """
-    check_integers("Labels", task.query.y, jnp.shape(task.query.y))
-    unlabelled = task.query._replace(y=-jnp.ones_like(signed(task.query.y)))
-    support = task.support._replace(y=signed(task.support.y))
-    return task._replace(support=concatenate(support, unlabelled))
+    support, query = (part._replace(y=_labels_of(part)) for part in (task.support, task.query))
+    unlabelled = query._replace(y=-jnp.ones_like(query.y))
+    return task._replace(support=concatenate(support, unlabelled), query=query)
+
+
+def _labels_of(batch: Batch) -> Array:
+    """The labels of a batch in a type that has -1."""
+    check_integers("Labels", batch.y, jnp.shape(batch.y))
+    return signed(batch.y)
 
 
 def with_step(task_loss: TaskLoss, step: Array) -> TaskLoss:

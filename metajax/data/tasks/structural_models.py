@@ -29,9 +29,9 @@ def structural_tables(
 
     A model is a random net: layer l + 1 is g(W zₗ) + σ ε, with sparse random weights W, noise of a
     random size σ, and for each node a random function g out of six. Layer 0 is noise. The target
-    is a node of the last layer, and columns are other nodes of any layer; so columns are causes and
-    effects of the target and of each other. Some columns have a few values only, some are skewed,
-    and in some tables cells are missing.
+    is a node of the last layer, and columns are other nodes of any layer; so columns are causes of
+    the target, and other effects of its causes. Some columns have a few values only, some are
+    skewed, and in some tables cells are missing.
 
     The number of columns is 1 to `columns`, and the number of classes 2 to `classes`. The classes
     are intervals of the target, whose names are shuffled. A query whose class has no example has
@@ -48,7 +48,8 @@ def structural_tables(
         queries], or float32[rows or queries, 1]. The data set is ignored; pass ().
 
     Raises:
-        ValueError: sizes below 1, more columns than other nodes, or fewer than 2 classes.
+        ValueError: sizes below 1, more columns than other nodes, fewer than 2 classes, or more
+            classes than rows and queries.
 
     >>> task = structural_tables(20, 5, columns=4)((), jax.random.key(0))
     >>> task.support.x.shape, task.query.y.shape
@@ -59,6 +60,10 @@ def structural_tables(
     others = LAYERS * NODES - 1
     if columns > others:
         raise ValueError(f"columns must be at most {others}, the other nodes, got {columns}.")
+    if classes is not None and classes > rows + queries:
+        raise ValueError(
+            f"classes must be at most {rows + queries}, the rows and queries, got {classes}."
+        )
     if classes is not None and classes < 2:
         raise ValueError(f"classes must be 2 or more, or None to regress, got {classes}.")
 
