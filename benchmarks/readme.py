@@ -118,6 +118,97 @@ def sinusoid():
     return table(["5 shots, squared error", *(f"{n} steps" for n in steps)], rows)
 
 
+def cavia():
+    report = read("cavia")
+    rows = []
+    for row in report["rows"]:
+        seeds = row["seeds"]
+        text = f"{sum(seeds) / len(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})"
+        rows.append([row["method"], text, row["published"] or "", f"{row['seconds']:.0f}"])
+    header = ["10 shots, one inner step", "squared error", "published", "seconds of all seeds"]
+    about = (
+        f"{report['steps']:,} outer steps of 25 tasks, {report['tests']:,} test tasks, mean of the "
+        f"seeds (smallest to largest). Published by Zintgraf et al. 2019. jax {report['jax']}."
+    )
+    return f"{table(header, rows)}\n\n{about}"
+
+
+NAMES_OF_PROCESSES = {"exact": "the exact process", "constant": "mean and variance of y"}
+
+
+def processes():
+    report = read("processes")
+    rows = []
+    for row in report["rows"]:
+        rows.append(
+            [
+                NAMES_OF_PROCESSES.get(row["net"], row["net"]),
+                row["shots"],
+                cell(row["log-likelihood"], 2),
+                cell(row["squared error"], 2),
+                cell(row["coverage"]),
+                f"{row['parameters']:,}",
+            ]
+        )
+    header = ["net", "examples", "log-likelihood", "squared error", "in the 90 % interval, %"]
+    text = table([*header, "parameters"], rows)
+    about = (
+        f"{report['steps']} steps of 16 tasks; 95 % intervals over {report['tests']} test tasks, "
+        f"one seed. jax {report['jax']}."
+    )
+    return f"{text}\n\n{about}"
+
+
+def few_shot():
+    report = read("few_shot")
+    rows = []
+    for row in sorted(report["rows"].values(), key=lambda row: -row["accuracy"][0]):
+        rows.append(
+            [
+                f"`{row['algorithm']}`",
+                cell(row["accuracy"]),
+                difference(row["minus pretrained"]),
+                cell(row["untrained"]),
+                f"{row['steps']:,}",
+                f"{row['seconds']:.0f}",
+                f"{row['parameters']:,}",
+            ]
+        )
+    header = ["Omniglot, 5-way 1-shot, %", "accuracy", "minus pretrained", "before training"]
+    text = table([*header, "outer steps", "seconds", "parameters"], rows)
+    of_features = report["pretrained"]
+    versions = sorted({row["jax"] for row in report["rows"].values()})
+    about = (
+        f"Pretrained features with the nearest mean: {cell(of_features['accuracy'])} after "
+        f"{of_features['steps']:,} steps in the same time. Raw pixels with the nearest mean: "
+        f"{cell(report['raw pixels'])}; a constant answer: 20. {report['tests']} tasks of "
+        f"characters never seen with {report['queries']} queries a class, the same for all, and "
+        f"differences paired; {OVER_TASKS}; transductive batch statistics; one seed. "
+        f"jax {', '.join(versions)}."
+    )
+    return f"{text}\n\n{about}"
+
+
+def clustering():
+    report = read("clustering")
+    tables = []
+    for name, rows in report["results"].items():
+        by_features = {}
+        for row in rows:
+            by_features.setdefault(row["features"], {})[row["clustering"]] = row["adjusted_rand"]
+        ways = list(next(iter(by_features.values())))
+        lines = []
+        for features, found in by_features.items():
+            lines.append([features, *(cell(found[way], 2) for way in ways)])
+        tables.append(table([f"{name}, features", *ways], lines))
+    about = (
+        f"Adjusted Rand index, whose chance is 0, over {report['tests']} tasks of 10 classes never "
+        f"seen with 15 examples each; {OVER_TASKS}; one seed. Each net was trained for "
+        f"{report['training_seconds']:.0f} s on 2 CPU cores. jax {report['jax']}."
+    )
+    return "\n\n".join([*tables, about])
+
+
 def over_seeds(values):
     """The mean, the smallest and the largest of the seeds that do not diverge on a test task."""
     kept = [value for value in values or () if value < 1000]
@@ -301,8 +392,11 @@ PAGES = {
     "docs/results.md": (
         letters,
         omniglot,
+        few_shot,
         alphabets,
         sinusoid,
+        cavia,
+        processes,
         performance.transformer,
         digits,
         bilevel,

@@ -25,6 +25,7 @@ sys.path.insert(0, str(FOLDER))
 
 import alphabets  # noqa: E402
 import cavia  # noqa: E402
+import clustering  # noqa: E402
 import damage  # noqa: E402
 import episodes  # noqa: E402
 import few_shot  # noqa: E402
@@ -348,6 +349,22 @@ def test_neural_processes_stand_beside_the_exact_one(tmp_path, as_script, monkey
     assert [row["net"] for row in rows] == ["exact", "constant", "CNP"]
     assert exact["log-likelihood"][0] > max(constant["log-likelihood"][0], net["log-likelihood"][0])
     assert 80 < exact["coverage"][0] < 98
+
+
+def test_clusters_of_raw_pretrained_and_learned_features(tmp_path, as_script, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(640, 3)).astype(np.float32)
+    source = mj.data.dataset(x, np.arange(640) // 16)
+    split = mj.data.draw_split(source.names, {"train": 25, "test": 15})
+    train, test = (mj.data.select_part(source, split, part) for part in ("train", "test"))
+    make = lambda outputs: mj.nets.MLP(3, (4,), outputs, rngs=nnx.Rngs(0))
+    problem = clustering.Problem(train, test, make, split.digest)
+    monkeypatch.setattr(clustering, "PROBLEMS", {"numbers": lambda: problem})
+    clustering.main(clustering.parser.parse_args(["--tiny", "--out", str(tmp_path)]))
+    rows = json.loads((tmp_path / "clustering.json").read_text())["results"]["numbers"]
+    assert [row["features"] for row in rows[::2]] == ["raw", "pretrained", "learned from tasks"]
+    for row in rows:
+        assert -1 <= row["adjusted_rand"][0] <= 1
 
 
 def test_cavia_is_trained_from_two_seeds(tmp_path, as_script, monkeypatch):

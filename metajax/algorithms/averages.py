@@ -35,8 +35,8 @@ def ensemble(
     Args:
         learner: what all members were trained with.
         members: what it learned, such as from several seeds.
-        loss: from apply to the loss of the query set.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the query set, such as `cross_entropy`.
+        inductive: whether statistics of norms come from the support set only.
 
     Returns:
         A learner whose params are those of all members, leaves [members, ...].
@@ -100,8 +100,8 @@ def augmented_queries(
         augmentation: (x, key) -> x of one example, such as `data.affine(degrees=10)`.
         copies: augmented copies of each query, besides the query itself.
         seed: of the augmentation.
-        loss: from apply to the loss of the query set.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the query set, such as `cross_entropy`.
+        inductive: whether statistics of norms come from the support set only.
 
     Returns:
         A learner with the same params.

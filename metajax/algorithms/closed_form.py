@@ -29,9 +29,9 @@ def r2d2(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task; None regresses y [examples, k] itself.
-        loss: from apply to the loss of the network: `squared_error` for regression.
+        loss: what makes the loss of the network: `squared_error` for regression.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Bertinetto et al. 2019, arXiv 1805.08136.
     """
@@ -52,17 +52,19 @@ def metaopt_net(
     entry: str = "head",
     inductive: bool = False,
 ) -> Learner:
-    """MetaOptNet: a linear support vector machine on learned features, whose scale is learned.
+    """MetaOptNet: a linear support vector machine on learned features.
 
-    Derivatives pass through the solution of its dual.
+    W = argmin ½|W|² + C Σᵢ maxₖ (1 - [k = yᵢ] + f(xᵢ)·Wₖ - f(xᵢ)·W_yᵢ), the machine of Crammer and
+    Singer, and the logits are a f(x)·Wₖ with a learned scale a. Derivatives pass through the
+    solution of the dual problem.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
         penalty: C, the weight of the hinge losses.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ImportError: qpax is not installed.
@@ -95,11 +97,11 @@ def proto_maml(
     Args:
         net: a Flax module with `embed` and `head`; all weights are fast.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.1.
     """

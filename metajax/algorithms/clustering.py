@@ -16,17 +16,18 @@ from metajax.types import Array, Learner, Metrics, Params, Task
 
 @checked
 def centroid_networks(net: Net, ways: int, *, temperature: float = 0.1) -> Learner:
-    """Centroid networks: learn to cluster new classes, of which no example has a label.
+    """Centroid networks: features that are learned with labels, to cluster new classes without.
 
-    Training is that of prototypical networks, with labels. For the metric "adjusted_rand", the
-    queries of a task are clustered without labels: `sinkhorn_kmeans` puts their features into
-    clusters of equal size, which are compared with their classes. The paper's centre loss, and its
-    distances by the plan of transport in training, are not here.
+    Training, adaptation and `predict` are those of prototypical networks. For the metric
+    "adjusted_rand", the queries of a task are clustered without their labels: `sinkhorn_kmeans`
+    puts their features into clusters of equal size, which are then compared with their classes. To
+    cluster rows of your own, call `sinkhorn_kmeans` of their features. The paper's centre loss, and
+    its distances by the plan of transport in training, are not here.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task, and of clusters.
-        temperature: of `sinkhorn_kmeans`.
+        temperature: of `sinkhorn_kmeans`; a small one puts each row into one cluster.
 
     Source: Huang et al. 2019, arXiv 1902.08605.
     """

@@ -42,26 +42,26 @@ def relation_nets(
 ) -> Learner:
     """Relation networks: a second net scores every pair of a class and a query.
 
-    logitsₖ = g([cₖ, f(x)]) with the class mean cₖ, and the score is their logistic function. The
-    paper adds the features of several shots up where this takes their mean, and its g convolves
-    maps of features where this reads vectors.
+    logitsₖ = g([cₖ, f(x)]) with the class mean cₖ, and scoreₖ = σ(logitsₖ). With several shots, the
+    paper sums features, and this takes their mean. The paper's g convolves maps of features, and
+    this one reads vectors.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features [n, d].
         ways: number of classes of a task.
         relation: the net g from [pairs, 2 d] to [pairs, 1], such as
             `MLP(2 * d, (8,), 1, rngs=rngs)`.
-        loss: from apply to the loss of the network; the paper's is the squared error of the scores.
+        loss: what makes the loss of the network; the paper's is the squared error of the scores.
         entry: the entry of `params.fast` that the means are written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Sung et al. 2018, arXiv 1711.06025.
     """
     embed, params = as_features(net, entry)
-    relate, weights = functional(relation)
-    params = with_part(params, "relation", join_params(weights))
+    relate, relation_params = functional(relation)
+    params = with_part(params, "relation", join_params(relation_params))
     adaptation = mean_features(embed, ways, entry=entry)
-    apply = relation_head(embed, relate, entry=entry)
+    apply = relation_head(embed, relate, part="relation", entry=entry)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
 
@@ -85,9 +85,9 @@ def gaussian_protonets(
         net: any net whose outputs are [n, 2 d], f and then r: a Flax module without a method
             `embed`, or (apply, params). A module with `embed` and `head` gives those of `embed`.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that means and precisions are written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Fort 2017, arXiv 1708.02735, with a diagonal covariance.
     """
@@ -117,15 +117,15 @@ def hypernetwork_head(
         ways: number of classes of a task.
         writer: the net h from [classes, d] to [classes, d + 1], such as
             `MLP(d, (64,), d + 1, rngs=rngs)`.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Qiao et al. 2018, arXiv 1706.03466, whose net has no bias.
     """
     embed, apply, params = as_encoder(net, entry)
-    write, weights = functional(writer)
-    adaptation = predicted_head(embed, write, join_params(weights), ways, entry=entry)
+    write, writer_params = functional(writer)
+    adaptation = predicted_head(embed, write, join_params(writer_params), ways, entry=entry)
     params = adaptation.init(params, jax.random.key(0))
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
@@ -152,9 +152,9 @@ def tadam(
         ways: number of classes of a task.
         reader: number of outputs -> Flax module that reads the features of the support set, a
             `Series` [1, n, d], such as `lambda outputs: DeepSets(d, outputs, rngs=rngs)`.
-        loss: from apply to the loss of the network.
-        initial_gate: initial value of every gate, of which each number of γ and β has one.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        initial_gate: each number of γ and β has its own gate, and all start here.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: no layer to modulate.
@@ -162,18 +162,19 @@ def tadam(
     Source: Oreshkin, Rodríguez and Lacoste 2018, arXiv 1805.10123.
     """
     embed, apply, params = as_encoder(net, "head")
-    start = film(params.slow)
-    size = ravel_pytree(start)[0].size
-    read, of_reader = functional(reader(size))
-    rule = {"reader": join_params(of_reader), "gate": jnp.full(size, initial_gate)}
-    params = with_part(params, "log_scale", jnp.zeros(()))
-    params = params._replace(fast={**params.fast, "modulation": start})
+    no_modulation = film(params.slow)
+    size = ravel_pytree(no_modulation)[0].size
+    read, reader_params = functional(reader(size))
+    rule = {"reader": join_params(reader_params), "gate": jnp.full(size, initial_gate)}
+    params = with_part(params, "log_scale", jnp.zeros(()))  # log a
+    params = params._replace(fast={**params.fast, "modulation": no_modulation})
     task_embed: Apply = modulated(embed)  # type: ignore[assignment]
 
     def gated_read(rule: PyTree, rows: PyTree, key: Array) -> Array:
         return rule["gate"][None] * read(Params({}, rule["reader"]), rows, key)
 
     def features(params: Params, support: Batch, key: Array) -> Array:
+        """Those that the reader reads, before anything is modulated."""
         return task_embed(params, support.x, key, reference=reference_rows(support))
 
     def scaled(

@@ -39,10 +39,10 @@ def cavia(
         net: a Flax module or (apply, params). The last axis of its input has `context` features
             more than that of x; the context is appended to every place of x.
         context: number of context parameters.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Zintgraf et al. 2019, arXiv 1810.03642, whose figures for sinusoids are the defaults.
     """
@@ -78,12 +78,12 @@ def mmaml(
         net: a Flax module or (apply, params); all weights are fast.
         reader: number of outputs -> Flax module that reads the support set, a `Series` [1, n, d],
             such as `lambda outputs: DeepSets(2, outputs, rngs=rngs)`.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         items: what the reader reads of each example, as in `modulate`; None takes x and y.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         head: the part of the net, at its top level, that is not modulated.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: no layer to modulate, or no part with the name of the head.

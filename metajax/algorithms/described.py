@@ -38,16 +38,16 @@ def am3(
     """AM3: class means mixed with features of the class from its description.
 
     cₖ = λₖ pₖ + (1 - λₖ) wₖ with the mean pₖ of the shots, w = describe(info) and λₖ = σ(h·wₖ + b).
-    Without shots it is zero-shot classification.
+    A class without shots has cₖ = wₖ, which is zero-shot classification.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         describe: Flax module, support.info -> [ways, width].
         ways: number of classes of a task.
         width: of the features.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Xing et al. 2019, arXiv 1902.07104.
     """
@@ -78,9 +78,9 @@ def cross_modal_adaptation(
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         describe: Flax module, support.info -> [ways, d], as wide as the features.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Lin et al. 2023, arXiv 2301.06267.
     """
@@ -113,12 +113,12 @@ def fumi(
         describe: Flax module, support.info -> [ways, width].
         ways: number of classes of a task.
         width: of the features.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         hidden: width of the network that writes the head.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Jackson et al. 2022, arXiv 2210.04843.
     """

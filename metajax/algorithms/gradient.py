@@ -32,13 +32,13 @@ def maml(
 
     Args:
         net: a Flax module, whose weights are all fast, or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: α. The default is the published one for 5-way Omniglot: 0.4 on a loss that is
             summed over the ways is 2.0 on the mean that `cross_entropy` takes. For sinusoids it is
             0.01.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400.
     """
@@ -90,11 +90,11 @@ def anil(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         head: the part of the net that is fast: a name in the paths of its weights.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: no weight belongs to the head.
@@ -155,7 +155,7 @@ def reptile(
 
     Args:
         net: a Flax module or (apply, params); all weights are fast.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size of the inner Adam.
         inner_steps: number of inner steps.
         batch: support examples in a step, drawn at random; the paper takes 10 of 50. None takes
@@ -193,13 +193,13 @@ def imaml(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         proximity: λ.
         solver_steps: steps of conjugate gradient. They are too few to reach a strict tolerance, so
             the solution is accepted as it is.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: a proximity that is not positive.

@@ -39,15 +39,15 @@ def leo(
     The paper goes on with a few steps on the decoded weights, penalises correlated columns of the
     decoder, has dropout, and reads features of a pretrained net; none of these is here. The code of
     the authors learns a step size for each number of a code, draws nothing in evaluation, and lets
-    the deviations start near 0. Here one step size is learned, and the deviations are exp(u) of a
-    code and softplus(u) of a weight.
+    the deviations start near 0. Here one step size is learned, a code's deviation is exp(u), and a
+    weight's is softplus(u).
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
         width: of the features.
         latent: numbers of a code.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial step size of the inner loop, which is learned.
         inner_steps: number of steps of gradient descent.
         divergence: β.
@@ -64,17 +64,17 @@ def leo(
         "relate": MLP(2 * latent, (2 * latent, 2 * latent), 2 * latent, rngs=rngs),
         "decode": nnx.Linear(latent, 2 * width, use_bias=False, rngs=rngs),
     }
-    parts = {name: functional(part) for name, part in nets.items()}
-    weights = {name: join_params(own) for name, (_, own) in parts.items()}
-    codes = latent_codes(embed, parts["encode"][0], parts["relate"][0], ways)
-    apply = decoded_head(embed, parts["decode"][0])
+    applies = {}
+    for name, part in nets.items():
+        applies[name], part_params = functional(part)
+        params = with_part(params, name, join_params(part_params))
+    codes = latent_codes(embed, applies["encode"], applies["relate"], ways)
+    apply = decoded_head(embed, applies["decode"])
     of_net = loss_of(loss, apply)
     rule = learned(_descent_of_codes, initial_rate)
     adaptation = chain(codes=codes, descent=inner_loop(of_net, rule, steps=inner_steps))
     names = ("code", "start", "mean", "log_deviation")
     written = {name: jnp.zeros((ways, latent)) for name in names} | {"bias": jnp.zeros(ways)}
-    for name, own in weights.items():
-        params = with_part(params, name, own)
     params = adaptation.init(params._replace(fast={"latent": written}), jax.random.key(0))
 
     @checked
@@ -84,9 +84,10 @@ def leo(
         value, metrics = of_net(adapted, task.query, query_key)
         found = adapted.fast["latent"]
         mean, log_deviation = found["mean"], found["log_deviation"]
-        far = (jnp.exp(2 * log_deviation) + mean**2 - 1) / 2 - log_deviation
-        moved = (jax.lax.stop_gradient(found["code"]) - found["start"]) ** 2
-        return value + divergence * far.mean() + encoder_penalty * moved.mean(), metrics
+        of_codes = (jnp.exp(2 * log_deviation) + mean**2 - 1) / 2 - log_deviation
+        encoder_error = (jax.lax.stop_gradient(found["code"]) - found["start"]) ** 2
+        penalty = divergence * of_codes.mean() + encoder_penalty * encoder_error.mean()
+        return value + penalty, metrics
 
     return Learner(apply, params, adaptation, task_loss)
 

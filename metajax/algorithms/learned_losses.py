@@ -30,27 +30,27 @@ def ml3(
 ) -> Learner:
     """ML³: a learned net is the loss of the inner loop; the outer loss is that of the task.
 
-    θ' = θ - α ∇M(θ) with M = mean softplus(m(output, target)). Of classes, m also reads the
-    log-probability, and it reads one class at a time. The start θ is learned as in MAML; in the
+    θ' = θ - α ∇M(θ) with M = mean softplus(m(output, target)). For labels, m is applied to each
+    class alone, to (output, log-probability, target). The start θ is learned as in MAML; in the
     paper it is random.
 
     Args:
         net: a Flax module or (apply, params).
         measure: the net m from [rows, 3] to [rows, 1] for labels, such as
             `MLP(3, (40, 40), 1, rngs=rngs)`, and from [rows, 2] for numbers.
-        loss: from apply to the loss of the query set.
+        loss: what makes the loss of the query set, such as `cross_entropy`.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Bechtle et al. 2021, arXiv 1906.05374.
     """
     apply, params = as_function(net)
-    of_measure, weights = functional(measure)
-    params = with_part(params, "measure", join_params(weights))
+    apply_measure, measure_params = functional(measure)
+    params = with_part(params, "measure", join_params(measure_params))
     adaptation = inner_loop(
-        learned_loss(apply, of_measure),
+        learned_loss(apply, apply_measure, part="measure"),
         optax.sgd(inner_rate),
         steps=inner_steps,
         differentiate=differentiate,
@@ -69,7 +69,7 @@ def learning_to_reweight(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
 
     Source: Ren et al. 2018, arXiv 1803.09050.
     """

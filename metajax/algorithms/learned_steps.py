@@ -35,11 +35,11 @@ def meta_sgd(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Li et al. 2017, arXiv 1707.09835.
     """
@@ -77,13 +77,13 @@ def maml_plus_plus(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
         multi_step_until: outer step at which the weights of the multi-step loss are final. The
             paper takes 10 epochs of 500 steps.
         first_order_until: first outer step with second derivatives. The paper takes 50 epochs.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Antoniou, Edwards and Storkey 2019, arXiv 1810.09502.
     """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
 from metajax.differentiate import Strategy, first_order
 from metajax.inner import (
     generated_rates,
@@ -43,11 +43,11 @@ def meta_curvature(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Park and Oliva 2019, arXiv 1902.03356.
     """
@@ -77,11 +77,11 @@ def alfa(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Baik et al. 2020, arXiv 2011.00209.
     """
@@ -103,7 +103,7 @@ def t_net(
     differentiate: Strategy | None = None,
     inductive: bool = False,
 ) -> Learner:
-    """T-net: MAML in a net with a learned linear map after each layer, which adaptation keeps.
+    """T-net: MAML with a learned linear map after each layer, which the inner loop leaves fixed.
 
     y = (x W + b) T. The inner loop changes W and b. The outer loop also learns T, which decides in
     which directions a step goes. MT-nets, which also choose which units may change, are not here.
@@ -111,11 +111,11 @@ def t_net(
     Args:
         net: a Flax module, whose weights are all fast, or (apply, params). Layers that are slow
             get no map.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: a net without layers.
@@ -123,8 +123,7 @@ def t_net(
     Source: Lee and Choi 2018, arXiv 1801.05558.
     """
     apply, params = as_function(net)
-    maps = {"transformation": transformations(params.fast)}
-    params = Params(params.fast, {**(params.slow or {}), **maps})
+    params = with_part(params, "transformation", transformations(params.fast))
     transformed_apply: Apply = transformed(apply)  # type: ignore[assignment]
     of_net = loss_of(loss, transformed_apply)
     adaptation = inner_loop(
@@ -144,20 +143,20 @@ def warp_grad(
     inner_steps: Size = 5,
     inductive: bool = False,
 ) -> Learner:
-    """WarpGrad: layers that adaptation keeps warp the gradients of the others.
+    """WarpGrad: fixed warp layers reshape the gradients of the other layers.
 
-    The warp layers φ are learned from every point of the path of the inner loop, without a
-    derivative through the path: Σₖ L_query(θₖ - α ∇L(θₖ; φ); φ) with θₖ held constant. The start θ₀
-    is learned by MAML, with φ held constant.
+    The warp layers φ are learned from every point θₖ of the trajectory of the inner loop, without a
+    derivative through the trajectory: Σₖ L_query(θₖ - α ∇L_support(θₖ; φ); φ) with θₖ held
+    constant. The start θ₀ is learned by MAML, with φ held constant.
 
     Args:
         net: a Flax module or (apply, params).
         warp: path of a weight, such as "layers/1/kernel" -> whether it belongs to a warp layer, as
             `in_part` makes it.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: every weight belongs to a warp layer.
@@ -169,20 +168,23 @@ def warp_grad(
     of_net = loss_of(loss, apply)
     optimizer = optax.sgd(inner_rate)
     adaptation = inner_loop(of_net, optimizer, steps=inner_steps)
-    path = inner_loop(of_net, optimizer, steps=inner_steps, path=True, differentiate=first_order())
+    # It gives the weights after every step, leaves [inner_steps, ...], without their derivatives.
+    trajectory = inner_loop(
+        of_net, optimizer, steps=inner_steps, path=True, differentiate=first_order()
+    )
     one_step = inner_loop(of_net, optimizer, steps=1)
-    after_path = query_loss(adaptation, of_net, inductive=inductive)
-    after_step = query_loss(one_step, of_net, inductive=inductive)
+    after_all_steps = query_loss(adaptation, of_net, inductive=inductive)
+    after_one_step = query_loss(one_step, of_net, inductive=inductive)
 
     @checked
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         constant_warp = params._replace(slow=jax.lax.stop_gradient(params.slow))
-        value, metrics = after_path(constant_warp, task, key)
-        ends = path.adapt(params, task.support, key).fast
+        value, metrics = after_all_steps(constant_warp, task, key)
+        ends = trajectory.adapt(params, task.support, key).fast
         starts = jax.tree.map(
             lambda start, end: jnp.concatenate([start[None], end[:-1]]), params.fast, ends
         )
-        from_point = lambda fast: after_step(params._replace(fast=fast), task, key)[0]
+        from_point = lambda fast: after_one_step(params._replace(fast=fast), task, key)[0]
         of_points = jax.vmap(from_point)(jax.lax.stop_gradient(starts)).sum()
         # The points teach the warp layers, and have no part in the value.
         return value + (of_points - jax.lax.stop_gradient(of_points)), metrics
@@ -209,12 +211,12 @@ def low_rank_maml(
 
     Args:
         net: a Flax module or (apply, params).
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         rank: columns of "down".
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         differentiate: how derivatives pass through the steps; None is `unroll()`.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
         seed: of "down", which is random; "up" starts at 0.
 
     Raises:

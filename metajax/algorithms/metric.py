@@ -46,9 +46,9 @@ def protonets(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
     """
@@ -70,8 +70,8 @@ def matching_nets(
 ) -> Learner:
     """Matching networks: attention over the support set by the cosine of learned features.
 
-    p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). A cosine is between -1 and 1, so that
-    no p is near 1. Features of the query and of the support set come from one net.
+    p(k | x) = Σᵢ aᵢ [yᵢ = k], a = softmaxᵢ cos(f(x), f(xᵢ)). A cosine is between -1 and 1, so
+    that p stays well below 1. Features of the query and of the support set come from one net.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features [n, d].
@@ -79,9 +79,9 @@ def matching_nets(
         context: full-context embeddings, `nets.FullContext(d, rngs=rngs)`: the features of every
             example in the light of all, which then depend on the order of the support set. None
             compares the features themselves.
-        loss: from apply to the loss of the network, whose logits are log p.
+        loss: what makes the loss of the network, whose logits are log p.
         entry: the entry of `params.fast` that the support set is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Vinyals et al. 2016, arXiv 1606.04080, equation 1.
     """
@@ -116,12 +116,12 @@ def soft_kmeans_protonets(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         refinements: steps of soft k-means.
         distractors: whether unlabelled rows may belong to none of the classes: a further cluster at
             0 with a learned radius takes its share.
         entry: the entry of `params.fast` that the head is written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Ren et al. 2018, arXiv 1803.00676.
     """
@@ -152,9 +152,9 @@ def simple_cnaps(
         net: a Flax module with `embed` and `head`, or any net whose outputs are features. A
             task takes memory of ways x d² and time of ways x d³ for d features.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that means and covariances are written into.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Bateni et al. 2020, arXiv 1912.03432.
     """

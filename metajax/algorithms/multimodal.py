@@ -47,8 +47,8 @@ def computed_modality_weights(
     Args:
         encoders: {name of the modality: Flax module from it to features [n, d]}.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: this project; the combination, Genest and Zidek 1986, doi 10.1214/ss/1177013825.
     """
@@ -79,10 +79,10 @@ def descended_modality_weights(
         encoders: {name of the modality: Flax module from it to features [n, d]}.
         ways: number of classes of a task, each with two shots or more: with one, no example of its
             class is left.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: this project.
     """
@@ -109,16 +109,18 @@ def smil(
 ) -> Learner:
     """SMIL: MAML whose net reconstructs the features of a missing modality from those present.
 
-    The support set lacks modalities, the query set has all. The net is fast; the reconstruction and
-    its noise are slow, so that they are learned through the second derivative.
+    A missing modality m has the features f̂ₘ = Σₖ ωₘₖ cₘₖ, a mean of its priors c by weights that a
+    net reads from the modalities that are present. In training, features are multiplied by noise.
+    The net is fast; the reconstruction and its noise are slow, so that they are learned through the
+    second derivative. Give tasks whose support set lacks modalities and whose query set has all.
 
     Args:
         net: encoders, a fusion that reads vectors, and a head.
         priors: {name: [K, d]}, typical features of each modality, as `modality_priors` finds them.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Ma et al. 2021, arXiv 2103.05677.
     """
@@ -148,11 +150,11 @@ def meta_kd(
 
     Args:
         net: encoders to features of one width, a fusion and a head.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         strength: s.
         inner_rate: α.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Wang et al. 2024, arXiv 2405.07155.
     """
@@ -184,21 +186,22 @@ def croma(
 ) -> Learner:
     """CroMA: align two modalities on the pairs of a task, and classify across them.
 
-    The inner loop descends the contrastive loss of the pairs, with or without labels. The class
-    means are those of the first modality, and the queries are of the second.
+    The inner loop descends the contrastive loss of all pairs of the support set, and does not read
+    their labels. Then the class means are those of the first modality, and queries are of the
+    second.
 
     Args:
         encoders: {name of the modality: Flax module from it to features [n, d]}, all of one width.
         first: the modality whose examples have labels.
         second: the modality of the queries.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size on the contrastive loss.
         inner_steps: number of steps of gradient descent.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
-        ValueError: twice the same modality, or one without an encoder.
+        ValueError: the same modality twice, or one without an encoder.
 
     Source: Liang et al. 2020, arXiv 2012.02813.
     """

@@ -54,7 +54,7 @@ def in_context(net: nnx.Module, *, loss: MakeLoss = cross_entropy) -> Learner:
     Args:
         net: a module with methods `read(x, y, weight)` and `predict(x, context)`, such as
             `nets.TableTransformer(classes=10)`.
-        loss: from apply to the loss of the network; `gaussian_log_loss` where it predicts numbers.
+        loss: what makes the loss of the network; `gaussian_log_loss` where it predicts numbers.
 
     Returns:
         A learner whose `apply` gives what `predict` gives.

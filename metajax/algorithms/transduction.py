@@ -64,7 +64,7 @@ def label_propagation(
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         spread: α, the paper's 0.99.
         entry: the entry of `params.fast` that the support set is written into.
 

@@ -28,7 +28,7 @@ def pretraining(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner:
 
     Args:
         net: a Flax module or (apply, params), with an output for every class.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
 
     Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
     """
@@ -56,11 +56,11 @@ def fine_tuning(
     Args:
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         rate: step size of Adam, which has `eps_root=1e-8`.
         steps: number of steps.
         head_only: whether the body is frozen.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: as a baseline of meta-learning, Chen et al. 2019, arXiv 1904.04232.
     """

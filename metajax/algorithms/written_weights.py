@@ -43,23 +43,24 @@ def meta_net(
 ) -> Learner:
     """MetaNet: a net writes fast weights of the head from the loss gradient of every example.
 
-    A query reads the fast weights of the examples that it is like: logits = f(x) (W + Σᵢ aᵢ m(∇_W
-    lᵢ)) + b + Σᵢ aᵢ m(∇_b lᵢ), with the attention a of the cosines. In the paper the inner layers
-    have fast weights, too, and a second net with fast weights of its own makes the keys.
+    A query reads the fast weights of the examples that it is like:
+    logits = f(x) (W + Σᵢ aᵢ m(∇_W lᵢ)) + b + Σᵢ aᵢ m(∇_b lᵢ) with aᵢ = softmaxᵢ cos(f(x), f(xᵢ)).
+    In the paper the inner layers have fast weights, too, and a second net with fast weights of its
+    own makes the keys.
 
     Args:
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task, and outputs of the head.
         writer: the net m from [numbers, 2], size and sign of each derivative, to [numbers, 1], such
             as `MLP(2, (20,), 1, rngs=rngs)`.
-        loss: from apply to the loss of the network.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        inductive: whether statistics of norms come from the support set only.
 
     Source: Munkhdalai and Yu 2017, arXiv 1703.00837.
     """
     embed, _, params = as_encoder(net, "head")
-    write, weights = functional(writer)
-    adaptation = gradient_memory(embed, write, join_params(weights), ways)
+    write, writer_params = functional(writer)
+    adaptation = gradient_memory(embed, write, join_params(writer_params), ways)
     params = adaptation.init(params, jax.random.key(0))
     apply = memory_head(embed)
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
@@ -79,7 +80,7 @@ def snail(
     """SNAIL-style attention: a net attends from the query to labelled features, and answers.
 
     The paper's net also convolves over the order of the examples, which has no meaning here. Labels
-    are read as one-hot vectors, so the net has to learn that classes have no order.
+    are read as one-hot vectors, so that renumbering the classes can change the answers.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features [n, d].
@@ -87,9 +88,9 @@ def snail(
         reader: a net with methods `read(x, y, weight)` and `predict(x, context)`, of d inputs and
             `ways` outputs, such as `nets.TransformerProcess(d, ways, rngs=rngs)`. Where it predicts
             a `Gaussian`, its mean is the logits.
-        loss: from apply to the loss of the network.
+        loss: what makes the loss of the network, such as `cross_entropy`.
         entry: the entry of `params.fast` that is written.
-        inductive: as in `query_loss`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: a reader without `read` and `predict`.
@@ -98,24 +99,26 @@ def snail(
     """
     check_reader(reader)
     embed, params = as_features(net, entry)
-    of_reader, weights = functional(reader)
-    call: Callable[..., Any] = of_reader
-    params = with_part(params, "reader", join_params(weights))
-    own = lambda params: Params({}, params.slow["reader"])
+    of_reader, initial = functional(reader)
+    apply_reader: Callable[..., Any] = of_reader
+    params = with_part(params, "reader", join_params(initial))
+    reader_params = lambda params: Params({}, params.slow["reader"])
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
         support = with_a_row(support)
         features_NxD = embed_support(embed, params, support, key)
         classes_NxW = weighted_one_hot(support, ways).astype(features_NxD.dtype)
         weight_N = classes_NxW.sum(axis=1)
-        features_NxD = keep_rows(weight_N > 0, features_NxD)
+        features_NxD = keep_rows(weight_N > 0, features_NxD)  # zeros elsewhere
         labels_NxW = (classes_NxW > 0).astype(features_NxD.dtype)
         rows = {"y": labels_NxW, "weight": weight_N}
-        read = call(own(params), features_NxD, key, method="read", **rows)
+        read = apply_reader(reader_params(params), features_NxD, key, method="read", **rows)
         return {"read": read, "bias": absent_bias(classes_NxW)}
 
     def predict(params: Params, context: PyTree, features: Array) -> Array:
-        found = call(own(params), features, method="predict", context=context["read"])
+        found = apply_reader(
+            reader_params(params), features, method="predict", context=context["read"]
+        )
         logits = found.mean if isinstance(found, Gaussian) else found
         return logits + context["bias"][None]
 
@@ -148,8 +151,8 @@ def described_low_rank(
         writer: number of outputs -> Flax module from [1, width] to [1, outputs], such as
             `lambda outputs: MLP(width, (64,), outputs, rngs=rngs)`.
         rank: columns of "down".
-        loss: from apply to the loss of the network.
-        inductive: as in `query_loss`.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        inductive: whether statistics of norms come from the support set only.
 
     Raises:
         ValueError: a body without layers; when traced, a support set without info.
