@@ -394,6 +394,7 @@ PAGES = {
         omniglot,
         few_shot,
         alphabets,
+        clustering,
         sinusoid,
         cavia,
         processes,
