@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._tree import as_floating, keep_rows, widened
+from metajax._tree import as_floating, keep_rows, varying_like, widened
 from metajax.types import Array, Count, Size
 
 MOST_STEPS = 2000
@@ -136,4 +136,5 @@ def _plan(cost_NxK: Array, part_N: Array) -> Array:
         return number + 1, of_columns_K - jnp.log(jnp.asarray(clusters, cost_NxK.dtype))
 
     start = (jnp.int32(0), jnp.zeros(clusters, cost_NxK.dtype))
+    start = varying_like(start, (cost_NxK, part_N))
     return plan(jax.lax.while_loop(is_open, step, start)[1])

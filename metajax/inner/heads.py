@@ -98,11 +98,14 @@ def write_head(params: Params, entry: str, kernel: PyTree, bias: PyTree) -> Para
 def absent_bias(classes_NxW: Array) -> Array:
     """-1e9 for a class without support, and 0 for all if no class has any, [ways].
 
+    It is NaN where a label was no class, as `weighted_one_hot` says in compiled code.
+
     Args:
         classes_NxW: one-hot labels times row weights, [examples, ways].
     """
     is_present_W = (classes_NxW != 0).any(axis=0)
-    return jnp.where(~is_present_W & is_present_W.any(), ABSENT, 0).astype(classes_NxW.dtype)
+    bias_W = jnp.where(~is_present_W & is_present_W.any(), ABSENT, 0).astype(classes_NxW.dtype)
+    return jnp.where(jnp.isnan(classes_NxW).any(), jnp.nan, bias_W)
 
 
 def embed_support(embed: Apply, params: Params, support: Batch, key: Array) -> Array:

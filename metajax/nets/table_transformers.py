@@ -73,6 +73,11 @@ class TableTransformer(nnx.Module):
             y: int[n] with classes, else float[n, 1]. A row with the label -1 is not read.
             weight: [n]; a row of weight 0 is not read.
         """
+        if jnp.ndim(x) != 2 or (self.classes is None and jnp.shape(y) != (len(x), 1)):
+            raise ValueError(
+                "x must be [n, columns], and numbers to predict y [n, 1]; got shapes "
+                f"{jnp.shape(x)} and {jnp.shape(y)}."
+            )
         x = widened(as_floating(x))
         counts_N = weight > 0
         if self.classes is not None:
@@ -98,6 +103,11 @@ class TableTransformer(nnx.Module):
 
     def predict(self, x: Array, context: PyTree) -> Array | Gaussian:
         """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns]."""
+        if jnp.shape(x)[1:] != context["used"].shape:
+            raise ValueError(
+                f"The rows to predict must have the {len(context['used'])} columns of the labelled "
+                f"rows, got shape {jnp.shape(x)}."
+            )
         x = widened(as_floating(x))
         unknown = jnp.broadcast_to(self.unknown[...], (len(x), self.unknown.shape[0]))
         tokens = self._tokens(x, unknown, context)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_integers, signed
+from metajax._checks import check_integers, not_classes, signed
 from metajax.types import Array, Size
 
 
@@ -30,7 +30,8 @@ def adjusted_rand_index(
         A float, at most 1; 1 where there is one class and one cluster.
 
     Raises:
-        ValueError: labels or clusters that are not int[examples].
+        ValueError: labels or clusters that are not int[examples]; where they are concrete, numbers
+            outside 0 … ways - 1 in rows that count. In compiled code the index is then NaN.
 
     >>> one = jnp.array([0, 0, 1, 1])
     >>> float(adjusted_rand_index(one, 1 - one, ways=2))
@@ -40,6 +41,8 @@ def adjusted_rand_index(
     """
     check_integers("Labels", labels, jnp.shape(labels)[:1])
     check_integers("Clusters", clusters, jnp.shape(labels))
+    wrong_N = not_classes(labels, ways, weight) | not_classes(clusters, ways, weight)
+    one_or_nan = jnp.where(wrong_N.any(), jnp.nan, 1)
     counts_N = jnp.ones(len(labels)) if weight is None else (weight > 0).astype(float)
     classes_NxW = jax.nn.one_hot(signed(labels), ways) * counts_N[:, None]
     together_WxW = classes_NxW.T @ jax.nn.one_hot(signed(clusters), ways)
@@ -49,4 +52,5 @@ def adjusted_rand_index(
     all_pairs = pairs(together_WxW.sum())
     expected = of_classes * of_clusters / jnp.where(all_pairs > 0, all_pairs, 1)
     most = (of_classes + of_clusters) / 2 - expected
-    return jnp.where(most == 0, 1, (pairs(together_WxW) - expected) / jnp.where(most == 0, 1, most))
+    index = (pairs(together_WxW) - expected) / jnp.where(most == 0, 1, most)
+    return one_or_nan * jnp.where(most == 0, 1, index)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._tree import count_rows, reference_rows, row_weights
+from metajax._tree import count_rows, reference_rows, row_weights, varying_like
 from metajax.types import Array, Batch, Loss, Params, PyTree
 
 
@@ -52,9 +52,11 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
         mean, slope = jax.value_and_grad(of_weights)(counted)
         return mean + counted.sum() * slope
 
+    # Else gradients of replicated weights would be those of all devices.
+    start = varying_like(params.fast, (noisy, clean))
     of_clean = lambda fast: loss(params._replace(fast=fast), clean, clean_key)[0]
-    slope = jax.grad(of_clean)(params.fast)
-    _, products = jax.jvp(losses_of_rows, (params.fast,), (slope,))
+    slope = jax.grad(of_clean)(start)
+    _, products = jax.jvp(losses_of_rows, (start,), (slope,))
     weights = jnp.where(counted > 0, jnp.maximum(products, 0), 0)
     total = weights.sum()
     return weights / jnp.where(total > 0, total, 1)
