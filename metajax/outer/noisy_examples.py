@@ -41,7 +41,10 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
     reference = reference_rows(noisy)
     if reference is None:
         reference = jnp.ones(count_rows(noisy), bool)
-    counted = (row_weights(noisy) > 0).astype(float)
+    # The gradients of replicated weights would be summed over devices.
+    start, counted = varying_like(
+        (params.fast, (row_weights(noisy) > 0).astype(float)), (noisy, clean)
+    )
 
     def losses_of_rows(fast: PyTree) -> Array:
         def of_weights(weight: Array) -> Array:
@@ -52,8 +55,6 @@ def example_weights(loss: Loss, params: Params, noisy: Batch, clean: Batch, key:
         mean, slope = jax.value_and_grad(of_weights)(counted)
         return mean + counted.sum() * slope
 
-    # Else gradients of replicated weights would be those of all devices.
-    start = varying_like(params.fast, (noisy, clean))
     of_clean = lambda fast: loss(params._replace(fast=fast), clean, clean_key)[0]
     slope = jax.grad(of_clean)(start)
     _, products = jax.jvp(losses_of_rows, (start,), (slope,))
