@@ -92,6 +92,7 @@ ALGORITHMS = {
     ),
     "meta_curvature": by_descent(algorithms.meta_curvature),
     "alfa": Row(lambda width: algorithms.alfa(conv4(width), initial_rate=0.5, inner_steps=3)),
+    "mt_net": by_descent(algorithms.mt_net),
     "t_net": by_descent(algorithms.t_net),
     "warp_grad": Row(
         lambda width: algorithms.warp_grad(

@@ -209,6 +209,37 @@ def clustering():
     return "\n\n".join([*tables, about])
 
 
+def real_tables():
+    report = read("real_tables")
+    tables, seconds = [], []
+    for kind, measures in (("classification", ("AUC", "log loss")), ("regression", ("R2",))):
+        found = report[kind]
+        ours = next(name for name in found["means"] if name.startswith("Table"))
+        header = [kind]
+        for measure in measures:
+            shown = measure.replace("R2", "R²")
+            header += [shown, f"{ours} minus this"]
+        rows = []
+        for name, means in found["means"].items():
+            line = [name]
+            for measure in measures:
+                line.append(f"{means[measure][0]:.3f}")
+                gap = found["ours minus"].get(name, {}).get(measure)
+                line.append("" if gap is None else difference(gap, 3))
+            rows.append([*line, f"{means['fit s'][0]:.2f}", f"{means['predict s'][0]:.2f}"])
+        tables.append(table([*header, "fit, s", "predict, s"], rows))
+        names = [f"{one} ({of['rows']} x {of['columns']})" for one, of in found["tables"].items()]
+        seconds.append(f"The {len(names)} tables of {kind}: {', '.join(names)}.")
+    versions = report["versions"]
+    about = (
+        "Means over tables, and 95 % intervals over tables of the paired difference; one division "
+        "of each table, one training of the net. Tuned estimators choose among eight settings by "
+        "cross-validation, which is in their seconds; those of ours are of a second call. "
+        f"scikit-learn {versions['scikit-learn']}, jax {versions['jax']}, {report['processor']}."
+    )
+    return "\n\n".join([*tables, about, *seconds])
+
+
 def over_seeds(values):
     """The mean, the smallest and the largest of the seeds that do not diverge on a test task."""
     kept = [value for value in values or () if value < 1000]

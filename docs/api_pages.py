@@ -10,6 +10,7 @@ from typing import TypeVar
 ROOMS = [
     "types", "differentiate", "inner", "outer", "losses", "data", "nets", "nets.fusion",
     "modalities", "modalities.corruptions", "diagnostics", "algorithms", "training", "plots",
+    "estimators",
 ]  # fmt: skip
 
 

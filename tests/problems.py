@@ -150,6 +150,10 @@ ALGORITHMS = {
     "fine_tuning": Row(
         lambda net, ways: algorithms.fine_tuning(net, ways, rate=0.01, steps=2), writes=("head",)
     ),
+    "low_rank_fine_tuning": Row(
+        lambda net, ways: algorithms.low_rank_fine_tuning(net, ways, rank=2, rate=0.01, steps=2),
+        writes=("head",),
+    ),
     "matching_nets": Row(algorithms.matching_nets, writes=("head",)),
     "soft_kmeans_protonets": Row(algorithms.soft_kmeans_protonets, writes=("head",)),
     "simple_cnaps": Row(algorithms.simple_cnaps, writes=("head",)),
@@ -158,6 +162,7 @@ ALGORITHMS = {
         lambda net, ways: algorithms.meta_curvature(net, inner_rate=0.2, inner_steps=2)
     ),
     "alfa": Row(lambda net, ways: algorithms.alfa(net, initial_rate=0.2, inner_steps=2)),
+    "mt_net": Row(lambda net, ways: algorithms.mt_net(net, inner_rate=0.2, inner_steps=2)),
     "t_net": Row(lambda net, ways: algorithms.t_net(net, inner_rate=0.2, inner_steps=2)),
     "low_rank_maml": Row(
         lambda net, ways: algorithms.low_rank_maml(net, rank=2, inner_rate=0.5, inner_steps=2)

@@ -1,4 +1,4 @@
-"""A script: `evaluate` and `predict` on four simulated devices give what they give on one.
+"""A script: `evaluate`, `predict` and outer steps on simulated devices give what one device gives.
 
 `test_silence.py` runs it in a process of its own, because a process that has started JAX cannot
 get more devices. It prints the names of the problems that it compared.
@@ -10,9 +10,19 @@ import jax
 import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import assert_close, make_net, make_problem, make_tasks
+from problems import (
+    ALGORITHMS,
+    WAYS,
+    assert_close,
+    cast,
+    make_module,
+    make_net,
+    make_problem,
+    make_tasks,
+)
 
 import metajax as mj
+from metajax import algorithms
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,6 +30,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 KEY = jax.random.key(0)
 TASKS = make_tasks(number=8)
 NAMES = ("protonets", "r2d2")
+LEARNERS = {
+    "warp_grad": ALGORITHMS["warp_grad"].make,
+    "ml3": ALGORITHMS["ml3"].make,
+    "mt_net": ALGORITHMS["mt_net"].make,
+    "label_propagation": ALGORITHMS["label_propagation"].make,
+    "learning_to_reweight": lambda net, ways: algorithms.learning_to_reweight(net),
+    "leo": lambda net, ways: algorithms.leo(net, ways, 8, latent=4, initial_rate=0.5),
+}
+"""Whose outer step is compared: their losses have derivatives of their own inside."""
+
 DESCENTS = {
     "unroll": {"sample": mj.minibatch(3)},  # so that the keys of the tasks matter
     "mixed_mode": {"differentiate": mj.mixed_mode()},
@@ -74,8 +94,25 @@ def compare(problem):
         assert_close(jax.jit(mapped)(everywhere, divided), expected, 1e-12)
 
 
+def compare_step(make):
+    """One outer step on two devices, whose tasks are divided by `jax.shard_map`."""
+    learner = make(make_module(WAYS), WAYS)
+    one, many = (
+        mj.outer_loop(learner.task_loss, optax.sgd(0.1), axis_name=name) for name in (None, "tasks")
+    )
+    state = one.init(cast(learner.params, float))
+    expected, _ = jax.jit(one.step)(state, TASKS, KEY)
+    mesh = jax.make_mesh((2,), ("tasks",), axis_types=(jax.sharding.AxisType.Auto,))
+    step = jax.shard_map(many.step, mesh=mesh, in_specs=(P(), P("tasks"), P()), out_specs=P())
+    found, _ = jax.jit(step)(state, TASKS, KEY)
+    assert_close(found.params, expected.params, 1e-11)
+
+
 if __name__ == "__main__":
     assert jax.device_count() == 4
     for name, problem in problems().items():
         compare(problem)
+        print(name)
+    for name, make in LEARNERS.items():
+        compare_step(make)
         print(name)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from problems import FEATURES, WAYS, first, make_module, make_tasks
+from problems import FEATURES, WAYS, assert_close, first, make_module, make_tasks
 
 import metajax as mj
 from metajax import algorithms
@@ -83,18 +83,63 @@ def test_pretraining_is_the_start_of_fine_tuning():
     batch = first(make_tasks(dtype=jnp.float32)).query
     value, metrics = pretrained.task_loss(pretrained.params, batch, KEY)
     assert value > 0 and set(metrics) == {"accuracy"}
-    for head_only in (False, True):
-        tuned = algorithms.fine_tuning(make_module(), WAYS, steps=1, head_only=head_only)
+    for part in (None, algorithms.in_part("head")):
+        tuned = algorithms.fine_tuning(make_module(), WAYS, steps=1, part=part)
         started = algorithms.with_pretrained_body(tuned, pretrained.params)
         body = mj.nets.join_params(started.params)["layers"]
         jax.tree.map(np.testing.assert_array_equal, body, pretrained.params.fast["layers"])
         own = mj.nets.join_params(started.params)["head"]["kernel"]
-        assert own.shape == (8, WAYS) and ("layers" in started.params.slow) == head_only
+        assert own.shape == (8, WAYS) and ("layers" in started.params.slow) == bool(part)
     wider = algorithms.pretraining(mj.nets.MLP(FEATURES, (9,), 20, rngs=nnx.Rngs(1)))
     with pytest.raises(ValueError, match=r"parts differ.*8\].*9\]|parts differ.*9\].*8\]"):
         algorithms.with_pretrained_body(tuned, wider.params)
     with pytest.raises(ValueError, match="no part 'top'; its parts are"):
         algorithms.with_pretrained_body(tuned, pretrained.params, head="top")
+
+
+def test_fine_tuning_of_the_last_layers_leaves_the_others():
+    net = mj.nets.MLP(FEATURES, (8, 8, 8), WAYS, rngs=nnx.Rngs(0))
+    late = algorithms.in_part("layers/2", "head")
+    tuned = algorithms.fine_tuning(net, WAYS, rate=0.1, steps=2, part=late)
+    task = first(make_tasks(dtype=jnp.float32))
+    adapted = tuned.adaptation.adapt(tuned.params, task.support, KEY)
+    assert set(adapted.fast["layers"]) == {2} and set(adapted.slow["layers"]) == {0, 1}
+    before = tuned.params.fast["layers"][2]["kernel"]
+    assert (adapted.fast["layers"][2]["kernel"] != before).any()
+
+
+def test_low_rank_fine_tuning_moves_the_factors_and_the_head():
+    union = algorithms.pretraining(mj.nets.MLP(FEATURES, (8,), 20, rngs=nnx.Rngs(1)))
+    task = first(make_tasks(dtype=jnp.float32))
+    tuned = [
+        algorithms.with_pretrained_body(
+            algorithms.low_rank_fine_tuning(make_module(), WAYS, rank=2, rate=0.1, steps=steps),
+            union.params,
+        )
+        for steps in (0, 2)
+    ]
+    plain = algorithms.fine_tuning(make_module(), WAYS, steps=0)
+    plain = algorithms.with_pretrained_body(plain, union.params)
+    still, moved = (one.adaptation.adapt(one.params, task.support, KEY) for one in tuned)
+    means = plain.adaptation.adapt(plain.params, task.support, KEY)
+    assert_close(still.fast["head"], means.fast["head"], 1e-5)  # the factors change nothing yet
+    assert_close(moved.slow, tuned[1].params.slow, 0)  # the body is frozen
+    assert_close(moved.slow["layers"], union.params.fast["layers"], 0)
+
+    def loss(fast):
+        layer, factors = moved.slow["layers"][0], fast["low_rank"]["layers"][0]
+        kernel = layer["kernel"] + factors["down"] @ factors["up"]
+        hidden = jax.nn.relu(task.support.x @ kernel + layer["bias"])
+        logits = hidden @ fast["head"]["kernel"] + fast["head"]["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, task.support.y).mean()
+
+    adam, fast = optax.adam(0.1, eps_root=1e-8), still.fast
+    state = adam.init(fast)
+    with jax.numpy_rank_promotion("allow"):
+        for _ in range(2):
+            updates, state = adam.update(jax.grad(loss)(fast), state, fast)
+            fast = optax.apply_updates(fast, updates)
+    assert_close(moved.fast, fast, 1e-4)
 
 
 def test_a_head_of_nearest_means_is_written():

@@ -36,7 +36,10 @@ import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import memory  # noqa: E402
 import processes  # noqa: E402
+import real_tables  # noqa: E402
 import ruler  # noqa: E402
+import train_celo2  # noqa: E402
+import train_tables  # noqa: E402
 import workloads  # noqa: E402
 
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -58,6 +61,7 @@ NO_CLASSES = {
     "peers-w2",
     "peers-w2-32-tasks",
     "processes",
+    "real_tables",
     "sinusoid",
     "subsets",
     "task_modes",
@@ -365,6 +369,47 @@ def test_clusters_of_raw_pretrained_and_learned_features(tmp_path, as_script, mo
     assert [row["features"] for row in rows[::2]] == ["raw", "pretrained", "learned from tasks"]
     for row in rows:
         assert -1 <= row["adjusted_rand"][0] <= 1
+
+
+def test_real_tables_beside_the_estimators_of_scikit_learn(tmp_path, as_script):
+    real_tables.main(real_tables.parser.parse_args(["--tiny", "--out", str(tmp_path)]))
+    report = json.loads((tmp_path / "real_tables.json").read_text())
+    of_classes, of_numbers = report["classification"], report["regression"]
+    iris = of_classes["tables"]["sklearn iris"]
+    assert iris["TableClassifier"]["log loss"] < iris["frequencies"]["log loss"]
+    assert iris["rows"] == 150 and iris["columns"] == 4 and iris["classes"] == 3
+    expected = iris["TableClassifier"]["AUC"] - iris["logistic regression"]["AUC"]
+    found = of_classes["ours minus"]["logistic regression"]["AUC"][0]
+    np.testing.assert_allclose(found, expected)
+    diabetes = of_numbers["tables"]["sklearn diabetes"]
+    assert diabetes["TableRegressor"]["R2"] > diabetes["mean"]["R2"]
+
+
+@pytest.mark.parametrize("target", ["classes", "numbers"])
+def test_the_net_for_tables_is_trained(target, tmp_path, as_script, monkeypatch):
+    shape = train_tables.Shape(rows=12, queries=8, columns=3, classes=2)
+    monkeypatch.setattr(train_tables, "SHAPES", [shape])
+    arguments = [target, "--steps", "2", "--out", str(tmp_path)]
+    train_tables.main(train_tables.parser.parse_args(arguments))
+    classes = 2 if target == "classes" else None
+    shipped = nnx.to_pure_dict(nnx.state(mj.nets.trained_tables(classes), nnx.Param))
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shipped)
+    }
+    with np.load(tmp_path / f"table_{target}.npz") as saved:
+        assert {name: saved[name].shape for name in saved.files} == names
+
+
+@pytest.mark.parametrize("option", ["", "--no-augmentation", "--no-normalisation"])
+def test_the_learned_optimizer_is_trained(option, tmp_path, as_script, monkeypatch):
+    for name, value in {"PAIRS": 2, "TRUNCATION": 2, "HORIZON": 4, "WIDTHS": (64, 4, 10)}.items():
+        monkeypatch.setattr(train_celo2, name, value)
+    arguments = ["--steps", "1", "--out", str(tmp_path), *option.split()]
+    train_celo2.main(train_celo2.parser.parse_args(arguments))
+    with np.load(tmp_path / "celo2.npz") as saved:
+        assert [saved[f"kernel{number}"].shape for number in range(3)] == [(30, 8), (8, 8), (8, 1)]
+        assert all(np.isfinite(saved[name]).all() for name in saved.files)
 
 
 def test_cavia_is_trained_from_two_seeds(tmp_path, as_script, monkeypatch):

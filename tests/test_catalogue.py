@@ -335,6 +335,42 @@ def test_a_t_net_is_the_net_with_a_map_after_each_layer():
     assert_close(adapted.fast, maml.adaptation.adapt(net[1], task.support, KEY).fast, 1e-10)
 
 
+def test_an_mt_net_moves_the_units_that_its_mask_lets_through():
+    task = first(make_tasks())
+    net = make_net()
+    learner = algorithms.mt_net(net, inner_rate=0.2)
+    without = algorithms.t_net(net, inner_rate=0.2)
+    moved = without.adaptation.adapt(without.params, task.support, KEY).fast
+    with_logit = lambda number: learner.params._replace(
+        rule=jax.tree.map(lambda leaf: jnp.full_like(leaf, number), learner.params.rule)
+    )
+    adapt = lambda params, key=KEY: learner.adaptation.adapt(params, task.support, key).fast
+    for logit, expected in ((50.0, moved), (-50.0, net[1].fast)):
+        found = adapt(with_logit(logit))
+        assert_close({"layers": found["layers"], "head": found["head"]}, expected, 1e-10)
+    found, other = adapt(learner.params), adapt(learner.params, jax.random.key(1))
+    assert (found["mask"]["head"] != other["mask"]["head"]).all()
+    share = lambda name, part: (
+        (part(found)[name] - part(net[1].fast)[name])
+        / (part(moved)[name] - part(net[1].fast)[name])
+    )
+    head, mask = (lambda fast: fast["head"]), np.asarray(found["mask"]["head"])
+    np.testing.assert_allclose(share("bias", head), mask, rtol=1e-6)
+    kernel = np.asarray(share("kernel", head))
+    np.testing.assert_allclose(kernel, np.broadcast_to(mask, kernel.shape), rtol=1e-6)
+    keys = jax.random.split(KEY, 400)
+    masks = jax.vmap(lambda key: adapt(with_logit(1.0), key)["mask"]["head"])(keys)
+    assert abs((masks > 0.5).mean() - 1 / (1 + np.exp(-1))) < 0.05  # a probability
+    slopes = jax.grad(lambda params: learner.task_loss(params, task, KEY)[0])(learner.params)
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(slopes.rule))
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        algorithms.mt_net(net, temperature=0.0)
+    with pytest.raises(ValueError, match="must have the entry 'mask'; put unit_masks before"):
+        mj.inner_loop(mj.losses.cross_entropy(net[0]), inner.masked_descent(0.1), steps=1).adapt(
+            net[1], task.support, KEY
+        )
+
+
 def test_low_rank_factors_are_added_to_kernels():
     task = first(make_tasks())
     apply, weights = make_net()

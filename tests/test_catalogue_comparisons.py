@@ -389,6 +389,9 @@ def test_features_that_are_learned_with_labels_cluster_new_classes():
         for params in (learner.params, state.params)
     )
     assert after.mean - after.interval > before.mean + before.interval
+    task = first(unseen)
+    broken = task._replace(query=task.query._replace(x=task.query.x.at[0].set(jnp.nan)))
+    assert jnp.isnan(learner.task_loss(state.params, broken, KEY)[1]["adjusted_rand"])
 
 
 def cast_inputs(task):

@@ -49,6 +49,13 @@ def test_metanet_is_its_formula():
     adapted = learner.adaptation.adapt(params, nothing, KEY)
     plain = query @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(learner.apply(adapted, task.query.x), plain, rtol=1e-8)
+    without_bias = make_module(WAYS)
+    without_bias.head = nnx.Linear(
+        without_bias.head.in_features, WAYS, use_bias=False, rngs=nnx.Rngs(0)
+    )
+    learner = algorithms.meta_net(without_bias, WAYS, MLP(2, (6,), 1, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match="The head must have a bias"):
+        learner.adaptation.adapt(learner.params, task.support, KEY)
     wide = algorithms.meta_net(make_module(5), WAYS, MLP(2, (6,), 1, rngs=nnx.Rngs(1)))
     with pytest.raises(ValueError, match=r"head must be \[8, 3\].*got \[8, 5\]"):
         wide.adaptation.adapt(wide.params, task.support, KEY)

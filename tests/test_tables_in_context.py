@@ -1,6 +1,7 @@
 """In-context learners of tables: the prior, symmetries, missing cells, learning."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from problems import cast
 
 import metajax as mj
 from metajax import algorithms
-from metajax.nets import TableTransformer
+from metajax.nets import TableTransformer, table_transformers
 
 KEY = jax.random.key(0)
 predict = jax.jit(mj.predict, static_argnums=(0, 1))
@@ -21,7 +22,8 @@ predict = jax.jit(mj.predict, static_argnums=(0, 1))
 @functools.cache
 def learner(classes=3):
     """A small net, in float64."""
-    net = TableTransformer(classes, width=8, layers=1, heads=2, rngs=nnx.Rngs(0))
+    sizes = {"width": 8, "layers": 2, "row_width": 8, "row_layers": 1, "heads": 2}
+    net = TableTransformer(classes, **sizes, rngs=nnx.Rngs(0))
     loss = mj.losses.gaussian_log_loss if classes is None else mj.losses.cross_entropy
     made = algorithms.in_context(net, loss=loss)
     return made._replace(params=cast(made.params, jnp.float64))
@@ -65,6 +67,53 @@ def test_the_order_of_rows_and_columns_does_not_matter(classes):
     np.testing.assert_allclose(scaled, expected, rtol=1e-8)
     narrow = answer(of, support._replace(x=support.x[:, :3]), queries[:, :3])
     np.testing.assert_allclose(narrow, expected, rtol=1e-8)  # a column of gaps does not count
+
+
+def test_the_order_of_classes_does_not_matter_and_more_of_them_need_no_other_weights():
+    of, support, queries = learner(), table(), table(5, seed=1).x
+    expected = answer(of, support, queries)
+    names = jnp.array([2, 0, 1])
+    turned = answer(of, support._replace(y=names[support.y]), queries)
+    np.testing.assert_allclose(turned[:, names], expected, rtol=1e-8)
+    more = answer(learner(5)._replace(params=of.params), support, queries)
+    np.testing.assert_allclose(more[:, :3], expected, rtol=1e-8)
+    assert (more[:, 3:] == -1e9).all()
+
+
+def test_a_cell_reads_the_targets_of_labelled_rows_near_it():
+    """The features of step 1 in the docstring, by loops."""
+    support, queries = table(), np.asarray(table(5, seed=1).x)
+    x, y, windows = np.asarray(support.x), np.asarray(support.y), table_transformers.WINDOWS
+    apply, params = mj.nets.functional(
+        TableTransformer(3, width=8, row_width=8, row_layers=1, heads=2, rngs=nnx.Rngs(0))
+    )
+    context = apply(params, support.x, method="read", y=support.y, weight=jnp.ones(9))
+    of_queries = table_transformers.features_of_cells(jnp.asarray(queries), context, False)
+    of_support = table_transformers.features_of_cells(support.x, context, True)
+    targets = np.eye(3)[y]
+    targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
+    for found, rows in ((of_queries, queries), (of_support, x)):
+        for row, column in itertools.product(range(len(rows)), range(3)):
+            cell, known = rows[row, column], x[:, column]
+            if np.isnan(cell):
+                assert (found[:, row, column] == 0).all()
+                continue
+            rank = lambda z: np.mean(
+                (z > known[~np.isnan(known)]) + 0.5 * (z == known[~np.isnan(known)])
+            )
+            near = [i for i in range(9) if not np.isnan(known[i]) and (rows is queries or i != row)]
+            for place, window in enumerate(windows):
+                k = np.array(
+                    [np.exp(-((rank(cell) - rank(known[i])) ** 2) / 2 / window**2) for i in near]
+                )
+                mean = (k[:, None] * targets[near]).sum(axis=0) / (1 + k.sum())
+                np.testing.assert_allclose(
+                    found[:, row, column, 3 + len(windows) + place], 2 * mean
+                )
+                np.testing.assert_allclose(found[:, row, column, 3 + place], np.log1p(k.sum()) / 3)
+            np.testing.assert_allclose(found[:, row, column, 1], 2 * rank(cell) - 1)
+            value = (cell - np.nanmean(known)) / np.nanstd(known)
+            np.testing.assert_allclose(found[:, row, column, 0], value)
 
 
 def test_labels_that_are_missing_or_wrong_and_numbers_of_any_type():
@@ -119,7 +168,10 @@ def test_every_weight_gets_a_gradient_from_a_drawn_table(classes):
     task = mj.data.structural_tables(40, 8, columns=4, classes=classes)((), KEY)
     slopes = jax.jit(jax.grad(lambda params: of.task_loss(params, task, KEY)[0]))(of.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
-        assert (leaf != 0).any(), jax.tree_util.keystr(path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        # The bias of a logit is that of every class.
+        is_shared = classes is not None and name.endswith("predictor/head/bias")
+        assert (abs(leaf) > 1e-9).any() != is_shared, name
 
 
 def one_column_tells(source, key):
@@ -165,7 +217,7 @@ def test_drawn_tables_are_as_declared():
     assert numbers.support.y.shape == (40, 1)
     together = jnp.concatenate([numbers.support.y, numbers.query.y])
     np.testing.assert_allclose([together.mean(), together.std()], [0, 1], atol=1e-4)
-    with pytest.raises(ValueError, match="columns must be at most 47"):
+    with pytest.raises(ValueError, match="columns must be at most 45"):
         mj.data.structural_tables(5, 5, columns=48)
     with pytest.raises(ValueError, match="classes must be 2 or more, or None"):
         mj.data.structural_tables(5, 5, classes=1)

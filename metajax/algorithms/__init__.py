@@ -32,6 +32,7 @@ from metajax.algorithms.learned_steps import multi_step_weights as multi_step_we
 from metajax.algorithms.learned_updates import alfa as alfa
 from metajax.algorithms.learned_updates import low_rank_maml as low_rank_maml
 from metajax.algorithms.learned_updates import meta_curvature as meta_curvature
+from metajax.algorithms.learned_updates import mt_net as mt_net
 from metajax.algorithms.learned_updates import t_net as t_net
 from metajax.algorithms.learned_updates import warp_grad as warp_grad
 from metajax.algorithms.learners import as_encoder as as_encoder
@@ -53,6 +54,7 @@ from metajax.algorithms.transduction import label_propagation as label_propagati
 from metajax.algorithms.transduction import transductive as transductive
 from metajax.algorithms.transduction import transductive_fine_tuning as transductive_fine_tuning
 from metajax.algorithms.transfer import fine_tuning as fine_tuning
+from metajax.algorithms.transfer import low_rank_fine_tuning as low_rank_fine_tuning
 from metajax.algorithms.transfer import pretraining as pretraining
 from metajax.algorithms.transfer import with_pretrained_body as with_pretrained_body
 from metajax.algorithms.written_weights import described_low_rank as described_low_rank

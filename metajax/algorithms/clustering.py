@@ -46,6 +46,7 @@ def centroid_networks(net: Net, ways: int, *, temperature: float = 0.1) -> Learn
         )
         clusters = found.share.argmax(axis=1).astype(jnp.int32)
         index = adjusted_rand_index(query.y, clusters, ways, weight=weight)
+        index = jnp.where(jnp.isfinite(found.share).all(), index, jnp.nan)
         return loss, {**metrics, "adjusted_rand": index}
 
     return Learner(apply, params, adaptation, task_loss)

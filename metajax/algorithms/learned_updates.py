@@ -12,12 +12,15 @@ from metajax._checked import checked
 from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
 from metajax.differentiate import Strategy, first_order
 from metajax.inner import (
+    chain,
     generated_rates,
     inner_loop,
     learned_curvature,
     low_rank,
+    masked_descent,
     transformations,
     transformed,
+    unit_masks,
     with_low_rank,
 )
 from metajax.losses import cross_entropy
@@ -106,7 +109,7 @@ def t_net(
     """T-net: MAML with a learned linear map after each layer, which the inner loop leaves fixed.
 
     y = (x W + b) T. The inner loop changes W and b. The outer loop also learns T, which decides in
-    which directions a step goes. MT-nets, which also choose which units may change, are not here.
+    which directions a step goes. `mt_net` also learns which units may change.
 
     Args:
         net: a Flax module, whose weights are all fast, or (apply, params). Layers that are slow
@@ -129,6 +132,50 @@ def t_net(
     adaptation = inner_loop(
         of_net, optax.sgd(inner_rate), steps=inner_steps, differentiate=differentiate
     )
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(transformed_apply, params, adaptation, task_loss)
+
+
+@checked
+def mt_net(
+    net: Net,
+    *,
+    loss: MakeLoss = cross_entropy,
+    inner_rate: float = 0.1,
+    inner_steps: Count = 1,
+    temperature: float = 1.0,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """MT-net: a T-net in which a random mask decides which units of a task may change.
+
+    W' = W - α ∇L(W) diag(m): the mask m of a layer's units is drawn for each task, and the
+    probabilities are learned, in `params.rule["mask"]` as logits. A prediction depends on its key.
+
+    Args:
+        net: as for `t_net`.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        inner_rate: α, on the mean loss.
+        inner_steps: number of steps of gradient descent.
+        temperature: of the relaxed draw of a mask.
+        differentiate: how derivatives pass through the steps; None is `unroll()`.
+        inductive: whether statistics of norms come from the support set only.
+
+    Raises:
+        ValueError: a net without layers, or a temperature that is not positive.
+
+    Source: Lee and Choi 2018, arXiv 1801.05558.
+    """
+    apply, params = as_function(net)
+    masks = unit_masks(params.fast, temperature=temperature)
+    params = with_part(params, "transformation", transformations(params.fast))
+    transformed_apply: Apply = transformed(apply)  # type: ignore[assignment]
+    of_net = loss_of(loss, transformed_apply)
+    descent = inner_loop(
+        of_net, masked_descent(inner_rate), steps=inner_steps, differentiate=differentiate
+    )
+    adaptation = chain(mask=masks, descent=descent)
+    params = adaptation.init(params, jax.random.key(0))
     task_loss = query_loss(adaptation, of_net, inductive=inductive)
     return Learner(transformed_apply, params, adaptation, task_loss)
 

@@ -138,11 +138,14 @@ def method_of(apply: Apply, name: str) -> Apply:
 
 
 @checked
-def in_part(name: str) -> Callable[[str], bool]:
-    """Whether a weight belongs to a part of the net: a name anywhere in its path.
+def in_part(*names: str) -> Callable[[str], bool]:
+    """Whether a weight belongs to one of these parts of the net: names anywhere in its path.
 
     >>> is_head = in_part("head")
     >>> is_head("head/kernel"), is_head("layers/0/kernel")
     (True, False)
+    >>> is_late = in_part("layers/1", "head")
+    >>> is_late("layers/1/kernel"), is_late("layers/0/kernel")
+    (True, False)
     """
-    return lambda path: name in path.split("/")
+    return lambda path: any(f"/{name}/" in f"/{path}/" for name in names)

@@ -3,6 +3,7 @@
 from metajax.inner.amortised import amortize as amortize
 from metajax.inner.balanced_clusters import Clusters as Clusters
 from metajax.inner.balanced_clusters import sinkhorn_kmeans as sinkhorn_kmeans
+from metajax.inner.celo import celo2 as celo2
 from metajax.inner.chains import chain as chain
 from metajax.inner.chains import identity as identity
 from metajax.inner.class_codes import decoded_head as decoded_head
@@ -29,8 +30,10 @@ from metajax.inner.heads import write_head as write_head
 from metajax.inner.heads import written_head as written_head
 from metajax.inner.label_spreading import spread_labels as spread_labels
 from metajax.inner.layer_changes import low_rank as low_rank
+from metajax.inner.layer_changes import masked_descent as masked_descent
 from metajax.inner.layer_changes import transformations as transformations
 from metajax.inner.layer_changes import transformed as transformed
+from metajax.inner.layer_changes import unit_masks as unit_masks
 from metajax.inner.layer_changes import with_low_rank as with_low_rank
 from metajax.inner.learned_optimizers import learned_optimizer as learned_optimizer
 from metajax.inner.mahalanobis import class_covariances as class_covariances

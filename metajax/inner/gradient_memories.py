@@ -42,7 +42,7 @@ def gradient_memory(
 
     Raises:
         ValueError: when traced, features that are not [examples, d], labels that are not
-            int[examples], or a head of another width.
+            int[examples], or a head of another width or without a bias.
 
     Source: Munkhdalai and Yu 2017, arXiv 1703.00837; what is read of a gradient, Andrychowicz et
     al. 2016, arXiv 1606.04474.
@@ -54,6 +54,11 @@ def gradient_memory(
         weight_N = classes_NxW.sum(axis=1)
         features_NxD = keep_rows(weight_N > 0, features_NxD)
         head = params.fast["head"]
+        if "bias" not in head:
+            raise ValueError(
+                "The head must have a bias, because fast weights are written for it; make it with "
+                "use_bias=True."
+            )
         if head["kernel"].shape != (features_NxD.shape[1], ways):
             raise ValueError(
                 f"The head must be [{features_NxD.shape[1]}, {ways}], features and ways, got "

@@ -9,11 +9,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from metajax._checked import checked
 from metajax._checks import shapes
+from metajax.inner.amortised import amortize
 from metajax.inner.film_layers import BIASES
-from metajax.types import Array, Params, PyTree, Size
+from metajax.types import Adaptation, Array, Batch, Params, PyTree, Size
 
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
@@ -63,6 +65,75 @@ def transformed(
         return {name: leaf @ matrix for name, leaf in layer.items()}
 
     return _changed(function, entry, change)
+
+
+@checked
+def unit_masks(layers: PyTree, *, temperature: float = 1.0, entry: str = "mask") -> Adaptation:
+    """Draws a mask of the units of each layer for a task, which `masked_descent` reads.
+
+    m = σ((ζ + log u - log(1 - u)) / temperature) with u uniform in 0 … 1, a relaxed draw that is 1
+    with probability σ(ζ). The logits ζ are `params.rule`, one for each unit, and start at 0.
+
+    Args:
+        layers: weights of the layers, a nested dict; a layer is a dict with a kernel [...,
+            channels] and perhaps biases.
+        temperature: a low one makes the masks nearly 0 or 1.
+        entry: the entry of `params.fast` to write.
+
+    Raises:
+        ValueError: no layer, or layers in a list or tuple; a temperature that is not positive.
+
+    Source: Lee and Choi 2018, arXiv 1801.05558, section 3.2; the relaxed draw, Maddison et al.
+    2017, arXiv 1611.00712.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    logits = _of_layers(layers, lambda kernel: jnp.zeros(kernel.shape[-1], kernel.dtype))
+
+    def draw(params: Params, support: Batch, key: Array) -> PyTree:
+        leaves, tree = jax.tree.flatten(params.rule)
+        keys = jax.tree.unflatten(tree, jax.random.split(key, len(leaves)))
+
+        def of_layer(logit: Array, layer_key: Array) -> Array:
+            noise = jax.random.logistic(layer_key, logit.shape, logit.dtype)
+            return jax.nn.sigmoid((logit + noise) / temperature)
+
+        return jax.tree.map(of_layer, params.rule, keys)
+
+    return amortize(lambda params, key: logits, draw, entry=entry)
+
+
+@checked
+def masked_descent(rate: float, *, entry: str = "mask") -> optax.GradientTransformation:
+    """Gradient descent of the units that a mask lets through: W' = W - rate ∇L(W) diag(m).
+
+    Args:
+        rate: step size.
+        entry: the entry of the fast weights with the masks, which stays, as `unit_masks` writes it.
+            Weights outside its layers do not move.
+
+    Raises:
+        ValueError: fast weights without that entry.
+
+    Source: Lee and Choi 2018, arXiv 1801.05558, equation 6.
+    """
+
+    def of_part(slopes: PyTree, mask: Any) -> PyTree:
+        if not isinstance(slopes, dict):
+            keep = jnp.zeros((), slopes.dtype) if mask is None else mask
+            return -rate * slopes * keep.reshape((1,) * (slopes.ndim - keep.ndim) + keep.shape)
+        inside = lambda name: mask.get(name) if isinstance(mask, dict) else mask
+        return {name: of_part(part, inside(name)) for name, part in slopes.items()}
+
+    def update(slopes: PyTree, state: PyTree, fast: PyTree = None) -> tuple[PyTree, PyTree]:
+        if not isinstance(fast, dict) or entry not in fast:
+            raise ValueError(
+                f"The fast weights must have the entry {entry!r}; put unit_masks before the "
+                "descent, by `chain`."
+            )
+        return of_part(slopes, {**fast[entry], entry: None}), state
+
+    return optax.GradientTransformation(lambda fast: (), update)
 
 
 @checked

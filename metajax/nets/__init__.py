@@ -36,6 +36,7 @@ from metajax.nets.norms import TaskNorm as TaskNorm
 from metajax.nets.perceptrons import MLP as MLP
 from metajax.nets.pretrained import pretrained_sentences as pretrained_sentences
 from metajax.nets.pretrained import sentence_features as sentence_features
+from metajax.nets.pretrained_tables import trained_tables as trained_tables
 from metajax.nets.processes import AttentiveProcess as AttentiveProcess
 from metajax.nets.processes import ConditionalProcess as ConditionalProcess
 from metajax.nets.processes import TransformerProcess as TransformerProcess

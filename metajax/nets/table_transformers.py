@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -19,6 +18,9 @@ from metajax.types import Array, Batch, Gaussian, PyTree, Size
 CLIP = 10.0
 """Largest size of a standardised cell."""
 
+WINDOWS = (0.02, 0.08, 0.3)
+"""Deviations of the windows over ranks, in which a cell reads the targets of other rows."""
+
 ABSENT = -1e9
 """Logit of a class of which no row was read; 0 is added to all where none was read at all."""
 
@@ -27,46 +29,61 @@ ABSENT = -1e9
 class TableTransformer(nnx.Module):
     """A net that predicts the target of rows of a table from other rows, without any training.
 
-    Every cell is a token, and so is the target of a row. In every layer the tokens of a row read
-    each other, and then the tokens of a column read those of the labelled rows. So the order of
-    rows and of columns does not matter, and neither do scale and shift of a column: a cell is
-    standardised by the labelled rows. A missing cell is NaN. A column in which all labelled rows
-    miss their cell does not count.
+    1. Every cell is a token. It knows its standardised value, its rank in the column, and the
+       targets of labelled rows near it, mⱼ(r) = Σᵢ k(r - rᵢⱼ) tᵢ / (1 + Σᵢ k(r - rᵢⱼ)), where k is
+       a Gaussian window over the ranks r of column j, of three deviations. A labelled row does not
+       read its own target. This is attention down a column, whose keys are the cells.
+    2. The tokens of a row read each other, and a token of the row reads them.
+    3. The rows read the labelled rows, which know their target.
+
+    A class is predicted as a number is: its target t is 1 for rows of the class and 0 for others,
+    standardised. The same weights serve every class, so a net knows any number of classes, and the
+    order of classes, rows and columns does not matter. Neither do scale and shift of a column. A
+    missing cell is NaN. A column whose labelled cells are all equal or missing does not count.
 
     Args:
-        classes: largest number of classes; None predicts a number.
-        width: of the tokens.
-        layers: number of layers, each with a block across columns and one down the rows.
-        heads: number of heads of attention; divides `width`.
+        classes: number of classes; None predicts a number. The weights do not depend on it.
+        width: of the tokens of cells.
+        layers: number of blocks in which the tokens of a row read each other, the last one for
+            the token of the row alone.
+        row_width: of the tokens of rows.
+        row_layers: number of blocks in which rows read the labelled rows.
+        heads: number of heads of attention; divides both widths.
         least_deviation: of a predicted number, in deviations of the labelled targets.
         rngs: for the weights.
 
-    Source: Hollmann et al. 2025, "Accurate predictions on small data with a tabular foundation
-    model", Nature 637, for the two directions of attention; Hollmann et al. 2023, arXiv 2207.01848.
+    Source: Hollmann et al. 2023, arXiv 2207.01848, for tables in context; Hollmann et al. 2025,
+    Nature 637, for tokens of cells; Qu et al. 2025, arXiv 2502.05564, for columns, rows and then
+    the context. The windows and the weights that all classes share are ours.
     """
 
     def __init__(
         self,
-        classes: int | None,
+        classes: Size | None,
         *,
-        width: Size = 48,
-        layers: Size = 4,
+        width: Size = 32,
+        layers: Size = 2,
+        row_width: Size = 96,
+        row_layers: Size = 4,
         heads: Size = 4,
         least_deviation: float = 0.05,
         rngs: nnx.Rngs,
     ):
+        def blocks(number: int, of_width: int) -> nnx.List:
+            return nnx.List([Block(of_width, heads, rngs=rngs) for _ in range(number)])
+
         self.classes = classes
         self.least_deviation = least_deviation
-        self.of_cell = MLP(2, (width,), width, rngs=rngs)
-        self.of_target = nnx.Linear(1 if classes is None else classes, width, rngs=rngs)
-        self.unknown = nnx.Param(jax.random.normal(rngs.params(), (width,)))
-        self.across = nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
-        self.down = nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.predictor = MLP(width, (2 * width,), 2 if classes is None else classes, rngs=rngs)
+        self.of_cell = MLP(3 + 2 * len(WINDOWS), (2 * width,), width, rngs=rngs)
+        self.of_target = nnx.Linear(2, width, rngs=rngs)
+        self.across = blocks(layers, width)
+        self.widen = nnx.Linear(width, row_width, rngs=rngs)
+        self.between = blocks(row_layers, row_width)
+        self.norm = nnx.LayerNorm(row_width, rngs=rngs)
+        self.predictor = MLP(row_width, (row_width,), 2 if classes is None else 1, rngs=rngs)
 
     def read(self, x: Array, y: Array, weight: Array) -> PyTree:
-        """What each layer reads of labelled rows.
+        """What is kept of labelled rows.
 
         Args:
             x: [n, columns], NaN where a cell is missing.
@@ -80,63 +97,112 @@ class TableTransformer(nnx.Module):
             )
         x = widened(as_floating(x))
         counts_N = weight > 0
-        if self.classes is not None:
-            classes_NxT = weighted_one_hot(Batch(x, y), self.classes).astype(x.dtype)
-            counts_N &= (classes_NxT != 0).any(axis=1)
-        context: dict[str, Any] = {"counts": counts_N, **_statistics(x, counts_N)}
         if self.classes is None:
-            y = widened(as_floating(y))
-            of_target = _statistics(y, counts_N)
-            context["target"] = {name: of_target[name] for name in ("mean", "deviation")}
-            read_NxT = (y - of_target["mean"][None]) / of_target["deviation"][None]
+            targets_NxT = widened(as_floating(y))
         else:
-            read_NxT = classes_NxT * counts_N[:, None]
-            is_present_T = (read_NxT != 0).any(axis=0)
-            context["target"] = is_present_T | ~is_present_T.any()
-        tokens = self._tokens(x, self.of_target(read_NxT), context)
-        known = []
-        for across, down in zip(self.across, self.down, strict=True):
-            tokens = across(tokens, _per_row(context["used"], len(x)))
-            known.append(tokens)
-            tokens = _down(down, tokens, tokens, counts_N)
-        return {**context, "known": jnp.stack(known)}
+            targets_NxT = weighted_one_hot(Batch(x, y), self.classes).astype(x.dtype)
+            counts_N &= (targets_NxT != 0).any(axis=1)
+        of_target = _statistics(targets_NxT, counts_N)
+        known_NxT = _standardised(targets_NxT, of_target) * counts_N[:, None]
+        cells_NxC = jnp.where(counts_N[:, None], x, jnp.nan)
+        context: dict[str, Any] = {
+            "cells": cells_NxC,
+            "ranks": _ranks(cells_NxC, cells_NxC),
+            "column": _statistics(x, counts_N),
+            "target": of_target,
+            "known": known_NxT,
+            "counts": counts_N,
+        }
+        rows_TxNxW = self._rows(x, context, known_NxT)
+        between = []
+        for block in self.between:
+            between.append(rows_TxNxW)
+            rows_TxNxW = _read_rows(block, rows_TxNxW, rows_TxNxW, counts_N)
+        return {**context, "between": jnp.stack(between)}
 
     def predict(self, x: Array, context: PyTree) -> Array | Gaussian:
         """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns]."""
-        if jnp.shape(x)[1:] != context["used"].shape:
+        if jnp.shape(x)[1:] != context["cells"].shape[1:]:
             raise ValueError(
-                f"The rows to predict must have the {len(context['used'])} columns of the labelled "
-                f"rows, got shape {jnp.shape(x)}."
+                f"The rows to predict must have the {context['cells'].shape[1]} columns of the "
+                f"labelled rows, got shape {jnp.shape(x)}."
             )
-        x = widened(as_floating(x))
-        unknown = jnp.broadcast_to(self.unknown[...], (len(x), self.unknown.shape[0]))
-        tokens = self._tokens(x, unknown, context)
-        for across, down, known in zip(self.across, self.down, context["known"], strict=True):
-            tokens = across(tokens, _per_row(context["used"], len(x)))
-            tokens = _down(down, tokens, known, context["counts"])
-        outputs = self.predictor(self.norm(tokens[:, -1]))
+        rows_TxMxW = self._rows(widened(as_floating(x)), context, None)
+        for block, known in zip(self.between, context["between"], strict=True):
+            rows_TxMxW = _read_rows(block, rows_TxMxW, known, context["counts"])
+        normal = self.norm(rows_TxMxW)
+        outputs = self.predictor(normal.reshape(-1, normal.shape[-1])).reshape(
+            *normal.shape[:2], -1
+        )
+        mean, deviation = context["target"]["mean"], context["target"]["deviation"]
         if self.classes is not None:
-            return jnp.where(context["target"][None], outputs, ABSENT)
-        mean, variance = gaussian_of(outputs, self.least_deviation)
-        shift, scale = context["target"]["mean"], context["target"]["deviation"]
-        return Gaussian(shift[None] + scale[None] * mean, scale[None] ** 2 * variance)
+            # Without any information, the logits are those of the frequencies of the classes.
+            logits_MxT = outputs[..., 0].T + jnp.log(jnp.maximum(mean, 1e-6))[None]
+            is_read_T = mean > 0
+            return jnp.where(is_read_T[None] | ~is_read_T.any(), logits_MxT, ABSENT)
+        standard = gaussian_of(outputs[0], self.least_deviation)
+        return Gaussian(
+            mean[None] + deviation[None] * standard.mean, deviation[None] ** 2 * standard.variance
+        )
 
-    def _tokens(self, x: Array, target_NxE: Array, context: PyTree) -> Array:
-        """Tokens of the cells and of the target, [rows, columns + 1, width]."""
-        present_NxC = jnp.isfinite(x) & context["used"][None]
-        shift_1xC, scale_1xC = context["mean"][None], context["deviation"][None]
-        standard_NxC = (jnp.where(present_NxC, x, 0) - shift_1xC) / scale_1xC
-        standard_NxC = jnp.where(present_NxC, jnp.clip(standard_NxC, -CLIP, CLIP), 0)
-        pairs = jnp.stack([standard_NxC, present_NxC.astype(x.dtype)], axis=-1)
-        cells = self.of_cell(pairs.reshape(-1, 2)).reshape(*x.shape, -1)
-        return jnp.concatenate([cells, target_NxE[:, None]], axis=1)
+    def _rows(self, x: Array, context: PyTree, known_NxT: Array | None) -> Array:
+        """Tokens of rows before they have read others, [targets, rows, row width].
+
+        `known_NxT` are the targets where x are the labelled rows, and None for rows to predict.
+        """
+        is_known = known_NxT is not None
+        cells_TxMxCxE = self.of_cell(features_of_cells(x, context, is_known))
+        if known_NxT is None:
+            known_NxT = jnp.zeros((len(x), context["known"].shape[1]), x.dtype)
+        pair = jnp.stack([known_NxT.T, jnp.full_like(known_NxT.T, is_known)], axis=-1)
+        row_TxMx1xE = self.of_target(pair)[:, :, None]
+        tokens = jnp.concatenate([cells_TxMxCxE, row_TxMx1xE], axis=2)
+        tokens = tokens.reshape(-1, *tokens.shape[2:])
+        readable = jnp.append(context["column"]["varies"], True)
+        readable = jnp.broadcast_to(readable, tokens.shape[:2])
+        for block in self.across[:-1]:
+            tokens = block(tokens, readable)
+        row = self.across[-1](tokens[:, -1:], readable, tokens)
+        return self.widen(row).reshape(*pair.shape[:2], -1)
+
+
+def features_of_cells(x_MxC: Array, context: PyTree, is_known: bool) -> Array:
+    """What a cell knows, [targets, rows, columns, 3 + 2 for each window]."""
+    present_MxC = jnp.isfinite(x_MxC) & context["column"]["varies"][None]
+    value_MxC = jnp.clip(_standardised(x_MxC, context["column"]), -CLIP, CLIP)
+    rank_MxC = _ranks(x_MxC, context["cells"])
+    readable_MxNxC = jnp.isfinite(context["cells"])[None] & present_MxC[:, None]
+    if is_known:
+        readable_MxNxC &= ~jnp.eye(len(x_MxC), dtype=bool)[..., None]
+    gap_MxNxC = rank_MxC[:, None] - context["ranks"][None]
+    cleared = (jnp.where(present_MxC, one, 0) for one in (value_MxC, 2 * rank_MxC - 1))
+    of_cell, of_target = [*cleared, present_MxC.astype(x_MxC.dtype)], []
+    for deviation in WINDOWS:
+        share_MxNxC = jnp.exp(-0.5 * (gap_MxNxC / deviation) ** 2)
+        share_MxNxC = jnp.where(readable_MxNxC, share_MxNxC, 0)
+        mass_MxC = share_MxNxC.sum(axis=1)
+        sum_TxMxC = jnp.einsum("mnc,nt->tmc", share_MxNxC, context["known"])
+        of_cell.append(jnp.log1p(mass_MxC) / 3)
+        of_target.append(2 * sum_TxMxC / (1 + mass_MxC)[None])
+    for_all = jnp.broadcast_to(
+        jnp.stack(of_cell, axis=-1)[None], (*of_target[0].shape, len(of_cell))
+    )
+    return jnp.concatenate([for_all, jnp.stack(of_target, axis=-1)], axis=-1)
+
+
+def _ranks(x_MxC: Array, cells_NxC: Array) -> Array:
+    """Share of a column's labelled cells below each cell, where equal ones count half, [m, c]."""
+    known_1xNxC = cells_NxC[None]
+    below_MxC = (known_1xNxC < x_MxC[:, None]).sum(axis=1)
+    equal_MxC = (known_1xNxC == x_MxC[:, None]).sum(axis=1)
+    number_C = jnp.isfinite(cells_NxC).sum(axis=0)
+    return (below_MxC + equal_MxC / 2) / jnp.maximum(number_C, 1)[None]
 
 
 def _statistics(x: Array, counts_N: Array) -> dict[str, Array]:
-    """Mean and deviation of the cells of each column [columns], and which columns have any."""
+    """Mean and deviation of the finite cells of each column [columns], and which vary."""
     present_NxC = jnp.isfinite(x) & counts_N[:, None]
-    number_C = present_NxC.sum(axis=0)
-    divisor_C = jnp.maximum(number_C, 1)
+    divisor_C = jnp.maximum(present_NxC.sum(axis=0), 1)
     clear_NxC = jnp.where(present_NxC, x, 0)
     mean_C = clear_NxC.sum(axis=0) / divisor_C
     square_NxC = jnp.where(present_NxC, (clear_NxC - mean_C[None]) ** 2, 0)
@@ -144,15 +210,14 @@ def _statistics(x: Array, counts_N: Array) -> dict[str, Array]:
     # The deviation of a constant column is its rounding, and not 0.
     varies_C = variance_C > (8 * jnp.finfo(x.dtype).eps * mean_C) ** 2
     deviation_C = jnp.where(varies_C, jnp.sqrt(jnp.where(varies_C, variance_C, 1)), 1)
-    return {"mean": mean_C, "deviation": deviation_C, "used": number_C > 0}
+    return {"mean": mean_C, "deviation": deviation_C, "varies": varies_C}
 
 
-def _per_row(used_C: Array, rows: int) -> Array:
-    """Which tokens of a row may be read, bool[rows, columns + 1]: the target always."""
-    return jnp.broadcast_to(jnp.append(used_C, True), (rows, len(used_C) + 1))
+def _standardised(x: Array, statistics: dict[str, Array]) -> Array:
+    """(x - mean) / deviation of each column."""
+    return (x - statistics["mean"][None]) / statistics["deviation"][None]
 
 
-def _down(block: Block, tokens: Array, known: Array, counts_N: Array) -> Array:
-    """Tokens [rows, columns + 1, width] after they have read those of the labelled rows."""
-    valid = jnp.broadcast_to(counts_N, (tokens.shape[1], len(counts_N)))
-    return block(tokens.swapaxes(0, 1), valid, known.swapaxes(0, 1)).swapaxes(0, 1)
+def _read_rows(block: Block, rows: Array, known: Array, counts_N: Array) -> Array:
+    """Rows [targets, rows, width] after they have read those of the labelled rows."""
+    return block(rows, jnp.broadcast_to(counts_N, (len(known), len(counts_N))), known)

@@ -1,0 +1,187 @@
+"""The estimators of tables: scikit-learn's own checks, and cells and targets of every kind."""
+
+import copy
+import datetime
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_diabetes, load_iris, load_wine
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_predict, cross_val_score
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from metajax import estimators
+from metajax.estimators import TableClassifier, TableRegressor
+
+CHECKS = {
+    "check_classifiers_classes",
+    "check_classifiers_one_label",
+    "check_classifiers_regression_target",
+    "check_complex_data",
+    "check_dict_unchanged",
+    "check_dtype_object",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_estimators_empty_data_messages",
+    "check_estimators_nan_inf",
+    "check_estimators_pickle",
+    "check_estimators_unfitted",
+    "check_f_contiguous_array_estimator",
+    "check_fit1d",
+    "check_fit2d_1feature",
+    "check_fit2d_1sample",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_n_features_in_after_fitting",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+    "check_regressors_int",
+    "check_requires_y_none",
+    "check_supervised_y_2d",
+    "check_supervised_y_no_nan",
+}
+"""Those of scikit-learn's checks that ask something that no other test here asks. The others pass,
+too: sklearn.utils.estimator_checks.check_estimator(TableClassifier())."""
+
+SHAPES = {"rows": 60, "queries": 20}
+
+
+def draws(seed=0):
+    """Features [80, 4], whose first column tells the class, and y."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(80, 4))
+    return x, (x[:, 0] + 0.3 * rng.normal(size=80) > 0).astype(int)
+
+
+@pytest.mark.parametrize(
+    "estimator", [TableClassifier(), TableRegressor()], ids=["classes", "numbers"]
+)
+def test_the_checks_of_scikit_learn(estimator):
+    names = set()
+    for one, check in estimator_checks_generator(estimator):
+        name = getattr(check, "func", check).__name__
+        if name in CHECKS:
+            names.add(name)
+            check(copy.deepcopy(one))
+    assert len(names) >= 22
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine])
+def test_real_tables_are_classified(load):
+    x, y = load(return_X_y=True)
+    found = cross_val_predict(TableClassifier(), x, y, method="predict_proba")
+    constant = cross_val_predict(DummyClassifier(), x, y, method="predict_proba")
+    assert log_loss(y, found) < 0.25 * log_loss(y, constant)
+
+
+def test_real_numbers_are_predicted_with_honest_deviations():
+    x, y = load_diabetes(return_X_y=True)
+    assert cross_val_score(TableRegressor(), x, y).mean() > 0.4  # a mean has 0
+    mean, deviation = TableRegressor().fit(x[:200], y[:200]).predict(x[200:], return_std=True)
+    assert 0.8 < (abs(y[200:] - mean) < 1.645 * deviation).mean() < 0.97  # 90 %
+    moved = TableRegressor().fit(x[:200], 1e9 + 7 * y[:200]).predict(x[200:])
+    np.testing.assert_allclose(moved, 1e9 + 7 * mean, rtol=1e-12, atol=1e-2)
+
+
+def test_cells_of_every_kind_tell_the_class():
+    x, y = draws()
+    tells = x[:, 0] > 0
+    day = datetime.date(2024, 1, 1)
+    columns = {
+        "text": np.where(tells, "yes", "no").astype(object),
+        "boolean": tells,
+        "category": pd.Categorical(np.where(tells, "a", "b")),
+        "date": [day + datetime.timedelta(days=int(100 * cell)) for cell in x[:, 0]],
+        "time": pd.to_datetime("2024-01-01") + pd.to_timedelta(x[:, 0], unit="s"),
+        "duration": pd.to_timedelta(x[:, 0], unit="s"),
+        "nullable": pd.array(np.round(100 * x[:, 0]), dtype="Int64"),
+        "large": 1e12 + x[:, 0],
+        "objects": (100 * x[:, 0]).astype(int).astype(object),
+    }
+    for name, cells in columns.items():
+        frame = pd.DataFrame({"noise": x[:, 1], name: cells})
+        if name == "boolean":
+            frame[name] = frame[name].astype(object)
+        frame.loc[[3, 70], name] = pd.NA if name in ("category", "nullable") else None
+        made = TableClassifier().fit(frame[:60], y[:60])
+        assert made.score(frame[60:], y[60:]) > 0.75, name
+        assert list(made.feature_names_in_) == ["noise", name]
+
+
+def test_what_was_not_seen_in_fit_is_missing():
+    x, y = draws()
+    frame = pd.DataFrame({"text": np.where(x[:, 0] > 0, "yes", "no"), "number": x[:, 1]})
+    made = TableClassifier().fit(frame, y)
+    new = pd.DataFrame({"text": ["perhaps", None], "number": [0.5, 0.5]})
+    np.testing.assert_array_equal(*made.predict_proba(new))
+    with pytest.raises(
+        ValueError, match=r"had numbers or dates in fit has other cells now.*'many'"
+    ):
+        made.predict(pd.DataFrame({"text": ["yes"], "number": ["many"]}))
+    with pytest.raises(ValueError, match=r"feature names should match.*\['b'\]"):
+        TableClassifier().fit(frame[["number"]], y).predict(pd.DataFrame({"b": [1.0]}))
+
+
+def test_targets_of_every_kind():
+    x, y = draws()
+    for names in (np.array(["no", "yes"]), np.array([False, True]), np.array([7, -3])):
+        made = TableClassifier().fit(x[:60], names[y[:60]])
+        assert set(made.classes_) == set(names.tolist())
+        assert made.score(x[60:], names[y[60:]]) > 0.75
+    one = TableClassifier().fit(x, np.full(80, "only"))
+    np.testing.assert_array_equal(one.predict_proba(x[:3]), np.ones((3, 1)))
+    assert (one.predict(x[:3]) == "only").all()
+    many = np.arange(80) // 2  # 40 classes of two rows
+    made = TableClassifier().fit(many[:, None] + 0.01 * x[:, :1], many)
+    assert made.score(many[:, None] + 0.01 * x[:, 1:2], many) > 0.3  # by chance 1 / 40
+    constant = TableRegressor().fit(x, np.full(80, 3.0))
+    np.testing.assert_allclose(constant.predict(x), 3.0, atol=0.5)
+    for wrong in (np.stack([y, y], 1), np.where(y, np.nan, 1.0)):
+        with pytest.raises(ValueError, match=r"1d array|NaN"):
+            TableRegressor().fit(x, wrong)
+
+
+def test_tables_without_information_give_the_frequencies():
+    y = np.repeat([0, 1], [60, 20])
+    for x in (np.ones((80, 3)), np.full((80, 2), np.nan)):
+        found = TableClassifier().fit(x, y).predict_proba(x)
+        np.testing.assert_allclose(found, np.broadcast_to([0.75, 0.25], (80, 2)), atol=0.1)
+    dense, y = draws()
+    expected = TableClassifier().fit(dense, y).predict_proba(dense)
+    made = TableClassifier().fit(sparse.csr_matrix(dense), y)
+    np.testing.assert_array_equal(made.predict_proba(sparse.csr_matrix(dense)), expected)
+
+
+def test_more_rows_than_are_read_at_once_are_read_in_parts(monkeypatch):
+    x, y = draws()
+    whole = TableClassifier().fit(x, y)
+    parts = TableClassifier(rows=40, parts=2).fit(x, y)
+    assert len(whole._contexts) == 1 and len(parts._contexts) == 2
+    assert all(context["counts"].sum() == 40 for context in parts._contexts)
+    assert abs(parts.predict_proba(x) - whole.predict_proba(x)).mean() < 0.1
+    few = TableClassifier(rows=10, parts=2).fit(x, y)
+    assert all(context["counts"].sum() == 10 for context in few._contexts)
+    monkeypatch.setattr(estimators, "_CELLS", 1600.0)  # sqrt(1600 / 4) = 20 rows
+    assert TableClassifier().fit(x, y)._contexts[0]["counts"].sum() == 20
+    again = pickle.loads(pickle.dumps(parts))
+    np.testing.assert_array_equal(again.predict_proba(x), parts.predict_proba(x))
+    with pytest.raises(ValueError, match="rows and parts must be 1 or more, got rows=0"):
+        TableClassifier(rows=0).fit(x, y)
+
+
+def test_names_that_are_not_one_column_each():
+    x, y = draws()
+    frame = pd.DataFrame(x[:, :2], columns=["a", "a"])
+    with pytest.raises(ValueError, match="different names"):
+        TableClassifier().fit(frame, y)
+    with pytest.raises(ValueError, match="80 rows and y has 79"):
+        TableClassifier().fit(x, y[:79])
+    with pytest.raises(ValueError, match="0 sample"):
+        TableClassifier().fit(pd.DataFrame({"a": []}), [])
