@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/ from benchmarks/results/.
+"""Writes the tables of the README and of docs/, from benchmarks/results/ and from docstrings.
 
 python benchmarks/readme.py
 python benchmarks/readme.py --check    # only compares
@@ -9,6 +9,7 @@ import re
 import sys
 
 import applications
+import catalogue
 import first_lines
 import performance
 import robustness
@@ -440,6 +441,7 @@ PAGES = {
         *robustness.MADE,
         performance.peers,
     ),
+    "docs/algorithms.md": catalogue.MADE,
     "docs/applications.md": applications.MADE,
     "docs/performance.md": performance.MADE,
 }

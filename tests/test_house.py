@@ -6,13 +6,14 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import sys
 import types
 import typing
 
 import pytest
 
 import metajax as mj
-from metajax import _checked
+from metajax import _checked, algorithms
 
 ROOT = pathlib.Path(mj.__file__).parent
 REPOSITORY = ROOT.parent
@@ -296,3 +297,22 @@ def in_package(parts):
         if package in PACKAGES:
             return package, (parts[number] if number < len(parts) else None)
     return "", parts[0]
+
+
+def test_every_recipe_says_its_source_and_what_it_was_checked_against():
+    """The tables of docs/algorithms.md are made of these, for the recipes of every family."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    import catalogue
+
+    listed = [name for family in catalogue.FAMILIES.values() for name in family]
+    assert len(listed) == len(set(listed))
+    recipes = {
+        name
+        for name, value in vars(algorithms).items()
+        if inspect.isfunction(value)
+        and "Learner" in str(inspect.signature(value).return_annotation)
+    }
+    assert recipes - {"with_pretrained_body"} == set(listed)
+    for name in listed:
+        _, about, _, checked, _ = catalogue.row(name)
+        assert about.endswith(".") and checked, name

@@ -41,6 +41,8 @@ def maml(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400.
+
+    Checked against: the meta-gradients of PyTorch, and the loss and its derivative written out.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
@@ -65,6 +67,8 @@ def fomaml(
     `maml`.
 
     Source: Finn, Abbeel and Levine 2017, arXiv 1703.03400, section 5.2.
+
+    Checked against: the loss and its derivative written out.
     """
     return maml(
         net,
@@ -100,6 +104,8 @@ def anil(
         ValueError: no weight belongs to the head.
 
     Source: Raghu et al. 2020, arXiv 1909.09157.
+
+    Checked against: the loss and its derivative written out.
     """
     return maml(
         as_function(net, fast=in_part(head)),
@@ -125,6 +131,8 @@ def boil(
     Arguments and errors are those of `anil`.
 
     Source: Oh et al. 2021, arXiv 2008.08882.
+
+    Checked against: the loss and its derivative written out.
     """
     is_head = in_part(head)
     return maml(
@@ -162,6 +170,8 @@ def reptile(
             all.
 
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
+
+    Checked against: the direction of its step, written out with Adam.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
@@ -206,6 +216,8 @@ def imaml(
 
     Source: Rajeswaran et al. 2019, arXiv 1909.04630. The released code solves with 2I + H/12
     instead.
+
+    Checked against: the derivative of the minimum by a dense solve.
     """
     if not proximity > 0:
         raise ValueError(f"{proximity=} must be positive: without it the start has no gradient.")

@@ -56,6 +56,8 @@ def leo(
 
     Source: Rusu et al. 2019, arXiv 1807.05960; widths and penalties as in the authors' code,
     github.com/google-deepmind/leo.
+
+    Checked against: the formulas in NumPy.
     """
     embed, params = as_features(net, "latent")
     rngs = nnx.Rngs(seed)

@@ -45,6 +45,8 @@ def ml3(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Bechtle et al. 2021, arXiv 1906.05374.
+
+    Checked against: the formula, written out; it learns where squares fail.
     """
     apply, params = as_function(net)
     apply_measure, measure_params = functional(measure)
@@ -72,6 +74,8 @@ def learning_to_reweight(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner
         loss: what makes the loss of the network, such as `cross_entropy`.
 
     Source: Ren et al. 2018, arXiv 1803.09050.
+
+    Checked against: the formula in NumPy, and its derivative by the weights.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)

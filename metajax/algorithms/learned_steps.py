@@ -42,6 +42,8 @@ def meta_sgd(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Li et al. 2017, arXiv 1707.09835.
+
+    Checked against: finite differences of its step sizes; equal ones are MAML.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
@@ -86,6 +88,8 @@ def maml_plus_plus(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Antoniou, Edwards and Storkey 2019, arXiv 1810.09502.
+
+    Checked against: an outer step with the losses of all inner steps, written out.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)

@@ -53,6 +53,8 @@ def meta_curvature(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Park and Oliva 2019, arXiv 1902.03356.
+
+    Checked against: the formula in NumPy; MAML at the start.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
@@ -87,6 +89,8 @@ def alfa(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Baik et al. 2020, arXiv 2011.00209.
+
+    Checked against: the formula in NumPy.
     """
     apply, params = as_function(net)
     of_net = loss_of(loss, apply)
@@ -124,6 +128,8 @@ def t_net(
         ValueError: a net without layers.
 
     Source: Lee and Choi 2018, arXiv 1801.05558.
+
+    Checked against: the formula in NumPy; MAML at the start.
     """
     apply, params = as_function(net)
     params = with_part(params, "transformation", transformations(params.fast))
@@ -165,6 +171,8 @@ def mt_net(
         ValueError: a net without layers, or a temperature that is not positive.
 
     Source: Lee and Choi 2018, arXiv 1801.05558.
+
+    Checked against: the formula; a T-net and no change at the ends of its masks.
     """
     apply, params = as_function(net)
     masks = unit_masks(params.fast, temperature=temperature)
@@ -210,6 +218,8 @@ def warp_grad(
 
     Source: Flennerhag et al. 2020, arXiv 1909.00025, equation 8 with the query loss as the
     objective of every point.
+
+    Checked against: the formula, written out.
     """
     apply, params = as_function(net, fast=lambda path: not warp(path))
     of_net = loss_of(loss, apply)
@@ -271,6 +281,8 @@ def low_rank_maml(
 
     Source: the factors, Hu et al. 2021, arXiv 2106.09685; the inner loop, Finn et al. 2017,
     arXiv 1703.03400.
+
+    Checked against: the formula in NumPy.
     """
     apply, params = as_function(net)
     weights = join_params(params)

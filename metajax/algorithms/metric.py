@@ -51,6 +51,8 @@ def protonets(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Snell, Swersky and Zemel 2017, arXiv 1703.05175.
+
+    Checked against: the nearest class mean, and finite differences.
     """
     embed, apply, params = as_encoder(net, entry)
     adaptation = prototypes(embed, ways, entry=entry)
@@ -84,6 +86,8 @@ def matching_nets(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Vinyals et al. 2016, arXiv 1606.04080, equation 1.
+
+    Checked against: the formula in NumPy, full-context embeddings too.
     """
     embed, params = as_features(net, entry)
     adaptation = support_set(embed, ways, entry=entry)
@@ -124,6 +128,8 @@ def soft_kmeans_protonets(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Ren et al. 2018, arXiv 1803.00676.
+
+    Checked against: the formula in NumPy.
     """
     embed, apply, params = as_encoder(net, entry)
     adaptation = soft_kmeans(embed, ways, steps=refinements, distractors=distractors, entry=entry)
@@ -157,6 +163,8 @@ def simple_cnaps(
         inductive: whether statistics of norms come from the support set only.
 
     Source: Bateni et al. 2020, arXiv 1912.03432.
+
+    Checked against: the formula in NumPy.
     """
     embed, params = as_features(net, entry)
     adaptation = class_covariances(embed, ways, entry=entry)
