@@ -162,7 +162,6 @@ ALGORITHMS = {
         lambda net, ways: algorithms.meta_curvature(net, inner_rate=0.2, inner_steps=2)
     ),
     "alfa": Row(lambda net, ways: algorithms.alfa(net, initial_rate=0.2, inner_steps=2)),
-    "mt_net": Row(lambda net, ways: algorithms.mt_net(net, inner_rate=0.2, inner_steps=2)),
     "t_net": Row(lambda net, ways: algorithms.t_net(net, inner_rate=0.2, inner_steps=2)),
     "low_rank_maml": Row(
         lambda net, ways: algorithms.low_rank_maml(net, rank=2, inner_rate=0.5, inner_steps=2)

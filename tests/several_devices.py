@@ -33,7 +33,7 @@ NAMES = ("protonets", "r2d2")
 LEARNERS = {
     "warp_grad": ALGORITHMS["warp_grad"].make,
     "ml3": ALGORITHMS["ml3"].make,
-    "mt_net": ALGORITHMS["mt_net"].make,
+    "mt_net": lambda net, ways: algorithms.mt_net(net, inner_rate=0.2),
     "label_propagation": ALGORITHMS["label_propagation"].make,
     "learning_to_reweight": lambda net, ways: algorithms.learning_to_reweight(net),
     "leo": lambda net, ways: algorithms.leo(net, ways, 8, latent=4, initial_rate=0.5),
