@@ -14,8 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict, cross_val_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from metajax import estimators
-from metajax.estimators import TableClassifier, TableRegressor
+from metajax.estimators import TableClassifier, TableRegressor, tables
 
 CHECKS = {
     "check_classifiers_classes",
@@ -121,12 +120,57 @@ def test_what_was_not_seen_in_fit_is_missing():
     made = TableClassifier().fit(frame, y)
     new = pd.DataFrame({"text": ["perhaps", None], "number": [0.5, 0.5]})
     np.testing.assert_array_equal(*made.predict_proba(new))
-    with pytest.raises(
-        ValueError, match=r"had numbers or dates in fit has other cells now.*'many'"
-    ):
+    with pytest.raises(ValueError, match=r"had numbers in fit has texts now.*'many'"):
         made.predict(pd.DataFrame({"text": ["yes"], "number": ["many"]}))
     with pytest.raises(ValueError, match=r"feature names should match.*\['b'\]"):
         TableClassifier().fit(frame[["number"]], y).predict(pd.DataFrame({"b": [1.0]}))
+
+
+def test_dates_are_the_same_in_every_unit_and_zone():
+    x, y = draws()
+    times = np.datetime64("2024-01-01T00:00:00") + (1e4 * x[:, 0]).astype(int).astype("m8[s]")
+    as_dates = lambda cells: pd.DataFrame({"time": cells})
+    made = TableClassifier().fit(as_dates(times), y)
+    expected = made.predict_proba(as_dates(times))
+    zoned = pd.to_datetime(times).tz_localize("UTC").tz_convert("Asia/Tokyo")
+    objects = np.array(pd.to_datetime(times).to_pydatetime(), object)
+    for same in (times.astype("M8[ns]"), zoned, objects):
+        np.testing.assert_array_equal(made.predict_proba(as_dates(same)), expected)
+    assert made.score(as_dates(times), y) > 0.75
+    durations = times - times.min()
+    made = TableClassifier().fit(durations[:, None], y)
+    expected = made.predict_proba(durations[:, None])
+    found = made.predict_proba(durations.astype("m8[ms]").astype(object)[:, None])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_cells_of_another_kind_than_in_fit_are_refused():
+    x, y = draws()
+    kinds = {
+        "numbers": x[:, 0],
+        "dates": np.datetime64("2024-01-01") + np.arange(80),
+        "durations": np.arange(80).astype("m8[D]"),
+        "texts": np.where(y, "yes", "no"),
+    }
+    for kind, cells in kinds.items():
+        made = TableClassifier().fit(pd.DataFrame({"a": cells}), y)
+        for other, others in kinds.items():
+            frame = pd.DataFrame({"a": others})
+            if other == kind:
+                made.predict(frame)
+                continue
+            with pytest.raises(ValueError, match=f"had {kind} in fit has {other} now"):
+                made.predict(frame)
+        nothing = pd.DataFrame({"a": [None, np.nan]})
+        np.testing.assert_array_equal(*made.predict_proba(nothing))
+
+
+def test_numbers_of_any_size():
+    x, y = draws()
+    expected = TableClassifier().fit(x, y).predict_proba(x)
+    for scale, shift in ((1e300, 0), (1e-300, 0), (1.0, 1e9)):
+        found = TableClassifier().fit(scale * x + shift, y).predict_proba(scale * x + shift)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_targets_of_every_kind():
@@ -168,7 +212,7 @@ def test_more_rows_than_are_read_at_once_are_read_in_parts(monkeypatch):
     assert abs(parts.predict_proba(x) - whole.predict_proba(x)).mean() < 0.1
     few = TableClassifier(rows=10, parts=2).fit(x, y)
     assert all(context["counts"].sum() == 10 for context in few._contexts)
-    monkeypatch.setattr(estimators, "_CELLS", 1600.0)  # sqrt(1600 / 4) = 20 rows
+    monkeypatch.setattr(tables, "CELLS", 1600.0)  # sqrt(1600 / 4) = 20 rows
     assert TableClassifier().fit(x, y)._contexts[0]["counts"].sum() == 20
     again = pickle.loads(pickle.dumps(parts))
     np.testing.assert_array_equal(again.predict_proba(x), parts.predict_proba(x))

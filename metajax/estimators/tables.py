@@ -1,41 +1,27 @@
-"""Estimators with the interface of scikit-learn: in-context learning of tables, without training.
-
->>> from sklearn.datasets import load_iris
->>> from sklearn.model_selection import cross_val_score
->>> x, y = load_iris(return_X_y=True)
->>> float(cross_val_score(TableClassifier(), x, y).mean()) > 0.9
-True
-"""
+"""A classifier and a regressor that read a table in context."""
 
 from __future__ import annotations
 
-import datetime
 import functools
-import numbers
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
+from metajax.estimators.columns import columns_of, learned_column
 from metajax.nets import functional, trained_tables
 from metajax.types import Array, Gaussian, PyTree
 
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_array, column_or_1d
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted
-except ImportError as error:
-    raise ImportError(
-        "metajax.estimators needs scikit-learn: pip install 'metajax[tables]'."
-    ) from error
-
-_AT_ONCE = 256
+AT_ONCE = 256
 """Rows that are predicted at once."""
 
-_CELLS = 5e7
+CELLS = 5e7
 """Largest number of pairs of cells that are compared at once, which bounds the memory."""
 
 
@@ -61,7 +47,7 @@ class _Table(BaseEstimator):
             raise ValueError(
                 f"rows and parts must be 1 or more, got rows={self.rows}, parts={self.parts}."
             )
-        columns, names = _columns(X)
+        columns, names = columns_of(X)
         self.n_features_in_ = len(columns)
         if names is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
@@ -70,13 +56,13 @@ class _Table(BaseEstimator):
         number = len(columns[0])
         if number != len(targets):
             raise ValueError(f"X has {number} rows and y has {len(targets)}.")
-        self._columns = [_learned_column(column) for column in columns]
+        self._columns = [learned_column(column) for column in columns]
         return self._encoded(columns)
 
     def _encode(self, X: Any) -> np.ndarray:
         """Columns encoded as in `fit`, float32[rows, columns]."""
         check_is_fitted(self)
-        columns, names = _columns(X)
+        columns, names = columns_of(X)
         expected = getattr(self, "feature_names_in_", None)
         if names is not None and expected is not None and list(expected) != list(names):
             raise ValueError(
@@ -96,7 +82,7 @@ class _Table(BaseEstimator):
 
     def _read(self, x: np.ndarray, targets: np.ndarray, classes: int | None) -> None:
         """Reads the labelled rows, in several parts where there are more than fit."""
-        most = min(self.rows, max(1, int(np.sqrt(_CELLS / x.shape[1]))))
+        most = min(self.rows, max(1, int(np.sqrt(CELLS / x.shape[1]))))
         number = min(self.parts, -(-len(x) // most))
         order = np.random.default_rng(self.random_state).permutation(len(x))
         if classes is not None and number > 1:
@@ -119,7 +105,7 @@ class _Table(BaseEstimator):
         _, predict, _ = _programs(None if classes is None else _padded(classes, 2))
         context = self._contexts[0]
         known, columns = context["cells"].shape
-        at_once = max(16, min(_AT_ONCE, int(_CELLS / known / columns)))
+        at_once = max(16, min(AT_ONCE, int(CELLS / known / columns)))
         for start in range(0, len(x), at_once):
             chunk = x[start : start + at_once]
             filled = _filled(chunk, at_once, columns)
@@ -262,102 +248,3 @@ def _filled(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     filled = np.full((rows, columns), np.nan, np.float32)
     filled[: x.shape[0], : x.shape[1]] = x
     return filled
-
-
-def _columns(X: Any) -> tuple[list[np.ndarray], list[str] | None]:
-    """The columns of a table, and their names if all are texts."""
-    names = list(getattr(X, "columns", ()))
-    if names:  # a data frame of pandas or polars
-        if len(set(names)) < len(names):
-            raise ValueError(f"The columns of X must have different names, got {names}.")
-        columns = [np.asarray(X[name]) for name in names]
-    else:
-        table = check_array(
-            X.toarray() if hasattr(X, "toarray") else X, dtype=None, ensure_all_finite=False
-        )
-        columns = list(table.T)
-    if not columns or not len(columns[0]):
-        raise ValueError(
-            f"Found array with {len(X)} sample(s) and {len(columns)} feature(s) while a minimum of "
-            "1 is required."
-        )
-    return columns, names if names and all(isinstance(name, str) for name in names) else None
-
-
-class _Column(NamedTuple):
-    """How the cells of a column become numbers.
-
-    Attributes:
-        levels: the number of each text or category; None for a column of numbers or dates.
-        mean: what is subtracted, in float64, so that dates and large numbers keep their digits.
-        deviation: what divides.
-    """
-
-    levels: dict[str, int] | None
-    mean: float = 0.0
-    deviation: float = 1.0
-
-    def encode(self, column: np.ndarray) -> np.ndarray:
-        """float32[rows], NaN where a cell is missing or a text is unknown."""
-        if self.levels is not None:
-            levels = self.levels
-            return np.array([levels.get(str(cell), np.nan) for cell in column], np.float32)
-        found = _as_numbers(column)
-        if found is None:
-            raise ValueError(
-                "A column that had numbers or dates in fit has other cells now, such as "
-                f"{next(cell for cell in column if isinstance(cell, str))!r}."
-            )
-        return ((found - self.mean) / self.deviation).astype(np.float32)
-
-
-def _learned_column(column: np.ndarray) -> _Column:
-    """How to encode a column, of its labelled cells."""
-    found = _as_numbers(column)
-    if found is None:
-        cells = sorted({str(cell) for cell in column if not _is_missing(cell)})
-        return _Column({cell: number for number, cell in enumerate(cells)})
-    present = found[~np.isnan(found)]
-    if not len(present):
-        return _Column(None)
-    return _Column(None, float(present.mean()), float(present.std()) or 1.0)
-
-
-def _as_numbers(column: np.ndarray) -> np.ndarray | None:
-    """float64[rows] of a column of numbers, booleans or dates, NaN where a cell is missing.
-
-    None for a column that has texts or other things.
-
-    Raises:
-        ValueError: infinite or complex numbers.
-    """
-    if column.dtype.kind == "O":
-        missing = np.array([_is_missing(cell) for cell in column])
-        present = [cell for cell in column if not _is_missing(cell)]
-        if all(isinstance(cell, numbers.Number | np.bool_) for cell in present):
-            kind: Any = complex if any(isinstance(c, complex) for c in present) else np.float64
-        elif all(isinstance(cell, datetime.date | np.datetime64) for cell in present):
-            kind = "datetime64[us]"
-        else:
-            return None
-        filled = np.zeros(len(column), kind)
-        filled[~missing] = np.array(present, kind)
-        found = _as_numbers(filled)
-        return None if found is None else np.where(missing, np.nan, found)
-    if column.dtype.kind in "mM":
-        return np.where(np.isnat(column), np.nan, column.astype(np.int64).astype(np.float64))
-    if column.dtype.kind in "biuf":
-        found = column.astype(np.float64)
-        if np.isinf(found).any():
-            raise ValueError("Input X contains infinity or a value too large for dtype('float64').")
-        return found
-    if column.dtype.kind == "c":
-        raise ValueError("Complex data not supported: X must have real numbers.")
-    return None
-
-
-def _is_missing(cell: Any) -> bool:
-    """Whether a cell is None, NaN, or the NA or NaT of pandas."""
-    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(cell, float | np.floating) and bool(cell != cell)
