@@ -1,8 +1,8 @@
 """Trains the weights of `nets.TableTransformer` that the package ships, on tables from a prior.
 
 The net learns from tables of `data.structural_tables` alone: no real table is read. Each step draws
-eight tables of one of a few shapes. The learning rate falls from 1e-3 to 0 as a cosine. The weights
-are written as bfloat16. One training per kind of target, each on one core:
+eight tables of one of a few shapes. After 200 steps the learning rate is 1e-3, and falls to 0 as a
+cosine. The weights are written as bfloat16. One training per kind of target, each on one core:
 
 taskset -c 0 python benchmarks/train_tables.py classes    # metajax/nets/weights/table_classes.npz
 taskset -c 1 python benchmarks/train_tables.py numbers    # metajax/nets/weights/table_numbers.npz
@@ -33,7 +33,7 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("target", choices=["classes", "numbers"])
-parser.add_argument("--steps", type=int, default=None, help="4500 for classes, 9000 for numbers")
+parser.add_argument("--steps", type=int, default=None, help="3000 for classes, 6000 for numbers")
 parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
 
 
@@ -51,7 +51,7 @@ SHAPES = [Shape(48, 64, 6, 4), Shape(128, 64, 10, 2), Shape(256, 64, 8, 2), Shap
 
 def main(args: argparse.Namespace) -> None:
     regresses = args.target == "numbers"
-    steps = args.steps or (9_000 if regresses else 4_500)
+    steps = args.steps or (6_000 if regresses else 3_000)
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(WARMUP, steps // 2), steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=1e-4)

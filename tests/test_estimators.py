@@ -120,7 +120,7 @@ def test_what_was_not_seen_in_fit_is_missing():
     made = TableClassifier().fit(frame, y)
     new = pd.DataFrame({"text": ["perhaps", None], "number": [0.5, 0.5]})
     np.testing.assert_array_equal(*made.predict_proba(new))
-    with pytest.raises(ValueError, match=r"had numbers in fit has texts now.*'many'"):
+    with pytest.raises(ValueError, match=r"had numbers in fit and has texts now.*'many'"):
         made.predict(pd.DataFrame({"text": ["yes"], "number": ["many"]}))
     with pytest.raises(ValueError, match=r"feature names should match.*\['b'\]"):
         TableClassifier().fit(frame[["number"]], y).predict(pd.DataFrame({"b": [1.0]}))
@@ -159,7 +159,7 @@ def test_cells_of_another_kind_than_in_fit_are_refused():
             if other == kind:
                 made.predict(frame)
                 continue
-            with pytest.raises(ValueError, match=f"had {kind} in fit has {other} now"):
+            with pytest.raises(ValueError, match=f"had {kind} in fit and has {other} now"):
                 made.predict(frame)
         nothing = pd.DataFrame({"a": [None, np.nan]})
         np.testing.assert_array_equal(*made.predict_proba(nothing))
@@ -185,8 +185,19 @@ def test_targets_of_every_kind():
     many = np.arange(80) // 2  # 40 classes of two rows
     made = TableClassifier().fit(many[:, None] + 0.01 * x[:, :1], many)
     assert made.score(many[:, None] + 0.01 * x[:, 1:2], many) > 0.3  # by chance 1 / 40
-    constant = TableRegressor().fit(x, np.full(80, 3.0))
-    np.testing.assert_allclose(constant.predict(x), 3.0, atol=0.5)
+    for number in (3.0, 1e-200, -1e200):
+        mean, deviation = TableRegressor().fit(x, np.full(80, number)).predict(x, return_std=True)
+        np.testing.assert_allclose(mean, number, rtol=1e-12)
+        assert (deviation == 0).all()
+    numbers = TableRegressor().fit(x, x[:, 0]).predict(x)
+    for scale in (1e200, 1e-200):
+        found = TableRegressor().fit(x, scale * x[:, 0]).predict(x)
+        np.testing.assert_allclose(found / scale, numbers, rtol=1e-5, atol=1e-6)
+    for missing in (["a", None], [pd.NA, "a"]):
+        with pytest.raises(ValueError, match=r"NaN|missing"):
+            TableClassifier().fit(x[:2], np.array(missing, object))
+    with pytest.raises(ValueError, match="dates or durations"):
+        TableRegressor().fit(x, np.datetime64("2024-01-01") + np.arange(80))
     for wrong in (np.stack([y, y], 1), np.where(y, np.nan, 1.0)):
         with pytest.raises(ValueError, match=r"1d array|NaN"):
             TableRegressor().fit(x, wrong)
@@ -212,12 +223,92 @@ def test_more_rows_than_are_read_at_once_are_read_in_parts(monkeypatch):
     assert abs(parts.predict_proba(x) - whole.predict_proba(x)).mean() < 0.1
     few = TableClassifier(rows=10, parts=2).fit(x, y)
     assert all(context["counts"].sum() == 10 for context in few._contexts)
-    monkeypatch.setattr(tables, "CELLS", 1600.0)  # sqrt(1600 / 4) = 20 rows
-    assert TableClassifier().fit(x, y)._contexts[0]["counts"].sum() == 20
+    monkeypatch.setattr(tables, "MEMORY", 1e5)
+    made = TableClassifier(parts=2).fit(x, y)
+    assert [int(one["counts"].sum()) for one in made._contexts] == [32, 32]
     again = pickle.loads(pickle.dumps(parts))
     np.testing.assert_array_equal(again.predict_proba(x), parts.predict_proba(x))
-    with pytest.raises(ValueError, match="rows and parts must be 1 or more, got rows=0"):
+    with pytest.raises(ValueError, match="whole numbers, 1 or more, got rows=0"):
         TableClassifier(rows=0).fit(x, y)
+
+
+def test_a_large_table_keeps_every_class():
+    x, y = draws()
+    many, names = np.tile(x, (5, 1)), np.tile(y, 5)
+    many = many + 0.01 * np.random.default_rng(0).normal(size=many.shape)
+    names = np.where(np.arange(400) % 40 == 0, 2, names)  # a rare class
+    made = TableClassifier(rows=60, parts=2).fit(many, names)
+    assert [int(one["counts"].sum()) for one in made._contexts] == [60, 60]
+    assert all((one["target"]["mean"][:3] > 0).all() for one in made._contexts)
+    common = names < 2
+    assert made.score(many[common], names[common]) > 0.8
+
+
+def test_wide_tables_are_read_by_their_most_telling_columns():
+    x, y = draws()
+    wide = np.random.default_rng(1).normal(size=(80, 300))
+    wide[:, 250] = x[:, 0]
+    made = TableClassifier().fit(wide[:60], y[:60])
+    assert len(made._kept) == 100 and 250 in made._kept
+    assert made.score(wide[60:], y[60:]) > 0.6
+    assert 250 in TableRegressor().fit(wide, x[:, 0])._kept
+
+
+def test_lists_of_rows_and_texts_that_are_numbers():
+    x, y = draws()
+    frame = pd.DataFrame({"number": x[:, 0], "text": np.where(x[:, 1] > 0, "a", "b")})
+    expected = TableClassifier().fit(frame, y).predict_proba(frame)
+    rows = frame.to_numpy(object).tolist()
+    np.testing.assert_array_equal(TableClassifier().fit(rows, y).predict_proba(rows), expected)
+    texts = [[str(cell) for cell in row] for row in rows]  # as the csv module reads them
+    np.testing.assert_array_equal(TableClassifier().fit(texts, y).predict_proba(texts), expected)
+    masked = np.ma.masked_array(x, np.arange(320).reshape(80, 4) % 7 == 0)
+    gaps = np.where(masked.mask, np.nan, x)
+    np.testing.assert_array_equal(
+        TableClassifier().fit(masked, y).predict_proba(masked),
+        TableClassifier().fit(gaps, y).predict_proba(gaps),
+    )
+
+
+def test_what_is_missing_tells_and_is_no_text():
+    x, y = draws()
+    only = pd.DataFrame({"pool": np.where(x[:, 0] > 0, "yes", None), "noise": x[:, 1]})
+    assert TableClassifier().fit(only[:60], y[:60]).score(only[60:], y[60:]) > 0.75
+    named = pd.DataFrame({"a": np.where(y == 1, "None", "yes").astype(object)})
+    made = TableClassifier().fit(named, y)
+    found = made.predict_proba(pd.DataFrame({"a": ["None", None, np.nan]}))
+    np.testing.assert_array_equal(found[1], found[2])
+    assert abs(found[0] - found[1]).max() > 0.1
+    empty = pd.DataFrame({"a": [None] * 80, "b": x[:, 0]})
+    made = TableClassifier().fit(empty, y)
+    later = empty.assign(a="text")
+    np.testing.assert_array_equal(made.predict_proba(later), made.predict_proba(empty))
+
+
+def test_one_cell_that_is_far_away_leaves_the_others():
+    x, y = draws()
+    for size in (1e3, 1e10, 1e30):
+        far = x.copy()
+        far[3, 0] = size
+        assert TableClassifier().fit(far[:60], y[:60]).score(far[60:], y[60:]) > 0.75
+
+
+def test_columns_are_compared_by_every_kind_of_name():
+    x, y = draws()
+    frame = pd.DataFrame(x[:, :3], columns=["a", 0, 1])
+    made = TableClassifier().fit(frame, y)
+    with pytest.raises(ValueError, match="feature names should match"):
+        made.predict(frame[[0, 1, "a"]])
+    with pytest.raises(ValueError, match=r"column 'a' has cells of several kinds.*a list"):
+        TableClassifier().fit(pd.DataFrame({"a": [[1], [2]] * 40}), y)
+    with pytest.raises(ValueError, match=r"infinity.*'b'"):
+        TableClassifier().fit(pd.DataFrame({"b": np.where(y, np.inf, 1.0)}), y)
+    with pytest.raises(ValueError, match="whole numbers, 1 or more, got rows='50'"):
+        TableClassifier(rows="50").fit(x, y)
+    good = TableClassifier().fit(pd.DataFrame({"a": x[:, 0]}), y)
+    with pytest.raises(ValueError, match="80 rows and y has 79"):
+        good.fit(pd.DataFrame({"b": x[:, 0]}), y[:79])
+    assert list(good.feature_names_in_) == ["a"]
 
 
 def test_names_that_are_not_one_column_each():

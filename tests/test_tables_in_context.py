@@ -217,7 +217,7 @@ def test_drawn_tables_are_as_declared():
     assert numbers.support.y.shape == (40, 1)
     together = jnp.concatenate([numbers.support.y, numbers.query.y])
     np.testing.assert_allclose([together.mean(), together.std()], [0, 1], atol=1e-4)
-    with pytest.raises(ValueError, match="columns must be at most 45"):
+    with pytest.raises(ValueError, match="columns must be at most 46"):
         mj.data.structural_tables(5, 5, columns=48)
     with pytest.raises(ValueError, match="classes must be 2 or more, or None"):
         mj.data.structural_tables(5, 5, classes=1)

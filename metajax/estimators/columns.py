@@ -13,125 +13,174 @@ KINDS: dict[str, Any] = {
     "durations": (datetime.timedelta, np.timedelta64),  # a np.timedelta64 is a Number, too
     "numbers": (numbers.Number, np.bool_),
     "dates": (datetime.date, np.datetime64),
+    "texts": (str, bytes, numbers.Number, np.bool_),
 }
-"""What the objects of a column are."""
+"""What the objects of a column are. Texts with numbers among them are texts."""
+
+FAR = 10.0
+"""Widths from the median from which on the size of a number counts by its logarithm."""
 
 
-def columns_of(X: Any) -> tuple[list[np.ndarray], list[str] | None]:
-    """The columns of a table, and their names if all are texts."""
+def columns_of(X: Any) -> tuple[list[np.ndarray], list[Any] | None]:
+    """The columns of a table, and their names if it is a data frame.
+
+    Raises:
+        ValueError: no rows, no columns, names that occur twice, or an array that is not 2D.
+    """
     names = list(getattr(X, "columns", ()))
     if names:  # a data frame of pandas or polars
         if len(set(names)) < len(names):
             raise ValueError(f"The columns of X must have different names, got {names}.")
         columns = [np.asarray(X[name]) for name in names]
     else:
-        table = check_array(
-            X.toarray() if hasattr(X, "toarray") else X, dtype=None, ensure_all_finite=False
-        )
-        columns = list(table.T)
+        if isinstance(X, np.ma.MaskedArray):
+            X = np.ma.filled(X.astype(float), np.nan)
+        table = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+        if table.dtype.kind in "US" and not isinstance(X, np.ndarray):
+            table = np.array(X, dtype=object)  # a list of rows with numbers and texts
+        columns = list(check_array(table, dtype=None, ensure_all_finite=False).T)
     if not columns or not len(columns[0]):
         raise ValueError(
             f"Found array with {len(X)} sample(s) and {len(columns)} feature(s) while a minimum of "
             "1 is required."
         )
-    return columns, names if names and all(isinstance(name, str) for name in names) else None
+    return columns, names or None
 
 
 class Column(NamedTuple):
     """How the cells of a column become numbers.
 
     Attributes:
-        kind: "numbers", "dates", "durations" or "texts".
+        name: of the column, or its number.
+        kind: "numbers", "dates", "durations" or "texts"; "missing" if no labelled cell is there.
+        has_gaps: whether some of the labelled cells are missing.
         levels: the number of each text, empty for other kinds.
-        mean: what is subtracted, in float64, so that dates and large numbers keep their digits.
-        deviation: what divides.
+        center: the median, which is subtracted in float64, so that dates keep their digits.
+        width: what divides: the distance of the quartiles, or else the standard deviation.
     """
 
+    name: Any
     kind: str
+    has_gaps: bool
     levels: dict[str, int]
-    mean: float = 0.0
-    deviation: float = 1.0
+    center: float = 0.0
+    width: float = 1.0
 
-    def encode(self, cells: np.ndarray) -> np.ndarray:
-        """float32[rows], NaN where a cell is missing or a text is unknown.
+    def encode(self, cells: np.ndarray) -> list[np.ndarray]:
+        """float32[rows], NaN where a cell is missing or a text is unknown, and which are missing.
+
+        The second one is left out where no labelled cell was missing.
 
         Raises:
             ValueError: cells of another kind than in fit, or infinite or complex numbers.
         """
-        kind, found = _read(cells)
-        is_typed = cells.dtype.kind != "O" and kind != "texts"
-        is_other = kind != self.kind and (self.kind != "texts" or is_typed)
-        present = [cell for cell in cells if not _is_missing(cell)]
-        if is_other and present:
+        kind, found = _read(self.name, cells)
+        # A part of a column of texts and numbers may have numbers alone.
+        may_be_texts = self.kind == "texts" and cells.dtype.kind in "OUS"
+        if "missing" in (kind, self.kind):
+            numbers = np.full(len(cells), np.nan)
+        elif kind != self.kind and not may_be_texts:
+            present = next(cell for cell in cells if not is_missing(cell))
             raise ValueError(
-                f"A column that had {self.kind} in fit has {kind} now, such as {present[0]!r}."
+                f"The column {self.name!r} had {self.kind} in fit and has {kind} now, such as "
+                f"{present!r}."
             )
-        if self.kind == "texts":
-            levels = self.levels
-            return np.array([levels.get(str(cell), np.nan) for cell in cells], np.float32)
-        if found is None or is_other:
-            return np.full(len(cells), np.nan, np.float32)
-        return ((found - self.mean) / self.deviation).astype(np.float32)
+        elif self.kind == "texts":
+            levels = {cell: self.levels.get(_text(cell), np.nan) for cell in set(_present(cells))}
+            numbers = np.array([levels.get(cell, np.nan) for cell in cells.tolist()], float)
+        else:
+            assert found is not None
+            numbers = (found - self.center) / self.width
+        far = abs(numbers) > FAR
+        shrunk = np.sign(numbers) * FAR * (1 + np.log(np.where(far, abs(numbers), FAR) / FAR))
+        encoded = [np.where(far, shrunk, numbers).astype(np.float32)]
+        if self.has_gaps:
+            gaps = [is_missing(cell) for cell in cells]
+            encoded.append(np.array(gaps, np.float32))
+        return encoded
 
 
-def learned_column(cells: np.ndarray) -> Column:
+def learned_column(name: Any, cells: np.ndarray) -> Column:
     """How to encode a column, of its labelled cells.
 
     Raises:
-        ValueError: infinite or complex numbers.
+        ValueError: infinite or complex numbers, or objects of another kind.
     """
-    kind, found = _read(cells)
+    kind, found = _read(name, cells)
+    has_gaps = kind != "missing" and any(is_missing(cell) for cell in cells)
+    if kind == "texts":
+        texts = sorted({_text(cell) for cell in _present(cells)})
+        return Column(name, kind, has_gaps, {text: number for number, text in enumerate(texts)})
     if found is None:
-        texts = sorted({str(cell) for cell in cells if not _is_missing(cell)})
-        return Column(kind, {text: number for number, text in enumerate(texts)})
+        return Column(name, kind, has_gaps, {})
     present = found[~np.isnan(found)]
-    largest = abs(present).max(initial=0.0) or 1.0
+    largest = abs(present).max() or 1.0
     scaled = present / largest  # whose squares are finite
-    if not len(scaled):
-        return Column(kind, {})
-    return Column(kind, {}, largest * float(scaled.mean()), largest * float(scaled.std()) or 1.0)
+    low, center, high = np.quantile(scaled, [0.25, 0.5, 0.75])
+    width = (high - low) or scaled.std() or 1.0
+    return Column(name, kind, has_gaps, {}, largest * float(center), largest * float(width))
 
 
-def _read(cells: np.ndarray) -> tuple[str, np.ndarray | None]:
+def _read(name: Any, cells: np.ndarray) -> tuple[str, np.ndarray | None]:
     """The kind of a column, and its cells as float64[rows], NaN where one is missing.
 
-    Texts have no numbers. Dates and durations are counted in microseconds.
+    Texts have no numbers, but those that all are numbers. Dates and durations are counted in
+    microseconds.
 
     Raises:
-        ValueError: infinite or complex numbers.
+        ValueError: infinite or complex numbers, or objects of another kind.
     """
-    if cells.dtype.kind == "O":
-        missing = np.array([_is_missing(cell) for cell in cells], bool)
-        present = [cell for cell in cells if not _is_missing(cell)]
-        kind = next(
-            (kind for kind, types in KINDS.items() if all(isinstance(c, types) for c in present)),
-            "texts",
-        )
-        if kind == "texts":
-            return kind, None
+    if cells.dtype.kind in "OUS":
+        missing = np.array([is_missing(cell) for cell in cells], bool)
+        present = _present(cells)
+        if not present:
+            return "missing", None
+        kinds = [kind for kind, of in KINDS.items() if all(isinstance(c, of) for c in present)]
+        if not kinds:
+            other = next(c for c in present if not isinstance(c, KINDS["texts"]))
+            raise ValueError(
+                f"The column {name!r} has cells of several kinds, or of a kind that is not known: "
+                f"{other!r} is a {type(other).__name__}. Known are numbers, booleans, texts, dates "
+                "and durations."
+            )
+        typed = _typed(kinds[0], present)
+        if typed is None:
+            return "texts", None
         found = np.full(len(cells), np.nan)
-        found[~missing] = _read(_typed(kind, present))[1]
+        kind, found[~missing] = _read(name, typed)
         return kind, found
     if cells.dtype.kind in "mM":
         kind, unit = ("dates", "M8[us]") if cells.dtype.kind == "M" else ("durations", "m8[us]")
         counted = cells.astype(unit).astype(np.int64).astype(np.float64)
-        return kind, np.where(np.isnat(cells), np.nan, counted)
-    if cells.dtype.kind in "biuf":
-        found = cells.astype(np.float64)
-        if np.isinf(found).any():
-            raise ValueError("Input X contains infinity or a value too large for dtype('float64').")
-        return "numbers", found
-    if cells.dtype.kind == "c":
-        raise ValueError("Complex data not supported: X must have real numbers.")
-    return "texts", None
+        found = np.where(np.isnat(cells), np.nan, counted)
+    elif cells.dtype.kind in "biuf":
+        kind, found = "numbers", cells.astype(np.float64)
+    else:
+        raise ValueError(f"Complex data not supported: the column {name!r} must be real numbers.")
+    if np.isinf(found).any():
+        raise ValueError(
+            "Input X contains infinity or a value too large for dtype('float64'), in the column "
+            f"{name!r}."
+        )
+    return ("missing", None) if np.isnan(found).all() else (kind, found)
 
 
-def _typed(kind: str, present: list[Any]) -> np.ndarray:
-    """Python objects of one kind as an array of NumPy."""
+def _typed(kind: str, present: list[Any]) -> np.ndarray | None:
+    """Python objects of one kind as an array of NumPy; None for texts that are no numbers."""
     if kind == "numbers":
-        return np.array(present, complex if any(np.iscomplexobj(c) for c in present) else float)
+        is_complex = any(np.iscomplexobj(cell) for cell in present)
+        try:
+            return np.array(present, complex if is_complex else float)
+        except OverflowError:
+            return np.array([np.inf])
     if kind == "durations":
         return np.array(present, "m8[us]")
+    if kind == "texts":
+        try:
+            found = np.array([float(cell) for cell in present])
+        except (ValueError, OverflowError):
+            return None
+        return found if np.isfinite(found).all() else None
     # A time with a zone is that of the world's clock, which NumPy has.
     plain = [
         cell.astimezone(datetime.UTC).replace(tzinfo=None)
@@ -142,7 +191,19 @@ def _typed(kind: str, present: list[Any]) -> np.ndarray:
     return np.array(plain, "M8[us]")
 
 
-def _is_missing(cell: Any) -> bool:
+def _present(cells: np.ndarray) -> list[Any]:
+    """The cells that are not missing."""
+    return [cell for cell in cells.tolist() if not is_missing(cell)]
+
+
+def _text(cell: Any) -> str:
+    """The name of a category: numbers that are equal are one."""
+    if isinstance(cell, numbers.Real) and not isinstance(cell, bool | np.bool_):
+        return str(float(cell))
+    return str(cell)
+
+
+def is_missing(cell: Any) -> bool:
     """Whether a cell is None, NaN, or the NA or NaT of pandas or NumPy."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True

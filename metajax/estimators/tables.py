@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from metajax.estimators.columns import columns_of, learned_column
+from metajax.estimators.columns import Column, columns_of, is_missing, learned_column
 from metajax.nets import functional, trained_tables
 from metajax.types import Array, Gaussian, PyTree
 
 AT_ONCE = 256
 """Rows that are predicted at once."""
 
-CELLS = 5e7
-"""Largest number of pairs of cells that are compared at once, which bounds the memory."""
+MOST_COLUMNS = 100
+"""Columns that are read; of more, those that rank the targets best."""
+
+MEMORY = 3e8
+"""Numbers that a part of a table may need at once."""
 
 
 class _Table(BaseEstimator):
@@ -41,74 +46,71 @@ class _Table(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _fit_columns(self, X: Any, targets: np.ndarray) -> np.ndarray:
-        """Learns how to encode the columns, and encodes them, float32[rows, columns]."""
-        if self.rows < 1 or self.parts < 1:
+    def _fit_table(self, X: Any, targets: np.ndarray, classes: int | None) -> None:
+        """Learns how to encode the columns, and reads the labelled rows.
+
+        Where there are more rows than are read together, several parts are read.
+        """
+        if not all(isinstance(n, numbers.Integral) and n > 0 for n in (self.rows, self.parts)):
             raise ValueError(
-                f"rows and parts must be 1 or more, got rows={self.rows}, parts={self.parts}."
+                "rows and parts must be whole numbers, 1 or more, got "
+                f"rows={self.rows!r}, parts={self.parts!r}."
             )
         columns, names = columns_of(X)
+        if len(columns[0]) != len(targets):
+            raise ValueError(f"X has {len(columns[0])} rows and y has {len(targets)}.")
+        encoders = [
+            learned_column(name, cells)
+            for name, cells in zip(names or range(len(columns)), columns, strict=True)
+        ]
+        x = _encoded(encoders, columns)
+        kept = _most_telling(x, targets)
+        self._encoders, self._names, self._kept = encoders, names, kept
         self.n_features_in_ = len(columns)
-        if names is not None:
+        self.__dict__.pop("feature_names_in_", None)
+        if names and all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        number = len(columns[0])
-        if number != len(targets):
-            raise ValueError(f"X has {number} rows and y has {len(targets)}.")
-        self._columns = [learned_column(column) for column in columns]
-        return self._encoded(columns)
+        read, _, self._params = _programs(None if classes is None else _padded(classes, 2))
+        parts = self._parts(targets, len(kept), classes)
+        self._contexts = jax.block_until_ready(
+            [read(self._params, *_filled(x[rows][:, kept], targets[rows])) for rows in parts]
+        )
 
-    def _encode(self, X: Any) -> np.ndarray:
-        """Columns encoded as in `fit`, float32[rows, columns]."""
-        check_is_fitted(self)
+    def _parts(self, targets: np.ndarray, columns: int, classes: int | None) -> list[np.ndarray]:
+        """The rows of each part, at random, with its share of every class."""
+        most = self.rows
+        while most > 16 and _memory(most, most, columns, classes) > MEMORY:
+            most = _padded(most, 16) // 2
+        number = min(self.parts, -(-len(targets) // most))
+        order = np.random.default_rng(self.random_state).permutation(len(targets))
+        if classes is not None and number > 1:
+            order = order[np.argsort(targets[order], kind="stable")]
+        parts = [order[part::number] for part in range(number)]
+        # Evenly spaced, so that no class is left out where a part is too large.
+        chosen = [np.linspace(0, len(p) - 1, min(most, len(p))).astype(int) for p in parts]
+        return [part[places] for part, places in zip(parts, chosen, strict=True)]
+
+    def _predictions(self, X: Any, classes: int | None) -> Iterator[list[Any]]:
+        """For each chunk of rows, what each part predicts."""
         columns, names = columns_of(X)
-        expected = getattr(self, "feature_names_in_", None)
-        if names is not None and expected is not None and list(expected) != list(names):
+        if names is not None and self._names is not None and names != self._names:
             raise ValueError(
                 "The feature names should match those that were passed during fit, got "
-                f"{list(names)} and not {list(expected)}."
+                f"{names} and not {self._names}."
             )
         if len(columns) != self.n_features_in_:
             raise ValueError(
                 f"X has {len(columns)} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input."
             )
-        return self._encoded(columns)
-
-    def _encoded(self, columns: list[np.ndarray]) -> np.ndarray:
-        each = [kind.encode(cells) for kind, cells in zip(self._columns, columns, strict=True)]
-        return np.stack(each, axis=1)
-
-    def _read(self, x: np.ndarray, targets: np.ndarray, classes: int | None) -> None:
-        """Reads the labelled rows, in several parts where there are more than fit."""
-        most = min(self.rows, max(1, int(np.sqrt(CELLS / x.shape[1]))))
-        number = min(self.parts, -(-len(x) // most))
-        order = np.random.default_rng(self.random_state).permutation(len(x))
-        if classes is not None and number > 1:
-            # Each part gets its share of every class.
-            order = order[np.argsort(targets[order], kind="stable")]
-        read, _, self._params = _programs(None if classes is None else _padded(classes, 2))
-        self._contexts = []
-        for part in range(number):
-            rows = order[part::number][:most] if number == self.parts else order[part::number]
-            size = _padded(len(rows), 16)
-            x_part = _filled(x[rows], size, _padded(x.shape[1], 4))
-            y_part = np.zeros((size, *targets.shape[1:]), targets.dtype)
-            y_part[: len(rows)] = targets[rows]
-            weight = (np.arange(size) < len(rows)).astype(np.float32)
-            self._contexts.append(read(self._params, x_part, y_part, weight))
-
-    def _predictions(self, X: Any, classes: int | None) -> Iterator[list[Any]]:
-        """For each chunk of rows, what each part predicts."""
-        x = self._encode(X)
+        x = _encoded(self._encoders, columns)[:, self._kept]
         _, predict, _ = _programs(None if classes is None else _padded(classes, 2))
-        context = self._contexts[0]
-        known, columns = context["cells"].shape
-        at_once = max(16, min(AT_ONCE, int(CELLS / known / columns)))
+        at_once, known = AT_ONCE, max(len(one["cells"]) for one in self._contexts)
+        while at_once > 16 and _memory(at_once, known, len(self._kept), classes) > MEMORY:
+            at_once //= 2
         for start in range(0, len(x), at_once):
             chunk = x[start : start + at_once]
-            filled = _filled(chunk, at_once, columns)
+            filled, *_ = _filled(chunk, np.zeros(len(chunk)), rows=at_once)
             outputs = [predict(self._params, filled, context) for context in self._contexts]
             yield jax.tree.map(functools.partial(_on_host, rows=len(chunk)), outputs)
 
@@ -116,19 +118,20 @@ class _Table(BaseEstimator):
 class TableClassifier(ClassifierMixin, _Table):
     """Classifies the rows of a table, without training: a net reads the labelled rows in context.
 
-    The net is `nets.trained_tables`. `fit` reads the labelled rows, in less than a second but for
-    compilation, which each new size of a table needs; sizes are rounded up to powers of 2.
+    The net is `nets.trained_tables`. `fit` reads the labelled rows; each new size of a table is
+    compiled once, and sizes are rounded up to powers of 2.
 
     X may be an array, a list of rows, a data frame of pandas or polars, or a sparse matrix. Columns
-    are numbers, booleans, texts, categories or dates; a text or category that `fit` has not seen is
-    a missing cell. Cells may be missing: NaN, None, NaT. Classes may be anything that sorts, and
-    any number of them, one class too. Columns that do not vary are ignored.
+    are numbers, booleans, dates, durations, or texts and categories, which are numbered by the
+    alphabet; a text that `fit` has not seen is a missing cell. Cells may be missing: NaN, None,
+    NaT; which ones are is read, too. Classes are whole numbers, booleans or texts, any number of
+    them, one class too. Columns that do not vary are ignored.
 
     Args:
         rows: largest number of labelled rows that are read together. Fewer are read where a table
-            has so many columns that this bounds the memory.
+            has so many columns or classes that this bounds the memory.
         parts: a larger table is read in several random parts, at most this many, whose
-            probabilities are averaged. Rows beyond parts times rows are not used.
+            probabilities are averaged. Of rows beyond that, a random draw is read.
         random_state: seed of the parts.
 
     Attributes:
@@ -149,11 +152,13 @@ class TableClassifier(ClassifierMixin, _Table):
                 another number of rows than of classes.
         """
         labels = column_or_1d(y, warn=True)
+        if labels.dtype == object and any(is_missing(label) for label in labels):
+            raise ValueError("Input y contains NaN: leave rows without a class out.")
         check_array(labels, ensure_2d=False, dtype=None, input_name="y")
         check_classification_targets(labels)
-        x = self._fit_columns(X, labels)
-        self.classes_, places = np.unique(labels, return_inverse=True)
-        self._read(x, places.astype(np.int32), len(self.classes_))
+        classes, places = np.unique(labels, return_inverse=True)
+        self._fit_table(X, places.astype(np.int32), len(classes))
+        self.classes_ = classes
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -197,14 +202,17 @@ class TableRegressor(RegressorMixin, _Table):
             ValueError: no rows or columns, infinite or complex numbers, missing numbers in y,
                 several targets, or another number of rows than of targets.
         """
-        targets = check_array(
-            column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
-        )
-        x = self._fit_columns(X, targets)
-        # In float64, so that a large mean does not cost digits of the target.
-        self._mean, self._deviation = float(targets.mean()), float(targets.std()) or 1.0
-        standard = (targets - self._mean) / self._deviation
-        self._read(x, standard[:, None].astype(np.float32), None)
+        column = column_or_1d(y, warn=True)
+        if column.dtype.kind in "mM":
+            raise ValueError("y must be numbers, got dates or durations; convert them first.")
+        targets = check_array(column, ensure_2d=False, dtype=np.float64, input_name="y")
+        # In float64 and by the largest number, so that targets of any size keep their digits.
+        largest = abs(targets).max() or 1.0
+        scaled = targets / largest
+        mean, deviation = scaled.mean(), 0.0 if (scaled == scaled[0]).all() else scaled.std()
+        standard = (scaled - mean) / (deviation or 1.0)
+        self._fit_table(X, standard[:, None].astype(np.float32), None)
+        self._mean, self._deviation = largest * mean, largest * deviation
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -214,7 +222,7 @@ class TableRegressor(RegressorMixin, _Table):
         for parts in self._predictions(X, None):
             mean = np.mean([one.mean[:, 0] for one in parts], axis=0)
             square = np.mean([one.variance[:, 0] + one.mean[:, 0] ** 2 for one in parts], axis=0)
-            means.append(self._mean + self._deviation * mean)
+            means.append(self._mean + self._deviation * mean)  # one target: the deviation is 0
             deviations.append(self._deviation * np.sqrt(np.maximum(square - mean**2, 0)))
         if return_std:
             return np.concatenate(means), np.concatenate(deviations)
@@ -243,8 +251,39 @@ def _padded(number: int, least: int) -> int:
     return max(least, 1 << (number - 1).bit_length())
 
 
-def _filled(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The table with more rows and columns, whose cells are missing."""
-    filled = np.full((rows, columns), np.nan, np.float32)
+def _filled(
+    x: np.ndarray, targets: np.ndarray, rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The table with more rows and columns, of weight 0 and missing: x, targets and weights."""
+    rows = rows or _padded(len(x), 16)
+    filled = np.full((rows, _padded(x.shape[1], 4)), np.nan, np.float32)
     filled[: x.shape[0], : x.shape[1]] = x
-    return filled
+    more = np.zeros((rows - len(x), *targets.shape[1:]), targets.dtype)
+    weight = (np.arange(rows) < len(x)).astype(np.float32)
+    return filled, np.concatenate([targets, more]), weight
+
+
+def _encoded(encoders: list[Column], columns: list[np.ndarray]) -> np.ndarray:
+    """All columns, and which cells are missing of those that have gaps, float32[rows, ...]."""
+    each = [kind.encode(cells) for kind, cells in zip(encoders, columns, strict=True)]
+    return np.stack([numbers for several in each for numbers in several], axis=1)
+
+
+def _most_telling(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The columns to read: all, or those whose ranks correlate best with a target."""
+    if x.shape[1] <= MOST_COLUMNS:
+        return np.arange(x.shape[1])
+    of = targets if targets.ndim == 2 else targets[:, None] == np.unique(targets)[None]
+    ranks = rankdata(x, axis=0, nan_policy="omit")
+    standard = [(one - np.nanmean(one, axis=0)) for one in (ranks, of.astype(float))]
+    standard = [np.nan_to_num(one / (np.nanstd(one, axis=0) + 1e-9)) for one in standard]
+    best = abs(standard[0].T @ standard[1]).max(axis=1)
+    return np.sort(np.argsort(-best, kind="stable")[:MOST_COLUMNS])
+
+
+def _memory(rows: int, known: int, columns: int, classes: int | None) -> float:
+    """Numbers that reading or predicting rows needs: tokens, attention, and pairs of cells."""
+    rows, known, columns = _padded(rows, 16), _padded(known, 16), _padded(columns, 4)
+    of_targets = 1 if classes is None else _padded(classes, 2)
+    tokens = rows * columns * (100 + 4 * columns) + 4 * rows * known
+    return of_targets * tokens + 3.0 * rows * known * columns

@@ -20,9 +20,9 @@ WEIGHTS = pathlib.Path(__file__).parent / "weights"
 def trained_tables(classes: Size | None) -> TableTransformer:
     """A `TableTransformer` with trained weights, which reads real tables at once.
 
-    It learned from tables of `data.structural_tables` alone, by `benchmarks/train_tables.py`, two
-    hours at most on one core. There are weights for classes and others for numbers, 1 MB each. They
-    have the licence of this package, Apache-2.0. `estimators.TableClassifier` and
+    It learned from tables of `data.structural_tables` alone, by `benchmarks/train_tables.py`, an
+    hour on one core. There are weights for classes and others for numbers, 1 MB each. They have the
+    licence of this package, Apache-2.0. `estimators.TableClassifier` and
     `estimators.TableRegressor` use it behind the interface of scikit-learn.
 
     Args:

@@ -22,17 +22,18 @@ WINDOWS = (0.02, 0.08, 0.3)
 """Deviations of the windows over ranks, in which a cell reads the targets of other rows."""
 
 ABSENT = -1e9
-"""Logit of a class of which no row was read; 0 is added to all where none was read at all."""
+"""Logit of a class of which no row was read, unless none was read at all: then all are equal."""
 
 
 @checked
 class TableTransformer(nnx.Module):
     """A net that predicts the target of rows of a table from other rows, without any training.
 
-    1. Every cell is a token. It knows its standardised value, its rank in the column, and the
-       targets of labelled rows near it, mⱼ(r) = Σᵢ k(r - rᵢⱼ) tᵢ / (1 + Σᵢ k(r - rᵢⱼ)), where k is
-       a Gaussian window over the ranks r of column j, of three deviations. A labelled row does not
-       read its own target. This is attention down a column, whose keys are the cells.
+    1. Every cell is a token. It knows its standardised value, its rank in the column, how many
+       labelled rows are near it, and their targets, 2 Σᵢ k(r - rᵢⱼ) tᵢ / (1 + Σᵢ k(r - rᵢⱼ)),
+       where k is a Gaussian window over the ranks r of column j, of three deviations. In this step
+       a labelled row does not read its own target. It is attention down a column, whose keys are
+       the cells.
     2. The tokens of a row read each other, and a token of the row reads them.
     3. The rows read the labelled rows, which know their target.
 
