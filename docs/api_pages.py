@@ -30,7 +30,11 @@ def exported(module):
 def directive(value):
     """The directive of autodoc for an object, with the options that it takes."""
     if inspect.isclass(value):
-        return "autoclass", ["   :members:"]
+        # scikit-learn adds these methods, whose documentation is its own.
+        return "autoclass", [
+            "   :members:",
+            "   :exclude-members: set_predict_request, set_score_request",
+        ]
     if inspect.isfunction(value) or hasattr(value, "__wrapped__"):
         return "autofunction", []
     return "autodata", []
