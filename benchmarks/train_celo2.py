@@ -1,4 +1,4 @@
-"""Trains a learned optimizer, `inner.celo2`, on small images.
+"""Trains the weights of the learned optimizer `inner.scale_by_celo2` that the package ships.
 
 The inner problems: nets of widths 64, 32, 10 learn digits, or ten Latin letters, of 8 x 8 pixels on
 minibatches of 64 for 1000 steps. What counts is the mean loss over the steps, by persistent
@@ -6,7 +6,7 @@ evolution strategies. Half of the problems are written in other units: their wei
 with s from 1e-3 to 1e3, which is training at another rate. The paper has four sets of images,
 100 000 outer steps, 100 to 2000 inner steps, and all problems in other units.
 
-python benchmarks/train_celo2.py --out /tmp/celo    # /tmp/celo/celo2.npz
+python benchmarks/train_celo2.py    # metajax/inner/weights/celo2.npz
 python benchmarks/train_celo2.py --no-augmentation --out /tmp/celo    # the ablations
 python benchmarks/train_celo2.py --no-normalisation --out /tmp/celo
 python benchmarks/train_celo2.py --steps 2 --out /tmp/celo    # that it runs
@@ -27,10 +27,11 @@ from sklearn.datasets import load_digits
 import metajax as mj
 from metajax import inner
 
+WEIGHTS = pathlib.Path(mj.__file__).parent / "inner" / "weights"
 WIDTHS = (64, 32, 10)
 PAIRS, TRUNCATION, HORIZON, STD = 8, 50, 1000, 0.01
 RATE = 1e-3  # the root of the mean square of a change in training
-OUTER_RATE = 1e-3
+OUTER_RATE = 5e-3
 SHOTS, BATCH, QUERIES = 11, 64, 100  # examples of a class, of a step, and of the loss that counts
 SCALES = (1e-3, 1e3)
 REPORT_EVERY = 50  # outer steps
@@ -41,7 +42,7 @@ parser = argparse.ArgumentParser(
 parser.add_argument("--steps", type=int, default=4000, help="outer steps")
 parser.add_argument("--no-augmentation", action="store_true")
 parser.add_argument("--no-normalisation", action="store_true")
-parser.add_argument("--out", type=pathlib.Path, required=True)
+parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -148,6 +149,12 @@ def save(path: pathlib.Path, weights) -> None:
     for number, (kernel, bias) in enumerate(weights):
         arrays |= {f"kernel{number}": np.asarray(kernel), f"bias{number}": np.asarray(bias)}
     np.savez(path, **arrays)
+
+
+def load(path: pathlib.Path) -> list:
+    """The weights of a file, for the optimizer of `inner.celo2`."""
+    with np.load(path, allow_pickle=False) as saved:
+        return [(saved[f"kernel{i}"], saved[f"bias{i}"]) for i in range(len(saved.files) // 2)]
 
 
 if __name__ == "__main__":

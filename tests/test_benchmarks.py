@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -35,6 +36,7 @@ import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import memory  # noqa: E402
+import optimizers  # noqa: E402
 import processes  # noqa: E402
 import real_tables  # noqa: E402
 import ruler  # noqa: E402
@@ -410,6 +412,31 @@ def test_the_learned_optimizer_is_trained(option, tmp_path, as_script, monkeypat
     with np.load(tmp_path / "celo2.npz") as saved:
         assert [saved[f"kernel{number}"].shape for number in range(3)] == [(30, 8), (8, 8), (8, 1)]
         assert all(np.isfinite(saved[name]).all() for name in saved.files)
+
+
+def test_optimizers_are_tuned_and_drawn(tmp_path, as_script, monkeypatch, packs):
+    full = optimizers.optimizers
+    monkeypatch.setattr(
+        optimizers, "optimizers", lambda folder: {k: full(folder)[k] for k in ("Muon", "Celo2")}
+    )
+    options = ["--tiny", "--out", str(tmp_path), "--problems", "characters", "--seeds", "1"]
+    optimizers.main(optimizers.parser.parse_args(options))
+    report = json.loads((tmp_path / "optimizers.json").read_text())
+    for row in report["characters"]["rows"].values():
+        assert row["setting"]["rate"] in optimizers.RATES
+        (curve,) = row["curves"]
+        assert np.isfinite(curve).all() and len(curve) == 1
+    assert (tmp_path / "optimizers.png").stat().st_size > 1000
+    optimizers.main(optimizers.parser.parse_args(options))  # goes on where it was: at the end
+    assert json.loads((tmp_path / "optimizers.json").read_text()) == report
+
+
+def test_the_character_transformer_does_not_see_the_future():
+    net = optimizers.CharacterTransformer(9, 8, 2, nnx.Rngs(0))
+    x = jnp.arange(12).reshape(2, 6) % 9
+    found, other = net(x), net(x.at[:, 4].set(0))
+    np.testing.assert_allclose(found[:, :4], other[:, :4], rtol=1e-6)
+    assert (abs(found[:, 4:] - other[:, 4:]).max(axis=(0, 2)) > 1e-6).all()
 
 
 def test_cavia_is_trained_from_two_seeds(tmp_path, as_script, monkeypatch):

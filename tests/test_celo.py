@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+import metajax as mj
 from metajax import inner
 
 KEY = jax.random.key(0)
@@ -78,7 +80,7 @@ def test_a_change_has_the_size_that_was_asked_for():
     slopes = jax.tree.map(
         lambda leaf: jnp.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape), params
     )
-    optimizer = inner.celo2(1.0).optimizer(inner.celo2(1.0).init(None, KEY))
+    optimizer = inner.scale_by_celo2()
     updates, _ = optimizer.update(slopes, optimizer.init(params), params)
     for name, leaf in updates.items():
         assert leaf.dtype == params[name].dtype
@@ -93,3 +95,23 @@ def test_a_change_has_the_size_that_was_asked_for():
     np.testing.assert_allclose(0.5 * first / jnp.sqrt((first**2).mean()), second, rtol=1e-4)
     with pytest.raises(ValueError, match="this celo2 needs"):
         inner.celo2(0.1, hidden=4).optimizer(weights)
+
+
+def test_the_trained_weights_descend():
+    x = jax.random.normal(KEY, (64, 8), jnp.float32)
+    y = jnp.sin(x @ jnp.arange(8.0)[:, None])
+    apply, params = mj.nets.functional(mj.nets.MLP(8, (32,), 1, rngs=nnx.Rngs(0)))
+    error = lambda fast: ((apply(params._replace(fast=fast), x) - y) ** 2).mean()
+    optimizer = optax.chain(
+        inner.scale_by_celo2(), optax.scale_by_learning_rate(optax.cosine_decay_schedule(1e-2, 200))
+    )
+
+    @jax.jit
+    def step(carry, _):
+        fast, state = carry
+        value, slope = jax.value_and_grad(error)(fast)
+        updates, state = optimizer.update(slope, state, fast)
+        return (optax.apply_updates(fast, updates), state), value
+
+    _, values = jax.lax.scan(step, (params.fast, optimizer.init(params.fast)), length=200)
+    assert values[-1] < 0.3 * values[0]

@@ -203,6 +203,21 @@ def test_targets_of_every_kind():
             TableRegressor().fit(x, wrong)
 
 
+def test_categories_keep_their_order():
+    """Of levels that no labelled row has, the order tells the number."""
+    levels = list("kcfajehbdgil")
+    places = np.repeat(np.arange(12), 6)
+    cells = pd.Categorical([levels[place] for place in places], categories=levels, ordered=True)
+    frame, y = pd.DataFrame({"size": cells}), places.astype(float)
+    known = places % 3 != 1
+    model = TableRegressor().fit(frame[known], y[known])
+    assert abs(model.predict(frame[~known]) - y[~known]).max() < 1
+    one_level = model.predict(frame[:6].reset_index(drop=True))
+    np.testing.assert_allclose(one_level, model.predict(frame)[:6], rtol=1e-6)
+    with pytest.raises(ValueError, match="y mixes texts with other classes"):
+        TableClassifier().fit(np.arange(4.0)[:, None], [1, "1", 0, 0])
+
+
 def test_tables_without_information_give_the_frequencies():
     y = np.repeat([0, 1], [60, 20])
     for x in (np.ones((80, 3)), np.full((80, 2), np.nan)):
@@ -219,13 +234,13 @@ def test_more_rows_than_are_read_at_once_are_read_in_parts(monkeypatch):
     whole = TableClassifier().fit(x, y)
     parts = TableClassifier(rows=40, parts=2).fit(x, y)
     assert len(whole._contexts) == 1 and len(parts._contexts) == 2
-    assert all(context["counts"].sum() == 40 for context in parts._contexts)
+    assert all(context["cells"].counts.sum() == 40 for context in parts._contexts)
     assert abs(parts.predict_proba(x) - whole.predict_proba(x)).mean() < 0.1
     few = TableClassifier(rows=10, parts=2).fit(x, y)
-    assert all(context["counts"].sum() == 10 for context in few._contexts)
+    assert all(context["cells"].counts.sum() == 10 for context in few._contexts)
     monkeypatch.setattr(tables, "MEMORY", 1e5)
     made = TableClassifier(parts=2).fit(x, y)
-    assert [int(one["counts"].sum()) for one in made._contexts] == [32, 32]
+    assert [int(one["cells"].counts.sum()) for one in made._contexts] == [32, 32]
     again = pickle.loads(pickle.dumps(parts))
     np.testing.assert_array_equal(again.predict_proba(x), parts.predict_proba(x))
     with pytest.raises(ValueError, match="whole numbers, 1 or more, got rows=0"):
@@ -238,8 +253,8 @@ def test_a_large_table_keeps_every_class():
     many = many + 0.01 * np.random.default_rng(0).normal(size=many.shape)
     names = np.where(np.arange(400) % 40 == 0, 2, names)  # a rare class
     made = TableClassifier(rows=60, parts=2).fit(many, names)
-    assert [int(one["counts"].sum()) for one in made._contexts] == [60, 60]
-    assert all((one["target"]["mean"][:3] > 0).all() for one in made._contexts)
+    assert [int(one["cells"].counts.sum()) for one in made._contexts] == [60, 60]
+    assert all((one["mean"][:3] > 0).all() for one in made._contexts)
     common = names < 2
     assert made.score(many[common], names[common]) > 0.8
 

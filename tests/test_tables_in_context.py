@@ -1,7 +1,6 @@
 """In-context learners of tables: the prior, symmetries, missing cells, learning."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from problems import cast
 
 import metajax as mj
 from metajax import algorithms
-from metajax.nets import TableTransformer, table_transformers
+from metajax.nets import TableTransformer
 
 KEY = jax.random.key(0)
 predict = jax.jit(mj.predict, static_argnums=(0, 1))
@@ -22,7 +21,7 @@ predict = jax.jit(mj.predict, static_argnums=(0, 1))
 @functools.cache
 def learner(classes=3):
     """A small net, in float64."""
-    sizes = {"width": 8, "layers": 2, "row_width": 8, "row_layers": 1, "heads": 2}
+    sizes = {"width": 8, "rounds": 2, "row_width": 8, "row_layers": 1, "heads": 2}
     net = TableTransformer(classes, **sizes, rngs=nnx.Rngs(0))
     loss = mj.losses.gaussian_log_loss if classes is None else mj.losses.cross_entropy
     made = algorithms.in_context(net, loss=loss)
@@ -78,42 +77,6 @@ def test_the_order_of_classes_does_not_matter_and_more_of_them_need_no_other_wei
     more = answer(learner(5)._replace(params=of.params), support, queries)
     np.testing.assert_allclose(more[:, :3], expected, rtol=1e-8)
     assert (more[:, 3:] == -1e9).all()
-
-
-def test_a_cell_reads_the_targets_of_labelled_rows_near_it():
-    """The features of step 1 in the docstring, by loops."""
-    support, queries = table(), np.asarray(table(5, seed=1).x)
-    x, y, windows = np.asarray(support.x), np.asarray(support.y), table_transformers.WINDOWS
-    apply, params = mj.nets.functional(
-        TableTransformer(3, width=8, row_width=8, row_layers=1, heads=2, rngs=nnx.Rngs(0))
-    )
-    context = apply(params, support.x, method="read", y=support.y, weight=jnp.ones(9))
-    of_queries = table_transformers.features_of_cells(jnp.asarray(queries), context, False)
-    of_support = table_transformers.features_of_cells(support.x, context, True)
-    targets = np.eye(3)[y]
-    targets = (targets - targets.mean(axis=0)) / targets.std(axis=0)
-    for found, rows in ((of_queries, queries), (of_support, x)):
-        for row, column in itertools.product(range(len(rows)), range(3)):
-            cell, known = rows[row, column], x[:, column]
-            if np.isnan(cell):
-                assert (found[:, row, column] == 0).all()
-                continue
-            rank = lambda z: np.mean(
-                (z > known[~np.isnan(known)]) + 0.5 * (z == known[~np.isnan(known)])
-            )
-            near = [i for i in range(9) if not np.isnan(known[i]) and (rows is queries or i != row)]
-            for place, window in enumerate(windows):
-                k = np.array(
-                    [np.exp(-((rank(cell) - rank(known[i])) ** 2) / 2 / window**2) for i in near]
-                )
-                mean = (k[:, None] * targets[near]).sum(axis=0) / (1 + k.sum())
-                np.testing.assert_allclose(
-                    found[:, row, column, 3 + len(windows) + place], 2 * mean
-                )
-                np.testing.assert_allclose(found[:, row, column, 3 + place], np.log1p(k.sum()) / 3)
-            np.testing.assert_allclose(found[:, row, column, 1], 2 * rank(cell) - 1)
-            value = (cell - np.nanmean(known)) / np.nanstd(known)
-            np.testing.assert_allclose(found[:, row, column, 0], value)
 
 
 def test_labels_that_are_missing_or_wrong_and_numbers_of_any_type():
@@ -184,7 +147,7 @@ def one_column_tells(source, key):
 
 
 def test_it_learns_to_find_in_context_which_column_tells():
-    net = TableTransformer(2, width=16, layers=2, heads=2, rngs=nnx.Rngs(0))
+    net = TableTransformer(2, width=16, rounds=2, heads=2, rngs=nnx.Rngs(0))
     of = algorithms.in_context(net)
     draw = lambda number: mj.data.meta_batch(one_column_tells, tasks=number)
     outer = mj.outer_loop(of.task_loss, optax.adam(3e-3))

@@ -47,6 +47,12 @@ def columns_of(X: Any) -> tuple[list[np.ndarray], list[Any] | None]:
     return columns, names or None
 
 
+def orders_of(X: Any) -> dict[Any, list[Any]]:
+    """The categories of the columns of a data frame of pandas that are ordered, in their order."""
+    kinds = {name: X[name].dtype for name in getattr(X, "columns", ())}
+    return {name: [*of.categories] for name, of in kinds.items() if getattr(of, "ordered", False)}
+
+
 class Column(NamedTuple):
     """How the cells of a column become numbers.
 
@@ -100,8 +106,10 @@ class Column(NamedTuple):
         return encoded
 
 
-def learned_column(name: Any, cells: np.ndarray) -> Column:
+def learned_column(name: Any, cells: np.ndarray, order: list[Any] | None = None) -> Column:
     """How to encode a column, of its labelled cells.
+
+    Texts are numbered in the given order, and without one by the alphabet.
 
     Raises:
         ValueError: infinite or complex numbers, or objects of another kind.
@@ -109,7 +117,8 @@ def learned_column(name: Any, cells: np.ndarray) -> Column:
     kind, found = _read(name, cells)
     has_gaps = kind != "missing" and any(is_missing(cell) for cell in cells)
     if kind == "texts":
-        texts = sorted({_text(cell) for cell in _present(cells)})
+        texts = [_text(cell) for cell in order or ()]
+        texts = texts or sorted({_text(cell) for cell in _present(cells)})
         return Column(name, kind, has_gaps, {text: number for number, text in enumerate(texts)})
     if found is None:
         return Column(name, kind, has_gaps, {})

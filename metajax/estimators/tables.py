@@ -16,7 +16,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from metajax.estimators.columns import Column, columns_of, is_missing, learned_column
+from metajax.estimators.columns import Column, columns_of, is_missing, learned_column, orders_of
 from metajax.nets import functional, trained_tables
 from metajax.types import Array, Gaussian, PyTree
 
@@ -33,7 +33,7 @@ MEMORY = 3e8
 class _Table(BaseEstimator):
     """What the classifier and the regressor share: reading a table and predicting in parts."""
 
-    def __init__(self, *, rows: int = 1000, parts: int = 4, random_state: int = 0):
+    def __init__(self, *, rows: int = 2000, parts: int = 4, random_state: int = 0):
         self.rows = rows
         self.parts = parts
         self.random_state = random_state
@@ -56,11 +56,11 @@ class _Table(BaseEstimator):
                 "rows and parts must be whole numbers, 1 or more, got "
                 f"rows={self.rows!r}, parts={self.parts!r}."
             )
-        columns, names = columns_of(X)
+        (columns, names), orders = columns_of(X), orders_of(X)
         if len(columns[0]) != len(targets):
             raise ValueError(f"X has {len(columns[0])} rows and y has {len(targets)}.")
         encoders = [
-            learned_column(name, cells)
+            learned_column(name, cells, orders.get(name))
             for name, cells in zip(names or range(len(columns)), columns, strict=True)
         ]
         x = _encoded(encoders, columns)
@@ -71,15 +71,15 @@ class _Table(BaseEstimator):
         if names and all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.array(names, dtype=object)
         read, _, self._params = _programs(None if classes is None else _padded(classes, 2))
-        parts = self._parts(targets, len(kept), classes)
+        parts = self._parts(targets, classes)
         self._contexts = jax.block_until_ready(
             [read(self._params, *_filled(x[rows][:, kept], targets[rows])) for rows in parts]
         )
 
-    def _parts(self, targets: np.ndarray, columns: int, classes: int | None) -> list[np.ndarray]:
+    def _parts(self, targets: np.ndarray, classes: int | None) -> list[np.ndarray]:
         """The rows of each part, at random, with its share of every class."""
         most = self.rows
-        while most > 16 and _memory(most, most, columns, classes) > MEMORY:
+        while most > 16 and _memory(most, most, classes) > MEMORY:
             most = _padded(most, 16) // 2
         number = min(self.parts, -(-len(targets) // most))
         order = np.random.default_rng(self.random_state).permutation(len(targets))
@@ -105,8 +105,8 @@ class _Table(BaseEstimator):
             )
         x = _encoded(self._encoders, columns)[:, self._kept]
         _, predict, _ = _programs(None if classes is None else _padded(classes, 2))
-        at_once, known = AT_ONCE, max(len(one["cells"]) for one in self._contexts)
-        while at_once > 16 and _memory(at_once, known, len(self._kept), classes) > MEMORY:
+        at_once, known = AT_ONCE, max(len(one["cells"].counts) for one in self._contexts)
+        while at_once > 16 and _memory(at_once, known, classes) > MEMORY:
             at_once //= 2
         for start in range(0, len(x), at_once):
             chunk = x[start : start + at_once]
@@ -123,13 +123,14 @@ class TableClassifier(ClassifierMixin, _Table):
 
     X may be an array, a list of rows, a data frame of pandas or polars, or a sparse matrix. Columns
     are numbers, booleans, dates, durations, or texts and categories, which are numbered by the
-    alphabet; a text that `fit` has not seen is a missing cell. Cells may be missing: NaN, None,
-    NaT; which ones are is read, too. Classes are whole numbers, booleans or texts, any number of
-    them, one class too. Columns that do not vary are ignored.
+    alphabet, or in their order if pandas knows one; a text that `fit` has not seen is a missing
+    cell. Cells may be missing: NaN, None, NaT; which ones are is read, too. Classes are whole
+    numbers, booleans or texts, any number of them, one class too. Columns that do not vary are
+    ignored.
 
     Args:
         rows: largest number of labelled rows that are read together. Fewer are read where a table
-            has so many columns or classes that this bounds the memory.
+            has so many classes that this bounds the memory.
         parts: a larger table is read in several random parts, at most this many, whose
             probabilities are averaged. Of rows beyond that, a random draw is read.
         random_state: seed of the parts.
@@ -148,9 +149,11 @@ class TableClassifier(ClassifierMixin, _Table):
             y: [rows], the classes.
 
         Raises:
-            ValueError: no rows or columns, infinite numbers, complex numbers, missing classes, or
-                another number of rows than of classes.
+            ValueError: no rows or columns, infinite numbers, complex numbers, missing classes,
+                texts among other classes, or another number of rows than of classes.
         """
+        if isinstance(y, list) and len({isinstance(label, str) for label in y}) > 1:
+            raise ValueError("y mixes texts with other classes: write all of them as texts.")
         labels = column_or_1d(y, warn=True)
         if labels.dtype == object and any(is_missing(label) for label in labels):
             raise ValueError("Input y contains NaN: leave rows without a class out.")
@@ -281,9 +284,8 @@ def _most_telling(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(-best, kind="stable")[:MOST_COLUMNS])
 
 
-def _memory(rows: int, known: int, columns: int, classes: int | None) -> float:
-    """Numbers that reading or predicting rows needs: tokens, attention, and pairs of cells."""
-    rows, known, columns = _padded(rows, 16), _padded(known, 16), _padded(columns, 4)
+def _memory(rows: int, known: int, classes: int | None) -> float:
+    """Numbers that reading or predicting rows needs: matrices of every target, and of a column."""
+    rows, known = _padded(rows, 16), _padded(known, 16)
     of_targets = 1 if classes is None else _padded(classes, 2)
-    tokens = rows * columns * (100 + 4 * columns) + 4 * rows * known
-    return of_targets * tokens + 3.0 * rows * known * columns
+    return 20.0 * of_targets * known * max(rows, known)

@@ -4,6 +4,7 @@ from metajax.inner.amortised import amortize as amortize
 from metajax.inner.balanced_clusters import Clusters as Clusters
 from metajax.inner.balanced_clusters import sinkhorn_kmeans as sinkhorn_kmeans
 from metajax.inner.celo import celo2 as celo2
+from metajax.inner.celo import scale_by_celo2 as scale_by_celo2
 from metajax.inner.chains import chain as chain
 from metajax.inner.chains import identity as identity
 from metajax.inner.class_codes import decoded_head as decoded_head

@@ -1,9 +1,8 @@
-"""A transformer that reads a table in context: labelled rows, and rows to predict."""
+"""A net that reads a table in context: it writes the kernel of a Gaussian process."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -12,14 +11,33 @@ from metajax._class_means import weighted_one_hot
 from metajax._tree import as_floating, widened
 from metajax.nets.attention import Block
 from metajax.nets.perceptrons import MLP
-from metajax.nets.processes import gaussian_of
+from metajax.nets.table_kernels import (
+    DISTANCES,
+    FORMS,
+    WINDOWS,
+    Cells,
+    Kernel,
+    Seen,
+    Solved,
+    cells_of,
+    left_out,
+    likeness,
+    posterior,
+    seen,
+    slopes_of,
+    solve,
+    statistics_of,
+)
 from metajax.types import Array, Batch, Gaussian, PyTree, Size
 
-CLIP = 10.0
-"""Largest size of a standardised cell."""
+OF_TABLE = 3
+"""Weights of the kernel that belong to no column."""
 
-WINDOWS = (0.02, 0.08, 0.3)
-"""Deviations of the windows over ranks, in which a cell reads the targets of other rows."""
+FAR = 6.0
+"""Largest size of a standardised target that a row knows of itself or of its prediction."""
+
+NEVER = -40.0
+"""Logarithm of the weight of a column that does not vary."""
 
 ABSENT = -1e9
 """Logit of a class of which no row was read, unless none was read at all: then all are equal."""
@@ -29,57 +47,62 @@ ABSENT = -1e9
 class TableTransformer(nnx.Module):
     """A net that predicts the target of rows of a table from other rows, without any training.
 
-    1. Every cell is a token. It knows its standardised value, its rank in the column, how many
-       labelled rows are near it, and their targets, 2 Σᵢ k(r - rᵢⱼ) tᵢ / (1 + Σᵢ k(r - rᵢⱼ)),
-       where k is a Gaussian window over the ranks r of column j, of three deviations. In this step
-       a labelled row does not read its own target. It is attention down a column, whose keys are
-       the cells.
-    2. The tokens of a row read each other, and a token of the row reads them.
-    3. The rows read the labelled rows, which know their target.
+    1. Columns are tokens. They read how far a change of each weight of a kernel would raise the
+       evidence of a Gaussian process on the labelled rows, they read each other, and they write
+       the change. This is done `rounds` times: the net is a learned optimizer of the kernel.
+    2. The Gaussian process predicts every row; a labelled row is predicted from the others.
+    3. Rows are tokens. They know their prediction and its variance, and labelled rows their target,
+       too. They read the labelled rows, and correct the prediction.
 
-    A class is predicted as a number is: its target t is 1 for rows of the class and 0 for others,
-    standardised. The same weights serve every class, so a net knows any number of classes, and the
-    order of classes, rows and columns does not matter. Neither do scale and shift of a column. A
-    missing cell is NaN. A column whose labelled cells are all equal or missing does not count.
+    The kernel is a sum over columns of windows over ranks, equality and products of cells, and one
+    part in which all columns together must be near. A class is predicted as a number is: its target
+    is 1 for rows of the class and 0 for others, standardised. The same weights serve every class,
+    so a net knows any number of classes, and the order of classes, rows and columns does not
+    matter. Neither do scale and shift of a column. A missing cell is NaN. A column whose labelled
+    cells are all equal or missing does not count.
 
     Args:
         classes: number of classes; None predicts a number. The weights do not depend on it.
-        width: of the tokens of cells.
-        layers: number of blocks in which the tokens of a row read each other, the last one for
-            the token of the row alone.
+        width: of the tokens of columns.
+        rounds: number of changes of the kernel.
         row_width: of the tokens of rows.
         row_layers: number of blocks in which rows read the labelled rows.
         heads: number of heads of attention; divides both widths.
         least_deviation: of a predicted number, in deviations of the labelled targets.
         rngs: for the weights.
 
-    Source: Hollmann et al. 2023, arXiv 2207.01848, for tables in context; Hollmann et al. 2025,
-    Nature 637, for tokens of cells; Qu et al. 2025, arXiv 2502.05564, for columns, rows and then
-    the context. The windows and the weights that all classes share are ours.
+    Source: tables in context are of Hollmann et al. 2023, arXiv 2207.01848; a transformer over
+    columns that writes a kernel of Liu et al. 2020, NeurIPS, "Task-agnostic amortized inference of
+    Gaussian process hyperparameters"; left-out predictions of Rasmussen and Williams 2006, equation
+    5.12. The rounds that read the slopes of the evidence, the kernel and the rows are ours.
     """
 
     def __init__(
         self,
         classes: Size | None,
         *,
-        width: Size = 32,
-        layers: Size = 2,
-        row_width: Size = 96,
-        row_layers: Size = 4,
+        width: Size = 64,
+        rounds: Size = 3,
+        row_width: Size = 32,
+        row_layers: Size = 2,
         heads: Size = 4,
         least_deviation: float = 0.05,
         rngs: nnx.Rngs,
     ):
-        def blocks(number: int, of_width: int) -> nnx.List:
-            return nnx.List([Block(of_width, heads, rngs=rngs) for _ in range(number)])
-
+        parts = FORMS + DISTANCES
+        small = nnx.initializers.normal(0.01)
         self.classes = classes
+        self.rounds = rounds
         self.least_deviation = least_deviation
-        self.of_cell = MLP(3 + 2 * len(WINDOWS), (2 * width,), width, rngs=rngs)
-        self.of_target = nnx.Linear(2, width, rngs=rngs)
-        self.across = blocks(layers, width)
-        self.widen = nnx.Linear(width, row_width, rngs=rngs)
-        self.between = blocks(row_layers, row_width)
+        self.of_column = MLP(2 * parts + 2, (2 * width,), width, rngs=rngs)
+        self.of_table = MLP(2 * OF_TABLE + 3, (2 * width,), width, rngs=rngs)
+        self.among = Block(width, heads, rngs=rngs)
+        self.change_column = nnx.Linear(width, parts, kernel_init=small, rngs=rngs)
+        self.change_table = nnx.Linear(width, OF_TABLE, kernel_init=small, rngs=rngs)
+        self.first_column = nnx.Param(jnp.full((parts,), -1.0, jnp.float32))
+        self.first_table = nnx.Param(jnp.array([-0.5, -2.0, -1.5], jnp.float32))
+        self.of_row = nnx.Linear(5, row_width, rngs=rngs)
+        self.between = nnx.List([Block(row_width, heads, rngs=rngs) for _ in range(row_layers)])
         self.norm = nnx.LayerNorm(row_width, rngs=rngs)
         self.predictor = MLP(row_width, (row_width,), 2 if classes is None else 1, rngs=rngs)
 
@@ -103,120 +126,134 @@ class TableTransformer(nnx.Module):
         else:
             targets_NxT = weighted_one_hot(Batch(x, y), self.classes).astype(x.dtype)
             counts_N &= (targets_NxT != 0).any(axis=1)
-        of_target = _statistics(targets_NxT, counts_N)
-        known_NxT = _standardised(targets_NxT, of_target) * counts_N[:, None]
-        cells_NxC = jnp.where(counts_N[:, None], x, jnp.nan)
-        context: dict[str, Any] = {
-            "cells": cells_NxC,
-            "ranks": _ranks(cells_NxC, cells_NxC),
-            "column": _statistics(x, counts_N),
-            "target": of_target,
-            "known": known_NxT,
-            "counts": counts_N,
-        }
-        rows_TxNxW = self._rows(x, context, known_NxT)
+        mean_T, deviation_T, _ = statistics_of(targets_NxT, counts_N)
+        standard_NxT = (targets_NxT - mean_T[None]) / deviation_T[None]
+        known_TxN = (standard_NxT * counts_N[:, None]).T
+        cells = cells_of(x, counts_N)
+        context = {"cells": cells, "mean": mean_T, "deviation": deviation_T}
+        # The unit of a number does not matter; the deviation of a class is its frequency.
+        spread_T = jnp.ones_like(deviation_T) if self.classes is None else deviation_T
+        context["kernel"], solved = self._write_kernel(known_TxN, cells, spread_T)
+        rows_TxNxW = self._rows(*left_out(solved, known_TxN), mean_T, known_TxN)
         between = []
         for block in self.between:
             between.append(rows_TxNxW)
             rows_TxNxW = _read_rows(block, rows_TxNxW, rows_TxNxW, counts_N)
-        return {**context, "between": jnp.stack(between)}
+        return {**context, "solved": solved, "between": jnp.stack(between)}
 
     def predict(self, x: Array, context: PyTree) -> Array | Gaussian:
         """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns]."""
-        if jnp.shape(x)[1:] != context["cells"].shape[1:]:
+        cells, mean_T, deviation_T = (context[name] for name in ("cells", "mean", "deviation"))
+        if jnp.shape(x)[1:] != cells.values.shape[1:]:
             raise ValueError(
-                f"The rows to predict must have the {context['cells'].shape[1]} columns of the "
+                f"The rows to predict must have the {cells.values.shape[1]} columns of the "
                 f"labelled rows, got shape {jnp.shape(x)}."
             )
-        rows_TxMxW = self._rows(widened(as_floating(x)), context, None)
+        x = widened(as_floating(x))
+        mean_TxM, variance_TxM = posterior(
+            context["kernel"],
+            context["solved"],
+            seen(x, cells),
+            seen(cells.values, cells),
+            cells.counts,
+        )
+        rows_TxMxW = self._rows(mean_TxM, variance_TxM, mean_T, None)
         for block, known in zip(self.between, context["between"], strict=True):
-            rows_TxMxW = _read_rows(block, rows_TxMxW, known, context["counts"])
-        normal = self.norm(rows_TxMxW)
-        outputs = self.predictor(normal.reshape(-1, normal.shape[-1])).reshape(
-            *normal.shape[:2], -1
-        )
-        mean, deviation = context["target"]["mean"], context["target"]["deviation"]
+            rows_TxMxW = _read_rows(block, rows_TxMxW, known, cells.counts)
+        outputs_TxMxO = _of_last_axis(self.predictor, self.norm(rows_TxMxW))
         if self.classes is not None:
-            # Without any information, the logits are those of the frequencies of the classes.
-            logits_MxT = outputs[..., 0].T + jnp.log(jnp.maximum(mean, 1e-6))[None]
-            is_read_T = mean > 0
+            share_TxM = mean_T[:, None] + deviation_T[:, None] * mean_TxM
+            logits_MxT = (outputs_TxMxO[..., 0] + _log_share(share_TxM)).T
+            is_read_T = mean_T > 0
             return jnp.where(is_read_T[None] | ~is_read_T.any(), logits_MxT, ABSENT)
-        standard = gaussian_of(outputs[0], self.least_deviation)
+        corrected_Mx1 = (mean_TxM + outputs_TxMxO[..., 0]).T
+        variance_Mx1 = (variance_TxM * jnp.exp(2 * jnp.clip(outputs_TxMxO[..., 1], -4, 4))).T
         return Gaussian(
-            mean[None] + deviation[None] * standard.mean, deviation[None] ** 2 * standard.variance
+            mean_T[None] + deviation_T[None] * corrected_Mx1,
+            deviation_T[None] ** 2 * (self.least_deviation**2 + variance_Mx1),
         )
 
-    def _rows(self, x: Array, context: PyTree, known_NxT: Array | None) -> Array:
-        """Tokens of rows before they have read others, [targets, rows, row width].
+    def _write_kernel(
+        self, known_TxN: Array, cells: Cells, spread_T: Array
+    ) -> tuple[Kernel, Solved]:
+        """The kernel after all changes, and the Gaussian process that it defines."""
+        targets, columns = len(known_TxN), len(cells.varies)
+        labelled = seen(cells.values, cells)
+        of_cells, of_sizes, log_columns = _sizes(labelled, cells, spread_T)
+        varies_1xCx1 = cells.varies[None, :, None]
+        readable = jnp.broadcast_to(jnp.append(cells.varies, True), (targets, columns + 1))
+        first = jnp.broadcast_to(
+            self.first_column[...] - log_columns, (targets, columns, FORMS + DISTANCES)
+        )
+        kernel = Kernel(
+            jnp.where(varies_1xCx1, first, NEVER),
+            jnp.broadcast_to(self.first_table[...], (targets, OF_TABLE)),
+        )
 
-        `known_NxT` are the targets where x are the labelled rows, and None for rows to predict.
-        """
-        is_known = known_NxT is not None
-        cells_TxMxCxE = self.of_cell(features_of_cells(x, context, is_known))
-        if known_NxT is None:
-            known_NxT = jnp.zeros((len(x), context["known"].shape[1]), x.dtype)
-        pair = jnp.stack([known_NxT.T, jnp.full_like(known_NxT.T, is_known)], axis=-1)
-        row_TxMx1xE = self.of_target(pair)[:, :, None]
-        tokens = jnp.concatenate([cells_TxMxCxE, row_TxMx1xE], axis=2)
-        tokens = tokens.reshape(-1, *tokens.shape[2:])
-        readable = jnp.append(context["column"]["varies"], True)
-        readable = jnp.broadcast_to(readable, tokens.shape[:2])
-        for block in self.across[:-1]:
-            tokens = block(tokens, readable)
-        row = self.across[-1](tokens[:, -1:], readable, tokens)
-        return self.widen(row).reshape(*pair.shape[:2], -1)
+        def change(state: tuple[Kernel, Array], _: None) -> tuple[tuple[Kernel, Array], None]:
+            kernel, tokens = state
+            solved = solve(kernel, labelled, known_TxN, cells.counts)
+            slopes = slopes_of(kernel, labelled, solved, cells.counts)
+            known = [jnp.arcsinh(slopes.of_columns), kernel.of_columns + log_columns, of_cells]
+            of_columns = _of_last_axis(self.of_column, jnp.concatenate(known, axis=-1))
+            known = [jnp.arcsinh(slopes.of_table), kernel.of_table, of_sizes]
+            of_table = self.of_table(jnp.concatenate(known, axis=-1))
+            read = tokens + jnp.concatenate([of_columns, of_table[:, None]], axis=1)
+            tokens = self.among(read, readable)
+            changed = jnp.clip(kernel.of_columns + self.change_column(tokens[:, :-1]), -12, 4)
+            kernel = Kernel(
+                jnp.where(varies_1xCx1, changed, NEVER),
+                jnp.clip(kernel.of_table + self.change_table(tokens[:, -1]), -8, 3),
+            )
+            # The types of data and weights may differ, and the state must keep its own.
+            return jax.tree.map(
+                lambda leaf, old: leaf.astype(old.dtype), (kernel, tokens), state
+            ), None
+
+        tokens = jnp.zeros((targets, columns + 1, self.change_table.in_features), first.dtype)
+        (kernel, _), _ = jax.lax.scan(change, (kernel, tokens), length=self.rounds)
+        return kernel, solve(kernel, labelled, known_TxN, cells.counts)
+
+    def _rows(self, mean: Array, variance: Array, shares_T: Array, known: Array | None) -> Array:
+        """Tokens of rows [targets, rows, row width] from predictions [targets, rows]."""
+        share = jnp.broadcast_to(shares_T[:, None] if self.classes is not None else 0.0, mean.shape)
+        target = jnp.zeros_like(mean) if known is None else known
+        numbers = [jnp.clip(mean, -FAR, FAR), jnp.log(variance), jnp.clip(target, -FAR, FAR)]
+        numbers += [jnp.full_like(mean, known is not None), jnp.log(jnp.maximum(share, 1e-3))]
+        return self.of_row(jnp.stack(numbers, axis=-1))
 
 
-def features_of_cells(x_MxC: Array, context: PyTree, is_known: bool) -> Array:
-    """What a cell knows, [targets, rows, columns, 3 + 2 for each window]."""
-    present_MxC = jnp.isfinite(x_MxC) & context["column"]["varies"][None]
-    value_MxC = jnp.clip(_standardised(x_MxC, context["column"]), -CLIP, CLIP)
-    rank_MxC = _ranks(x_MxC, context["cells"])
-    readable_MxNxC = jnp.isfinite(context["cells"])[None] & present_MxC[:, None]
-    if is_known:
-        readable_MxNxC &= ~jnp.eye(len(x_MxC), dtype=bool)[..., None]
-    gap_MxNxC = rank_MxC[:, None] - context["ranks"][None]
-    cleared = (jnp.where(present_MxC, one, 0) for one in (value_MxC, 2 * rank_MxC - 1))
-    of_cell, of_target = [*cleared, present_MxC.astype(x_MxC.dtype)], []
-    for deviation in WINDOWS:
-        share_MxNxC = jnp.exp(-0.5 * (gap_MxNxC / deviation) ** 2)
-        share_MxNxC = jnp.where(readable_MxNxC, share_MxNxC, 0)
-        mass_MxC = share_MxNxC.sum(axis=1)
-        sum_TxMxC = jnp.einsum("mnc,nt->tmc", share_MxNxC, context["known"])
-        of_cell.append(jnp.log1p(mass_MxC) / 3)
-        of_target.append(2 * sum_TxMxC / (1 + mass_MxC)[None])
-    for_all = jnp.broadcast_to(
-        jnp.stack(of_cell, axis=-1)[None], (*of_target[0].shape, len(of_cell))
+def _sizes(labelled: Seen, cells: Cells, spread_T: Array) -> tuple[Array, Array, Array]:
+    """What a column knows of its cells, what a table knows of its size, and log columns.
+
+    Returns:
+        [targets, columns, 2], the share of equal pairs and of cells that are present;
+        [targets, 3], of rows, of columns, and the logarithm of the spread;
+        [].
+    """
+    targets, rows = len(spread_T), jnp.maximum(cells.counts.sum(), 1).astype(spread_T.dtype)
+    log_columns = jnp.log(jnp.maximum(cells.varies.sum(), 1)).astype(spread_T.dtype)
+    equals = lambda column: likeness(column, column)[0][len(WINDOWS)].sum()
+    equal_C = jax.lax.map(equals, labelled) / rows**2
+    present_C = jnp.isfinite(cells.values).sum(axis=0) / rows
+    of_cells = jnp.stack([equal_C, present_C], axis=-1)
+    full = lambda number: jnp.full_like(spread_T, number)
+    of_sizes = [full(jnp.log(rows) - 4), full(log_columns - 2), jnp.log(spread_T)]
+    return (
+        jnp.broadcast_to(of_cells[None], (targets, *of_cells.shape)),
+        jnp.stack(of_sizes, axis=-1),
+        log_columns,
     )
-    return jnp.concatenate([for_all, jnp.stack(of_target, axis=-1)], axis=-1)
 
 
-def _ranks(x_MxC: Array, cells_NxC: Array) -> Array:
-    """Share of a column's labelled cells below each cell, where equal ones count half, [m, c]."""
-    known_1xNxC = cells_NxC[None]
-    below_MxC = (known_1xNxC < x_MxC[:, None]).sum(axis=1)
-    equal_MxC = (known_1xNxC == x_MxC[:, None]).sum(axis=1)
-    number_C = jnp.isfinite(cells_NxC).sum(axis=0)
-    return (below_MxC + equal_MxC / 2) / jnp.maximum(number_C, 1)[None]
+def _of_last_axis(net: MLP, x: Array) -> Array:
+    """The net on vectors [..., inputs]."""
+    return net(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def _statistics(x: Array, counts_N: Array) -> dict[str, Array]:
-    """Mean and deviation of the finite cells of each column [columns], and which vary."""
-    present_NxC = jnp.isfinite(x) & counts_N[:, None]
-    divisor_C = jnp.maximum(present_NxC.sum(axis=0), 1)
-    clear_NxC = jnp.where(present_NxC, x, 0)
-    mean_C = clear_NxC.sum(axis=0) / divisor_C
-    square_NxC = jnp.where(present_NxC, (clear_NxC - mean_C[None]) ** 2, 0)
-    variance_C = square_NxC.sum(axis=0) / divisor_C
-    # The deviation of a constant column is its rounding, and not 0.
-    varies_C = variance_C > (8 * jnp.finfo(x.dtype).eps * mean_C) ** 2
-    deviation_C = jnp.where(varies_C, jnp.sqrt(jnp.where(varies_C, variance_C, 1)), 1)
-    return {"mean": mean_C, "deviation": deviation_C, "varies": varies_C}
-
-
-def _standardised(x: Array, statistics: dict[str, Array]) -> Array:
-    """(x - mean) / deviation of each column."""
-    return (x - statistics["mean"][None]) / statistics["deviation"][None]
+def _log_share(share: Array) -> Array:
+    """The logarithm of a share, continued smoothly where the prediction is below 0."""
+    return jnp.log(jax.nn.softplus(20 * share) / 20 + 1e-3)
 
 
 def _read_rows(block: Block, rows: Array, known: Array, counts_N: Array) -> Array:
