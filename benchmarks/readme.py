@@ -242,6 +242,27 @@ def real_tables():
     return "\n\n".join([*tables, about, *seconds])
 
 
+def fusions():
+    report = read("fusions")
+    parts = []
+    for data, rows in report.items():
+        names = list(next(iter(rows.values()))["without"])
+        header = [f"{data}, 5-way 1-shot, %", "all", *(f"without {name}" for name in names)]
+        cells = lambda row: [row["all"], *row["without"].values(), row["untrained"]]
+        lines = [
+            [name, *(cell(one) for one in cells(row)), f"{row['parameters']:,}"]
+            for name, row in rows.items()
+        ]
+        parts.append(table([*header, "before training", "parameters"], lines))
+    steps = {row["steps"] for rows in report.values() for row in rows.values()}
+    about = (
+        f"200 tasks of classes never seen; {'/'.join(map(str, sorted(steps)))} steps of training "
+        "for each net, one seed; 95 % intervals over test tasks, which do not cover another "
+        "training."
+    )
+    return "\n\n".join([*parts, about])
+
+
 def optimizers():
     report = read("optimizers")
     parts = []
@@ -457,6 +478,7 @@ PAGES = {
         few_shot,
         alphabets,
         clustering,
+        real_tables,
         sinusoid,
         cavia,
         processes,

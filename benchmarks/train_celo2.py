@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 import metajax as mj
 from metajax import inner
 
-WEIGHTS = pathlib.Path(mj.__file__).parent / "inner" / "weights"
+WEIGHTS = pathlib.Path(__file__).parents[1] / "metajax" / "inner" / "weights"
 WIDTHS = (64, 32, 10)
 PAIRS, TRUNCATION, HORIZON, STD = 8, 50, 1000, 0.01
 RATE = 1e-3  # the root of the mean square of a change in training
