@@ -182,10 +182,14 @@ def graph():
 
 
 def characters_of_hanzi():
-    """The row in the table of characters of every example of `hanzi()`: of radicals with 20."""
+    """The row of every example of `hanzi()` in the table of characters.
+
+    The examples are those of radicals with 20 characters, sorted by radical.
+    """
     labels = np.array(mj.data.hanzi_characters()["radical"])
     radical, count = np.unique(labels, return_counts=True)
-    return np.flatnonzero(np.isin(labels, radical[count >= 20]))
+    order = np.argsort(labels, kind="stable")
+    return order[np.isin(labels[order], radical[count >= 20])]
 
 
 def radicals(source):
@@ -260,14 +264,15 @@ def measure(setting, net, tests, steps):
         setting.train,
         jax.random.key(0),
         steps=steps,
-        fuse=20,
+        fuse=min(20, steps),
         every=steps,
         progress=False,
     )
     score = jax.jit(functools.partial(mj.evaluate, task_loss, tasks_at_once=4))
 
     def accuracy(params, names):
-        limited = [part._replace(x=restrict(part.x, names)) for part in tests]
+        parts = (tests.support, tests.query)
+        limited = [part._replace(x=restrict(part.x, names)) for part in parts]
         found = score(params, mj.Task(*limited), jax.random.key(1))["accuracy"]
         return [100 * float(found.mean), 100 * float(found.interval)]
 
