@@ -183,8 +183,8 @@ def optimizers(ablations):
     found = {
         "AdamW": optax.adamw(1.0, weight_decay=DECAY),
         "Muon": muon(),
-        "Celo2": learned(inner.scale_by_celo2()),
         "Celo2, not tuned": learned(inner.scale_by_celo2()),
+        "Celo2": learned(inner.scale_by_celo2()),
     }
     if ablations:
         without = inner.celo2(-train_celo2.RATE, normalised=False)
