@@ -281,7 +281,6 @@ def draw(report, path):
                 mean = np.mean(found["curves"], axis=0)
                 axes.plot(WINDOW * np.arange(1, len(mean) + 1), mean, label=row)
             axes.set(xlabel="step", ylabel="loss", title=f"{name}, {entry['parameters']:,} weights")
-            axes.set_yscale("log")
         panels[0].legend()
         figure.savefig(path)
 
