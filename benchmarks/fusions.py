@@ -184,7 +184,7 @@ def graph():
 def characters_of_hanzi():
     """The row of every example of `hanzi()` in the table of characters.
 
-    The examples are those of radicals with 20 characters, sorted by radical.
+    The examples are those of radicals with 20 or more characters, sorted by radical.
     """
     labels = np.array(mj.data.hanzi_characters()["radical"])
     radical, count = np.unique(labels, return_counts=True)
@@ -299,7 +299,7 @@ def main(options):
         tests = jax.jit(draw)(setting.test, jax.random.key(1))
         rows = report.setdefault(data, {})
         for name, net in nets_of(setting, options.fusions).items():
-            if name in rows:
+            if name in rows and rows[name]["steps"] == steps:
                 continue
             rows[name] = measure(setting, net, tests, steps)
             print(data, name, rows[name]["all"], rows[name]["without"], flush=True)

@@ -187,6 +187,7 @@ def optimizers(ablations):
         "Celo2": learned(inner.scale_by_celo2()),
     }
     if ablations:
+        # Its directions are large: the rates are multiples of that of its training.
         without = inner.celo2(-train_celo2.RATE, normalised=False)
         for name, rule in {"normalisation": without, "augmentation": inner.celo2(-1.0)}.items():
             weights = train_celo2.load(ablations / f"no-{name}" / "celo2.npz")
@@ -240,7 +241,8 @@ def main(args):
         parameters = sum(leaf.size for leaf in jax.tree.leaves(problem.init(0)))
         entry = report.setdefault(name, {"parameters": parameters, "rows": {}})
         for row, optimizer in optimizers(args.ablations).items():
-            if row in entry["rows"]:
+            size = {"steps": steps, "seeds": args.seeds}
+            if row in entry["rows"] and entry["rows"][row].items() >= size.items():
                 continue
             setting = {"rate": 1e-3, "schedule": "cosine"}
             if row != "Celo2, not tuned":
@@ -261,6 +263,7 @@ def main(args):
                 for seed in range(args.seeds)
             ]
             entry["rows"][row] = {
+                **size,
                 "setting": setting,
                 "last": [last(curve) for curve in curves],
                 "curves": [curve.reshape(-1, WINDOW).mean(axis=1).tolist() for curve in curves],

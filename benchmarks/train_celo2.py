@@ -7,8 +7,8 @@ with s from 1e-3 to 1e3, which is training at another rate. The paper has four s
 100 000 outer steps, 100 to 2000 inner steps, and all problems in other units.
 
 python benchmarks/train_celo2.py    # metajax/inner/weights/celo2.npz
-python benchmarks/train_celo2.py --no-augmentation --out /tmp/celo    # the ablations
-python benchmarks/train_celo2.py --no-normalisation --out /tmp/celo
+python benchmarks/train_celo2.py --no-augmentation --out /tmp/celo/no-augmentation    # ablations
+python benchmarks/train_celo2.py --no-normalisation --out /tmp/celo/no-normalisation
 python benchmarks/train_celo2.py --steps 2 --out /tmp/celo    # that it runs
 """
 
@@ -46,6 +46,8 @@ parser.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.out == WEIGHTS and (args.no_augmentation or args.no_normalisation):
+        parser.error("Name a folder with --out: an ablation is not what the package ships.")
     rule = inner.celo2(RATE, normalised=not args.no_normalisation)
     outer = mj.persistent(
         with_fixed_scale(rule),

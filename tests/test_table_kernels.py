@@ -38,10 +38,14 @@ def covariance_by_loops(first, second, known, weights, of_table):
             single = far = 0.0
             for c in range(known.shape[1]):
                 column = known[:, c][~np.isnan(known[:, c])]
-                if np.isnan(a[c]) or np.isnan(b[c]):
-                    far += weights[c, tk.FORMS :].sum()
-                    continue
                 rank = lambda cell, of=column: np.mean((of < cell) + 0.5 * (of == cell))
+                if np.isnan(a[c]) and np.isnan(b[c]):
+                    continue
+                if np.isnan(a[c]) or np.isnan(b[c]):
+                    there = b[c] if np.isnan(a[c]) else a[c]
+                    away = 6 * (rank(there) - 0.5) ** 2 + tk.AWAY
+                    far += weights[c, tk.FORMS :] @ [away, 1]
+                    continue
                 gap = rank(a[c]) - rank(b[c])
                 value = lambda cell, of=column: (cell - of.mean()) / of.std()
                 forms = [np.exp(-((gap / d) ** 2) / 2) for d in tk.WINDOWS]
@@ -117,6 +121,19 @@ def test_slopes_are_the_derivatives_of_the_evidence():
         for t, k in zip(np.asarray(known), np.asarray(covariance), strict=True)
     )
     np.testing.assert_allclose(evidence(kernel), of_scipy)
+
+
+def test_the_kernel_is_positive_definite_with_many_missing_cells():
+    x = jnp.concatenate([jnp.linspace(0, 1, 64), jnp.full(64, jnp.nan)])[:, None]
+    cells = tk.cells_of(x, jnp.ones(128, bool))
+    labelled = tk.seen(cells.values, cells)
+    for weight in (-3.0, -1.0, 1.0, 3.0):
+        of_columns = (
+            jnp.full((1, 1, tk.FORMS + tk.DISTANCES), -40.0).at[..., tk.FORMS :].set(weight)
+        )
+        kernel = tk.Kernel(of_columns, jnp.array([[0.0, -40.0, -40.0]]))
+        _, covariance = tk.covariance_of(kernel, labelled, labelled)
+        assert np.linalg.eigvalsh(covariance[0]).min() > -1e-10
 
 
 def test_rows_that_do_not_count_change_nothing():

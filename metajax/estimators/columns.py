@@ -96,14 +96,19 @@ class Column(NamedTuple):
             numbers = np.array([levels.get(cell, np.nan) for cell in cells.tolist()], float)
         else:
             assert found is not None
-            numbers = (found - self.center) / self.width
-        far = abs(numbers) > FAR
-        shrunk = np.sign(numbers) * FAR * (1 + np.log(np.where(far, abs(numbers), FAR) / FAR))
-        encoded = [np.where(far, shrunk, numbers).astype(np.float32)]
+            numbers = _shrunk((found - self.center) / self.width)
+        encoded = [numbers.astype(np.float32)]
         if self.has_gaps:
             gaps = [is_missing(cell) for cell in cells]
             encoded.append(np.array(gaps, np.float32))
         return encoded
+
+
+def _shrunk(numbers: np.ndarray) -> np.ndarray:
+    """Numbers of which those beyond FAR count by their logarithm."""
+    far = abs(numbers) > FAR
+    by_logarithm = np.sign(numbers) * FAR * (1 + np.log(np.where(far, abs(numbers), FAR) / FAR))
+    return np.where(far, by_logarithm, numbers)
 
 
 def learned_column(name: Any, cells: np.ndarray, order: list[Any] | None = None) -> Column:

@@ -86,9 +86,7 @@ class _Table(BaseEstimator):
         if classes is not None and number > 1:
             order = order[np.argsort(targets[order], kind="stable")]
         parts = [order[part::number] for part in range(number)]
-        # Evenly spaced, so that no class is left out where a part is too large.
-        chosen = [np.linspace(0, len(p) - 1, min(most, len(p))).astype(int) for p in parts]
-        return [part[places] for part, places in zip(parts, chosen, strict=True)]
+        return [_some_of_all(part, targets, most) for part in parts]
 
     def _predictions(self, X: Any, classes: int | None) -> Iterator[list[Any]]:
         """For each chunk of rows, what each part predicts."""
@@ -130,7 +128,7 @@ class TableClassifier(ClassifierMixin, _Table):
 
     Args:
         rows: largest number of labelled rows that are read together. Fewer are read where a table
-            has so many classes that this bounds the memory.
+            has 3 or more classes, so that this bounds the memory.
         parts: a larger table is read in several random parts, at most this many, whose
             probabilities are averaged. Of rows beyond that, a random draw is read.
         random_state: seed of the parts.
@@ -152,7 +150,10 @@ class TableClassifier(ClassifierMixin, _Table):
             ValueError: no rows or columns, infinite numbers, complex numbers, missing classes,
                 texts among other classes, or another number of rows than of classes.
         """
-        if isinstance(y, list) and len({isinstance(label, str) for label in y}) > 1:
+        known = (
+            [label for label in y if not is_missing(label)] if isinstance(y, list | tuple) else []
+        )
+        if len({isinstance(label, str) for label in known}) > 1:
             raise ValueError("y mixes texts with other classes: write all of them as texts.")
         labels = column_or_1d(y, warn=True)
         if labels.dtype == object and any(is_missing(label) for label in labels):
@@ -219,7 +220,10 @@ class TableRegressor(RegressorMixin, _Table):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """The mean of each row, float64[rows], and with `return_std` its standard deviation."""
+        """The mean of each row, float64[rows], and with `return_std` its standard deviation.
+
+        The deviation is at least 0.05 times that of the labelled targets.
+        """
         check_is_fitted(self)
         means, deviations = [], []
         for parts in self._predictions(X, None):
@@ -266,6 +270,17 @@ def _filled(
     return filled, np.concatenate([targets, more]), weight
 
 
+def _some_of_all(rows: np.ndarray, targets: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the rows, evenly spaced, and one of each class if they are so many."""
+    if len(rows) <= most:
+        return rows
+    firsts = np.unique(targets[rows], axis=0, return_index=True)[1][:most]
+    firsts = firsts if targets.ndim == 1 else firsts[:0]
+    others = np.setdiff1d(np.arange(len(rows)), firsts)
+    spaced = np.linspace(0, len(others) - 1, most - len(firsts)).astype(int)
+    return rows[np.concatenate([firsts, others[spaced]])]
+
+
 def _encoded(encoders: list[Column], columns: list[np.ndarray]) -> np.ndarray:
     """All columns, and which cells are missing of those that have gaps, float32[rows, ...]."""
     each = [kind.encode(cells) for kind, cells in zip(encoders, columns, strict=True)]
@@ -280,7 +295,8 @@ def _most_telling(x: np.ndarray, targets: np.ndarray) -> np.ndarray:
     ranks = rankdata(x, axis=0, nan_policy="omit")
     standard = [(one - np.nanmean(one, axis=0)) for one in (ranks, of.astype(float))]
     standard = [np.nan_to_num(one / (np.nanstd(one, axis=0) + 1e-9)) for one in standard]
-    best = abs(standard[0].T @ standard[1]).max(axis=1)
+    present = np.maximum(np.isfinite(x).sum(axis=0), 1)
+    best = abs(standard[0].T @ standard[1]).max(axis=1) / present
     return np.sort(np.argsort(-best, kind="stable")[:MOST_COLUMNS])
 
 

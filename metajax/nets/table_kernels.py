@@ -22,6 +22,9 @@ FORMS = len(WINDOWS) + 2
 DISTANCES = 2
 """Ways in which two cells are apart: the distance of their ranks, and that they are not equal."""
 
+AWAY = 0.5
+"""Square of the distance of a missing cell from the middle of the ranks."""
+
 LEAST_NOISE = 2e-3
 """Smallest variance of the noise, as a share of the mean variance of the rows."""
 
@@ -64,7 +67,7 @@ class Kernel(NamedTuple):
     """Logarithms of the weights of a kernel, for each target.
 
     k(a, b) = Σ_c Σ_f w_cf form_f(a_c, b_c) + v₁ exp(-Σ_c Σ_d w_cd distance_d(a_c, b_c)) + v₂, and
-    v₃ is the variance of the noise.
+    the variance of the noise is v₃ and LEAST_NOISE times the mean variance of the rows.
 
     Attributes:
         of_columns: log w, [targets, columns, FORMS + DISTANCES].
@@ -94,7 +97,8 @@ class Solved(NamedTuple):
 def cells_of(x: Array, counts_N: Array) -> Cells:
     """The labelled cells of a table x [n, columns], of which the rows that count are read."""
     statistics = statistics_of(x, counts_N)
-    return Cells(jnp.where(counts_N[:, None], x, jnp.nan), *statistics, counts_N)
+    is_read = counts_N[:, None] & jnp.isfinite(x)
+    return Cells(jnp.where(is_read, x, jnp.nan), *statistics, counts_N)
 
 
 def statistics_of(x: Array, counts_N: Array) -> tuple[Array, Array, Array]:
@@ -126,17 +130,24 @@ def likeness(one: Seen, other: Seen) -> tuple[Array, Array]:
         one: of a single column, [m].
         other: of the same column, [n].
 
+    A missing cell is a value of its own, in the middle of the ranks and AWAY from all of them, so
+    that the kernel is positive definite. It has no likeness by itself.
+
     Returns:
-        [FORMS, m, n], 0 where a cell is missing; [DISTANCES, m, n], 1 where a cell is missing.
+        [FORMS, m, n], 0 where a cell is missing; [DISTANCES, m, n].
     """
     both = (one.present[:, None] & other.present[None])[None]
-    gap = one.rank[:, None] - other.rank[None]
+    is_one_missing = one.present[:, None] != other.present[None]
+    middle = lambda of: jnp.where(of.present, of.rank, 0.5)
+    gap = middle(one)[:, None] - middle(other)[None]
     is_equal = one.cell[:, None] == other.cell[None]
     forms = [jnp.exp(-0.5 * (gap / deviation) ** 2) for deviation in WINDOWS]
     forms += [is_equal.astype(gap.dtype), one.value[:, None] * other.value[None]]
     # The mean of the square of the gap of two random ranks is 1/6.
-    distances = [6 * gap**2, 1.0 - is_equal]
-    return jnp.where(both, jnp.stack(forms), 0.0), jnp.where(both, jnp.stack(distances), 1.0)
+    of_ranks = 6 * gap**2 + AWAY * is_one_missing
+    is_other = is_one_missing | (both[0] & ~is_equal)
+    distances = jnp.stack([of_ranks, is_other.astype(gap.dtype)])
+    return jnp.where(both, jnp.stack(forms), 0.0), distances
 
 
 def covariance_of(kernel: Kernel, one: Seen, other: Seen) -> tuple[Array, Array]:
@@ -165,9 +176,8 @@ def variance_of(kernel: Kernel, one: Seen) -> Array:
     weights = jnp.exp(kernel.of_columns)
     of_same, of_product = weights[..., : FORMS - 1].sum(axis=2), weights[..., FORMS - 1]
     single = of_same @ one.present.astype(weights.dtype) + of_product @ one.value**2
-    far = weights[..., FORMS:].sum(axis=2) @ (1.0 - one.present)
     of_joint, constant = jnp.exp(kernel.of_table[:, :2]).T[:, :, None]
-    return single + of_joint * jnp.exp(-far) + constant
+    return single + of_joint + constant
 
 
 def solve(kernel: Kernel, labelled: Seen, known_TxN: Array, counts_N: Array) -> Solved:
@@ -192,7 +202,8 @@ def solve(kernel: Kernel, labelled: Seen, known_TxN: Array, counts_N: Array) -> 
 def slopes_of(kernel: Kernel, labelled: Seen, solved: Solved, counts_N: Array) -> Kernel:
     """Derivatives of the log evidence of the targets by every logarithm of a weight.
 
-    ∂ log p(t) / ∂ log w = w/2 · ⟨α αᵀ - K⁻¹, ∂K / ∂w⟩ with α = K⁻¹ t.
+    ∂ log p(t) / ∂ log w = w/2 · ⟨α αᵀ - K⁻¹, ∂K / ∂w⟩ with α = K⁻¹ t. The second part of the noise
+    is held constant.
     """
     slope = 0.5 * (solved.alpha[:, :, None] * solved.alpha[:, None] - solved.inverse)
     slope = jnp.where((counts_N[:, None] & counts_N[None])[None], slope, 0.0)
