@@ -479,6 +479,7 @@ PAGES = {
         alphabets,
         clustering,
         real_tables,
+        optimizers,
         sinusoid,
         cavia,
         processes,

@@ -59,6 +59,7 @@ NO_CLASSES = {
     "kills",
     "memory",
     "missing",
+    "optimizers",
     "peers-w1",
     "peers-w2",
     "peers-w2-32-tasks",

@@ -83,8 +83,9 @@ def scale_by_celo2() -> optax.GradientTransformation:
     """Celo2-base with trained weights: directions whose mean square is 1 in each array.
 
     Chain it with the learning rate, as every `optax.scale_by_...`, and with weight decay where that
-    helps. It was trained by `benchmarks/train_celo2.py` on images of 8 x 8 pixels in 20 minutes of
-    one core. The weights have 2.8 kB, and the licence of this package, Apache-2.0.
+    helps. `update` needs the parameters. It was trained by `benchmarks/train_celo2.py` on images of
+    8 x 8 pixels, in 20 minutes of one core. The weights have 2.8 kB, and the licence of this
+    package, Apache-2.0.
 
     >>> optimizer = optax.chain(scale_by_celo2(), optax.scale_by_learning_rate(1e-3))
     >>> params = {"kernel": jnp.ones((3, 2))}

@@ -54,12 +54,14 @@ class TableTransformer(nnx.Module):
     3. Rows are tokens. They know their prediction and its variance, and labelled rows their target,
        too. They read the labelled rows, and correct the prediction.
 
-    The kernel is a sum over columns of windows over ranks, equality and products of cells, and one
-    part in which all columns together must be near. A class is predicted as a number is: its target
-    is 1 for rows of the class and 0 for others, standardised. The same weights serve every class,
-    so a net knows any number of classes, and the order of classes, rows and columns does not
-    matter. Neither do scale and shift of a column. A missing cell is NaN. A column whose labelled
-    cells are all equal or missing does not count.
+    The kernel has, for two rows a and b, the ranks r and the standardised cells z of a column c,
+    k(a, b) = Σ_c [Σ_s w_cs exp(-(r_ac - r_bc)² / 2s²) + u_c 1(z_ac = z_bc) + p_c z_ac z_bc]
+    + v₁ exp(-Σ_c [6 m_c (r_ac - r_bc)² + d_c 1(z_ac ≠ z_bc)]) + v₂, with noise of the variance v₃;
+    the windows s are 0.03, 0.12 and 0.5, and the net writes all weights. A class is predicted as a
+    number is: its target is 1 for rows of the class and 0 for others, standardised. The same
+    weights serve every class, so a net knows any number of classes, and the order of classes, rows
+    and columns does not matter. Neither do scale and shift of a column. A missing cell is NaN. A
+    column whose labelled cells are all equal or missing does not count.
 
     Args:
         classes: number of classes; None predicts a number. The weights do not depend on it.
@@ -112,7 +114,10 @@ class TableTransformer(nnx.Module):
         Args:
             x: [n, columns], NaN where a cell is missing.
             y: int[n] with classes, else float[n, 1]. A row with the label -1 is not read.
-            weight: [n]; a row of weight 0 is not read.
+            weight: [n]; a row of weight 0 is not read, and all other weights count the same.
+
+        Raises:
+            ValueError: x or y of other shapes.
         """
         if jnp.ndim(x) != 2 or (self.classes is None and jnp.shape(y) != (len(x), 1)):
             raise ValueError(
@@ -142,7 +147,11 @@ class TableTransformer(nnx.Module):
         return {**context, "solved": solved, "between": jnp.stack(between)}
 
     def predict(self, x: Array, context: PyTree) -> Array | Gaussian:
-        """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns]."""
+        """Logits [n, classes], or a `Gaussian` [n, 1], for rows x [n, columns].
+
+        Raises:
+            ValueError: another number of columns than that of the labelled rows.
+        """
         cells, mean_T, deviation_T = (context[name] for name in ("cells", "mean", "deviation"))
         if jnp.shape(x)[1:] != cells.values.shape[1:]:
             raise ValueError(
