@@ -4,6 +4,7 @@ import copy
 import datetime
 import pickle
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -245,6 +246,24 @@ def test_more_rows_than_are_read_at_once_are_read_in_parts(monkeypatch):
     np.testing.assert_array_equal(again.predict_proba(x), parts.predict_proba(x))
     with pytest.raises(ValueError, match="whole numbers, 1 or more, got rows=0"):
         TableClassifier(rows=0).fit(x, y)
+
+
+def test_a_kernel_without_an_inverse_is_an_error(monkeypatch):
+    x, y = draws()
+    _, predict, params = tables._programs(2)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    read = tables._programs(2)[0]
+    monkeypatch.setattr(tables, "_programs", lambda classes: (read, predict, broken))
+    with pytest.raises(FloatingPointError, match="fewer rows at once than rows=2000"):
+        TableClassifier().fit(x, y)
+
+
+def test_a_class_of_few_rows_in_the_middle_is_in_every_part():
+    y = np.repeat([0, 1, 2], [3000, 4, 3000])
+    x = y[:, None] + 0.1 * np.random.default_rng(0).normal(size=(len(y), 1))
+    made = TableClassifier(rows=100, parts=2).fit(x, y)
+    assert all((one["mean"][:3] > 0).all() for one in made._contexts)
+    assert [int(one["cells"].counts.sum()) for one in made._contexts] == [100, 100]
 
 
 def test_a_large_table_keeps_every_class():

@@ -75,6 +75,11 @@ class _Table(BaseEstimator):
         self._contexts = jax.block_until_ready(
             [read(self._params, *_filled(x[rows][:, kept], targets[rows])) for rows in parts]
         )
+        if not all(np.isfinite(one["solved"].alpha).all() for one in self._contexts):
+            raise FloatingPointError(
+                "The kernel that the net wrote for this table has no inverse in float32. Read "
+                f"fewer rows at once than rows={self.rows}."
+            )
 
     def _parts(self, targets: np.ndarray, classes: int | None) -> list[np.ndarray]:
         """The rows of each part, at random, with its share of every class."""
