@@ -1,4 +1,4 @@
-"""Every fusion and every encoder of `nets` in prototypical networks, with modalities missing.
+"""Every fusion, and encoders of every kind, in prototypical networks with modalities missing.
 
 A net that fuses the modalities is trained on tasks of training classes, in which a modality of an
 example is left out in a quarter of the cases, and is tested on tasks of new classes: with all

@@ -154,6 +154,7 @@ class TableClassifier(ClassifierMixin, _Table):
         Raises:
             ValueError: no rows or columns, infinite numbers, complex numbers, missing classes,
                 texts among other classes, or another number of rows than of classes.
+            FloatingPointError: the kernel of the table has no inverse in float32.
         """
         known = (
             [label for label in y if not is_missing(label)] if isinstance(y, list | tuple) else []
@@ -210,6 +211,7 @@ class TableRegressor(RegressorMixin, _Table):
         Raises:
             ValueError: no rows or columns, infinite or complex numbers, missing numbers in y,
                 several targets, or another number of rows than of targets.
+            FloatingPointError: the kernel of the table has no inverse in float32.
         """
         column = column_or_1d(y, warn=True)
         if column.dtype.kind in "mM":

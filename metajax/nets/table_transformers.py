@@ -57,10 +57,13 @@ class TableTransformer(nnx.Module):
     The kernel has, for two rows a and b, the ranks r and the standardised cells z of a column c,
     k(a, b) = Σ_c [Σ_s w_cs exp(-(r_ac - r_bc)² / 2s²) + u_c 1(z_ac = z_bc) + p_c z_ac z_bc]
     + v₁ exp(-Σ_c [6 m_c (r_ac - r_bc)² + d_c 1(z_ac ≠ z_bc)]) + v₂, with noise of the variance v₃;
-    the windows s are 0.03, 0.12 and 0.5, and the net writes all weights. A class is predicted as a
-    number is: its target is 1 for rows of the class and 0 for others, standardised. The same
-    weights serve every class, so a net knows any number of classes, and the order of classes, rows
-    and columns does not matter. Neither do scale and shift of a column. A missing cell is NaN. A
+    the windows s are 0.03, 0.12 and 0.5, and the net writes all weights. A missing cell, NaN, has
+    no part in the first sum. In the second it is a value of its own, whose square distance from a
+    cell of rank r is 6 (r - ½)² + ½ in place of 6 (r_ac - r_bc)².
+
+    A class is predicted as a number is: its target is 1 for rows of the class and 0 for others,
+    standardised. The same weights serve every class, so a net knows any number of classes, and the
+    order of classes, rows and columns does not matter. Neither do scale and shift of a column. A
     column whose labelled cells are all equal or missing does not count.
 
     Args:
