@@ -1,5 +1,6 @@
 """The workloads of `workloads.py` in metajax, and in plain JAX: `vmap` over tasks of `lax.conv`."""
 
+import collections
 import os
 import re
 
@@ -86,7 +87,7 @@ def by_name(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def make_outer(workload, lower, mixed_mode, tasks_at_once, axis_name):
+def make_outer(workload, lower, mixed_mode, tasks_at_once):
     """(outer loop, params)."""
     apply, params = make_net(workload.weights, lower)
     if workload.data["query"][1].dtype.kind == "f":
@@ -100,7 +101,6 @@ def make_outer(workload, lower, mixed_mode, tasks_at_once, axis_name):
         mj.query_loss(descent, loss),
         optax.adam(workload.outer_rate),
         tasks_at_once=tasks_at_once,
-        axis_name=axis_name,
     )
     return outer, params
 
@@ -121,22 +121,22 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
         mixed_mode: whether to differentiate by `mixed_mode()` and not `unroll()`.
         tasks_at_once: as in `outer_loop`.
         devices: how many devices share the tasks. The cost then has the number of tasks that the
-            compiled program has on one of them.
+            compiled program has on one of them, and what it sends between them.
         fuse: number of steps in one call, as in `training.fit`.
 
     Returns:
         (step, gradient, cost): functions without arguments that take a step and that give the
         meta-gradient by name; and the cost of the compiled program.
     """
-    axis_name = None if devices is None else "devices"
-    outer, params = make_outer(workload, lower, mixed_mode, tasks_at_once, axis_name)
+    outer, params = make_outer(workload, lower, mixed_mode, tasks_at_once)
     arguments = outer.init(params), make_tasks(workload), jax.random.key(0)
     step = outer.step
     if devices is not None:
-        step, arguments = spread(step, arguments, devices)
+        step, arguments = spread(outer, arguments, devices)
     program, cost = harness.compile_timed(step, *arguments)
     if devices is not None:
         cost["tasks_on_a_device"] = local_tasks(program, workload)
+        cost["messages"] = messages(program)
 
     def gradient():
         """Adam's first moment after its first step is a tenth of the meta-gradient."""
@@ -163,34 +163,32 @@ def fused(step, number):
     return steps
 
 
-def spread(step, arguments, devices):
-    """The step under `shard_map` over the devices of all processes, with its arguments in place."""
-    mesh = jax.make_mesh((devices,), ("devices",))
-    everywhere = P()
-    by_task = P("devices")
+def spread(outer, arguments, devices):
+    """A step with its tasks on the devices of all processes, and its arguments in place."""
+    auto = jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((devices,), ("tasks",), axis_types=(auto,))
 
     def place(tree, spec):
         sharding = jax.NamedSharding(mesh, spec)
 
         def put(leaf):
             leaf = np.asarray(leaf)
-            part = lambda index: leaf[index]
-            return jax.make_array_from_callback(leaf.shape, sharding, part)
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
         return jax.tree.map(put, tree)
 
     def with_key_data(state, tasks, key_data):
-        return step(state, tasks, jax.random.wrap_key_data(key_data))
+        return outer.sharded(mesh).step(state, tasks, jax.random.wrap_key_data(key_data))
 
     state, tasks, key = arguments
-    arguments = (
-        place(state, everywhere),
-        place(tasks, by_task),
-        place(jax.random.key_data(key), everywhere),
-    )
-    specs = everywhere, by_task, everywhere
-    spread_step = jax.shard_map(with_key_data, mesh=mesh, in_specs=specs, out_specs=everywhere)
-    return spread_step, arguments
+    arguments = place(state, P()), place(tasks, P("tasks")), place(jax.random.key_data(key), P())
+    return with_key_data, arguments
+
+
+def messages(program):
+    """{kind of communication between devices: how many there are in the compiled program}."""
+    kinds = "all-reduce|all-gather|collective-permute|all-to-all|reduce-scatter"
+    return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", program.as_text())))
 
 
 def local_tasks(program, workload):

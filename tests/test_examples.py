@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import types
@@ -28,6 +29,8 @@ SCRIPTS = {
     for folder in ("applications", "research")
     for path in sorted((FOLDER / folder).glob("*.py"))
 }
+
+CLUSTER = [FOLDER / "cluster" / name for name in ("train.py", "optuna_search.py")]
 
 ALWAYS = ("sinusoid", "bilevel", "groceries", "intents")
 
@@ -86,7 +89,7 @@ def imports(tree):
 
 @pytest.mark.parametrize(
     "path",
-    [*FIRST.values(), *SCRIPTS.values(), FOLDER / "common.py"],
+    [*FIRST.values(), *SCRIPTS.values(), *CLUSTER, FOLDER / "common.py"],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_an_example_uses_public_names(path):
@@ -127,6 +130,25 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_training_for_clusters_runs_in_local_processes(tmp_path):
+    command = ["bash", FOLDER / "cluster" / "local.sh", "2", "--folder", tmp_path]
+    options = ["--steps", "4", "--tasks", "4"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    python = pathlib.Path(sys.executable).parent
+    done = subprocess.run(
+        [*command, *options],
+        env={**environment(), "PORT": port, "PATH": f"{python}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step 4: error" in done.stdout
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.fixture

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from jax.sharding import Mesh
 
 from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
 from metajax._programs import jit_with
 from metajax._tree import count_tasks, widened
 from metajax.outer.mapping import chunk_tasks
+from metajax.outer.meshes import on_mesh, over_mesh, places_on, task_mesh
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
 
 
@@ -56,6 +59,7 @@ def evaluate(
     key: Array,
     *,
     tasks_at_once: Size | None = None,
+    mesh: Mesh | None = None,
     axis_name: str | None = None,
 ) -> dict[str, Summary]:
     """Runs every task and summarizes its loss and metrics. Nothing is learned or left out.
@@ -71,9 +75,11 @@ def evaluate(
         tasks: tasks along the leading axis of every leaf.
         key: the key of a task is `fold_in(key, its index)`.
         tasks_at_once: tasks in one vmap; it must divide their number. None is as in `outer_loop`.
-        axis_name: axis of the enclosing `jax.shard_map`, where every device has its own tasks. The
-            index of a task is counted over all devices, and summaries are of the tasks of all.
-            None treats the tasks of each device as all there are.
+        mesh: its axis "tasks" divides any number of tasks over its devices. Where several processes
+            have the mesh, each gives all tasks and gets the summary of all.
+        axis_name: axis of an enclosing `jax.shard_map` of your own, where every device has its own
+            tasks. The index of a task is counted over all devices, and summaries are of the tasks
+            of all. None treats the tasks of each device as all there are.
 
     Returns:
         {"loss": Summary, and one for each metric}. A task that is not finite makes the mean
@@ -82,16 +88,20 @@ def evaluate(
 
     Raises:
         ValueError: no tasks, leaves that differ in their number of tasks, `tasks_at_once` that
-            does not divide it, or a metric that is named "loss"; outside of compiled code, a task
-            whose loss is not finite because of its labels or weights.
+            does not divide it, a metric that is named "loss", a mesh without the axis "tasks", or
+            both a mesh and an axis_name; outside of compiled code, a task whose loss is not finite
+            because of its labels or weights.
     """
+    if mesh is not None:
+        if axis_name is not None:
+            raise ValueError(f"Give a mesh or {axis_name=}, which is for a shard_map of your own.")
+        mesh = task_mesh(mesh)
+        params, tasks, key = on_mesh((params, tasks, key), mesh)
     if axis_name is None and is_concrete(params, tasks, key):
-        run = jit_with(_per_task, task_loss, static_argnums=3)
-        flat = run(params, tasks, key, tasks_at_once)
+        run = jit_with(_per_task, task_loss, static_argnums=(3, 4))
+        flat = run(params, tasks, key, tasks_at_once, mesh)
     else:
-        flat = _per_task(task_loss, params, tasks, key, tasks_at_once, axis_name)
-    if axis_name is not None:
-        flat = jax.tree.map(lambda leaf: _of_all_devices(leaf, axis_name), flat)
+        flat = _per_task(task_loss, params, tasks, key, tasks_at_once, mesh, axis_name)
     if is_concrete(flat):
         explain_not_finite(task_loss, params, tasks, key, ~jnp.isfinite(flat["loss"]))
     return jax.tree.map(summarize, flat)
@@ -103,19 +113,42 @@ def _per_task(
     tasks: PyTree,
     key: Array,
     tasks_at_once: int | None,
+    mesh: Mesh | None,
     axis_name: str | None = None,
 ) -> Metrics:
-    """The loss and metrics of every task (of this device), leaves [tasks, ...]."""
+    """The loss and metrics of every task of all devices, leaves [tasks, ...]."""
+    run = functools.partial(_of_device, task_loss)
+    if mesh is None:
+        flat: Metrics = run(params, tasks, key, tasks_at_once=tasks_at_once, axis_name=axis_name)
+        return flat
+    flat = over_mesh(run, mesh, tasks_at_once)(params, tasks, key)
+    return jax.tree.map(lambda leaf: leaf[: count_tasks(tasks)], flat)
+
+
+def _of_device(
+    task_loss: TaskLoss,
+    params: Params,
+    tasks: PyTree,
+    key: Array,
+    *,
+    tasks_at_once: int | None,
+    axis_name: str | None,
+    number: int | None = None,
+) -> Metrics:
+    """Runs the tasks of this device. The loss and metrics are of every task of all devices."""
 
     def run(chunk: tuple[PyTree, Array]) -> Metrics:
         losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, *chunk)
         check_metric_names(metrics, ["loss"])
         return {"loss": losses, **metrics}
 
-    number = count_tasks(tasks)
-    first = 0 if axis_name is None else number * jax.lax.axis_index(axis_name)
-    per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once, first))
-    return jax.tree.map(lambda leaf: leaf.reshape(number, *leaf.shape[2:]), per_chunk)
+    here = count_tasks(tasks)
+    places, _ = places_on(axis_name, here, number)
+    per_chunk = jax.lax.map(run, chunk_tasks(params, tasks, key, tasks_at_once, places))
+    flat: Metrics = jax.tree.map(lambda leaf: leaf.reshape(here, *leaf.shape[2:]), per_chunk)
+    if axis_name is None:
+        return flat
+    return jax.tree.map(lambda leaf: _of_all_devices(leaf, axis_name), flat)
 
 
 def _of_all_devices(leaf: Array, axis_name: str) -> Array:

@@ -20,7 +20,7 @@ def chunk_tasks(
     tasks: PyTree,
     key: Array,
     tasks_at_once: int | None,
-    first: int | Array = 0,
+    places: Array | None = None,
 ) -> tuple[PyTree, Array]:
     """Divides tasks and their keys into chunks.
 
@@ -32,7 +32,7 @@ def chunk_tasks(
         tasks: tasks along the leading axis of every leaf.
         key: one key for all tasks.
         tasks_at_once: tasks in a chunk; None chooses, see `outer_loop`.
-        first: global index of the first task.
+        places: int32[tasks], the index of each task among those of all devices; None counts from 0.
 
     Returns:
         (tasks, keys), with leading axes [chunks, tasks_at_once].
@@ -45,7 +45,8 @@ def chunk_tasks(
     size = _fitting_size(number, params, tasks) if tasks_at_once is None else tasks_at_once
     if number % size:
         raise ValueError(f"{tasks_at_once=} must divide the number of tasks, which is {number}.")
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(number))
+    places = jnp.arange(number) if places is None else places
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
     chunked = lambda leaf: leaf.reshape(number // size, size, *leaf.shape[1:])
     return jax.tree.map(chunked, (tasks, keys))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from metajax._checked import checked
 from metajax._learnable import check_params, needs_value
-from metajax._tree import count_tasks, widened
+from metajax._tree import count_tasks, keep_rows, widened
 from metajax.outer.mapping import chunk_tasks
+from metajax.outer.meshes import over_mesh, places_on, task_mesh
 from metajax.outer.task_losses import with_step
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
 
@@ -61,12 +64,36 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
             compilation, to say why tasks were skipped.
         optimizer: what a step updates all params with, where it is one optax transformation. A
             checkpoint remembers what it computes.
+        step_over: mesh -> a step whose tasks are divided over it; None where they cannot be.
     """
 
     init: Callable[..., AnyState]
     step: Callable[[AnyState, PyTree, Array], tuple[AnyState, Info]]
     task_loss: TaskLoss | None = None
     optimizer: optax.GradientTransformation | None = None
+    step_over: Callable[[Mesh], Callable[..., tuple[AnyState, Info]]] | None = None
+
+    def sharded(self, mesh: Mesh) -> OuterLoop[AnyState]:
+        """The same, with the tasks of each step divided over the axis "tasks" of a mesh.
+
+        The result is that of one device, up to rounding, for any number of tasks: where it is not
+        divisible by the number of devices, the last task is repeated and counts once. Call `step`
+        in `jax.jit`. A state on one device is copied to all. One that is sharded over another axis
+        of the mesh stays so. `training.fit(..., mesh=mesh)` does all of this.
+
+        Args:
+            mesh: `jax.make_mesh((jax.device_count(),), ("tasks",))`, or one with more axes.
+
+        Raises:
+            ValueError: a mesh without the axis "tasks", or an outer loop that is not divided: one
+                of `bilevel` or `persistent`, or with an `axis_name` of its own.
+        """
+        if self.step_over is None:
+            raise ValueError(
+                "These outer steps cannot be divided over a mesh: only those of outer_loop() "
+                "without axis_name= can."
+            )
+        return self._replace(step=self.step_over(task_mesh(mesh)), step_over=None)
 
 
 @checked
@@ -99,8 +126,8 @@ def outer_loop(
             must divide the number of tasks (of one device). None takes all. On a CPU, None takes as
             many as have their weights and data in 128 kB together, but at least 2 if that divides
             the number, because more than fit into the cache are slower.
-        axis_name: axis of the enclosing `jax.shard_map` to average over. Every device has its own
-            tasks.
+        axis_name: axis of an enclosing `jax.shard_map` of your own to average over, where every
+            device has its own tasks. `outer.sharded(mesh)` needs none.
 
     Raises:
         ValueError: an optimizer that is not an optax transformation, or that evaluates the loss at
@@ -116,24 +143,35 @@ def outer_loop(
         params = jax.tree.map(jnp.asarray, params)
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    @checked
-    def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
-        number: Any = count_tasks(tasks)
-        first: Any = 0
+    def step_on(
+        state: State,
+        tasks: PyTree,
+        key: Array,
+        *,
+        tasks_at_once: int | None,
+        axis_name: str | None,
+        number: int | None = None,
+    ) -> tuple[State, Info]:
+        """An outer step on the tasks of this device, of which there are `number` on all devices."""
+        here = count_tasks(tasks)
+        places, counted = places_on(axis_name, here, number)
         params = state.params
         if axis_name is not None:
             # Params are equal on every device. As varying ones, their gradient is that of this
             # device's tasks only.
-            first = number * jax.lax.axis_index(axis_name)
             params = jax.lax.pcast(params, axis_name, to="varying")
 
-        chunks = chunk_tasks(params, tasks, key, tasks_at_once, first)
+        chunks = chunk_tasks(params, (tasks, counted), key, tasks_at_once, places)
         gradient, values, kept = _sum_over_chunks(
             with_step(task_loss, state.step), value_and_grad, params, chunks
         )
+        total: Any = here if number is None else number
         if axis_name is not None:
-            summed = jax.lax.psum((gradient, values, kept, number), axis_name)
-            gradient, values, kept, number = summed
+            # All in one floating-point type, so that it is one message.
+            kept = kept.astype(values[0].dtype)
+            gradient, values, kept = jax.lax.psum((gradient, values, kept), axis_name)
+            kept = kept.astype(jnp.int32)
+            total = here * jax.lax.axis_size(axis_name) if number is None else number
         mean = lambda leaf: leaf / jnp.maximum(kept, 1).astype(leaf.dtype)
         gradient, (loss, metrics) = jax.tree.map(mean, (gradient, values))
         norm = optax.tree.norm(gradient)
@@ -151,9 +189,18 @@ def outer_loop(
         state = jax.tree.map(lambda new, old: jnp.where(kept > 0, new, old), moved, state)
         or_nan = lambda leaf: jnp.where(kept > 0, leaf, jnp.nan)
         loss, metrics, norm = jax.tree.map(or_nan, (loss, metrics, norm))
-        return state._replace(step=state.step + 1), Info(loss, metrics, norm, number - kept)
+        return state._replace(step=state.step + 1), Info(loss, metrics, norm, total - kept)
 
-    return OuterLoop(init, step, task_loss, optimizer)
+    @checked
+    def step(state: State, tasks: PyTree, key: Array) -> tuple[State, Info]:
+        return step_on(state, tasks, key, tasks_at_once=tasks_at_once, axis_name=axis_name)
+
+    @functools.cache
+    def step_over(mesh: Mesh) -> Callable[..., tuple[State, Info]]:
+        return checked(over_mesh(step_on, mesh, tasks_at_once))
+
+    can_be_divided = axis_name is None
+    return OuterLoop(init, step, task_loss, optimizer, step_over if can_be_divided else None)
 
 
 def checked_optimizer(optimizer: Any) -> tuple[optax.GradientTransformationExtraArgs, bool]:
@@ -194,12 +241,13 @@ def _sum_over_chunks(
     task_loss: TaskLoss,
     value_and_grad: Callable[..., Any],
     params: Params,
-    chunks: tuple[PyTree, Array],
+    chunks: tuple[tuple[PyTree, Array | None], Array],
 ) -> tuple[PyTree, PyTree, Array]:
     """Gradient, (loss, metrics) and number of kept tasks, added up over chunks in one scan."""
 
-    def accumulate(gradient: Params, chunk: tuple[PyTree, Array]) -> tuple[Params, PyTree]:
-        new, values, kept = _sum_over_tasks(task_loss, value_and_grad, params, *chunk)
+    def accumulate(gradient: Params, chunk: tuple[Any, Array]) -> tuple[Params, PyTree]:
+        (tasks, counted), keys = chunk
+        new, values, kept = _sum_over_tasks(task_loss, value_and_grad, params, tasks, keys, counted)
         add = lambda total, leaf: total + leaf.astype(total.dtype)
         return jax.tree.map(add, gradient, new), (values, kept)
 
@@ -215,12 +263,20 @@ def _sum_over_tasks(
     params: Params,
     tasks: PyTree,
     keys: Array,
+    counted: Array | None,
 ) -> tuple[PyTree, PyTree, Array]:
-    """The same over the tasks of one chunk. All is zero if anything in it is not finite."""
+    """The same over the tasks of one chunk. All is zero if anything in it is not finite.
+
+    `counted`, bool[tasks], are the tasks that count; None where all do.
+    """
+
+    def add(leaf: Array) -> Array:
+        wide = widened(leaf)
+        return (wide if counted is None else keep_rows(counted, wide)).sum(axis=0)
 
     def total(params: Params, tasks: PyTree, keys: Array) -> tuple[Array, Metrics]:
         losses, metrics = jax.vmap(task_loss, (None, 0, 0))(params, tasks, keys)
-        return widened(losses).sum(), jax.tree.map(lambda leaf: widened(leaf).sum(axis=0), metrics)
+        return add(losses), jax.tree.map(add, metrics)
 
     values, gradient = value_and_grad(total, has_aux=True)(params, tasks, keys)
     loss, _ = values
@@ -228,4 +284,5 @@ def _sum_over_tasks(
     # XLA would turn `all` into an `and` of all leaves, and repeat it in the update of every leaf.
     keep = jnp.stack(finite).sum() == len(finite)
     gradient, values = jax.tree.map(lambda leaf: jnp.where(keep, leaf, 0), (gradient, values))
-    return gradient, values, jnp.where(keep, len(keys), 0)
+    number = len(keys) if counted is None else counted.sum()
+    return gradient, values, jnp.where(keep, number, 0)

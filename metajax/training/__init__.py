@@ -1,7 +1,10 @@
-"""Training: `fit`, with records, checkpoints and a progress bar; `scan`; `save` and `load`."""
+"""Training: `fit`, with records, checkpoints and a bar; `scan`; `sweep`; `save` and `load`."""
 
 from metajax.training.checkpoints import restore_by_name as restore_by_name
 from metajax.training.loops import fit as fit
 from metajax.training.saving import load as load
 from metajax.training.saving import save as save
 from metajax.training.steps import scan as scan
+from metajax.training.sweeps import Sweep as Sweep
+from metajax.training.sweeps import grid as grid
+from metajax.training.sweeps import sweep as sweep

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.training.processes import Processes, on_host
 from metajax.training.records import Record
 from metajax.training.saving import load, read_leaves, save
 from metajax.types import PyTree
@@ -27,11 +28,13 @@ class BestState:
     Args:
         score: of a record. None keeps no state.
         folder: of the checkpoints, where it is written to; or None.
+        processes: all of which keep it, and the first of which writes it.
     """
 
-    def __init__(self, score: Score | None, folder: pathlib.Path | None):
+    def __init__(self, score: Score | None, folder: pathlib.Path | None, processes: Processes):
         self.score = score
         self.path = None if folder is None else folder / "best.npz"
+        self.processes = processes
         self.highest = -math.inf
         self.state: PyTree = None
         self.latest: float | None = None
@@ -71,7 +74,10 @@ class BestState:
         self.highest = score
         self.state = jax.tree.map(jnp.copy, state)
         if self.path is not None:
-            save(self.path, {"record": _as_text(record), "state": state})
+            whole = jax.tree.map(on_host, state)
+            with self.processes.together():
+                if self.processes.is_first:
+                    save(self.path, {"record": _as_text(record), "state": whole})
 
     def choose(self, last: PyTree) -> PyTree:
         """The best state, or the last one where none was kept; a warning says why."""

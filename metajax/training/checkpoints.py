@@ -25,6 +25,7 @@ from metajax._checked import checked
 from metajax._learnable import needs_value
 from metajax.outer.outer_loops import OuterLoop
 from metajax.training.leaves import leaf_type, leaf_types, placed_like
+from metajax.training.processes import Processes, on_host
 from metajax.training.records import Record
 from metajax.types import Array, PyTree
 
@@ -52,11 +53,18 @@ def describe_run(outer: OuterLoop, state: Any, key: Array) -> Run:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Without a folder, nothing is written or read."""
+    """The checkpoints of one run. Without a folder, nothing is written or read.
 
-    def __init__(self, manager: Any, folder: pathlib.Path | None):
+    Args:
+        manager: of orbax, or None.
+        folder: where they are, or None.
+        processes: all of which read and write them together.
+    """
+
+    def __init__(self, manager: Any, folder: pathlib.Path | None, processes: Processes):
         self.manager = manager
         self.folder = folder
+        self.processes = processes
 
     def restore(self, state: PyTree, run: Run) -> tuple[PyTree, Record | None]:
         """The newest state in the folder that can be read, and the record of its step.
@@ -74,14 +82,16 @@ class Checkpoints:
             return state, None
         steps = sorted(self.manager.all_steps(), reverse=True)
         for step in steps:
+            damage: Exception | None = None
             try:
                 leaves, about = self._read(step, state, run)
             except OtherRunError:
                 raise
             except Exception as error:  # orbax, tensorstore and JSON have many
-                self._set_aside(step, error)
-                continue
-            return placed_like(state, leaves), about["record"]
+                damage = error
+            if not self.processes.any(damage is not None):
+                return placed_like(state, leaves), about["record"]
+            self._set_aside(step, damage or ValueError("another process cannot read it"))
         if list(self.folder.glob("*.damaged")):
             raise ValueError(
                 f"No checkpoint in {self.folder} can be read; they were set aside with the ending "
@@ -119,8 +129,10 @@ class Checkpoints:
         assert self.folder is not None
         damaged = self.folder / str(step)
         aside = self.folder / f"{step}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)
-        damaged.rename(aside)
+        with self.processes.together():
+            if self.processes.is_first:
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
         self.manager.reload()
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
@@ -144,7 +156,9 @@ def _orbax() -> Any:
 
 
 @contextlib.contextmanager
-def open_checkpoints(folder: str | pathlib.Path | None) -> Iterator[Checkpoints]:
+def open_checkpoints(
+    folder: str | pathlib.Path | None, processes: Processes
+) -> Iterator[Checkpoints]:
     """The checkpoints in this folder, which no other run may use meanwhile. None has none.
 
     Raises:
@@ -152,14 +166,31 @@ def open_checkpoints(folder: str | pathlib.Path | None) -> Iterator[Checkpoints]
         ImportError: without orbax.
     """
     if folder is None:
-        yield Checkpoints(None, None)
+        yield Checkpoints(None, None, processes)
         return
     ocp = _orbax()
     path = pathlib.Path(folder).absolute()
-    path.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
-    with _locked(path), ocp.CheckpointManager(path, options=options) as manager:
-        yield Checkpoints(manager, path)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEPT, cleanup_tmp_directories=True, multiprocessing_options=_alone(processes)
+    )
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            path.mkdir(parents=True, exist_ok=True)
+            if processes.is_first:
+                stack.enter_context(_locked(path))
+        manager = stack.enter_context(ocp.CheckpointManager(path, options=options))
+        yield Checkpoints(manager, path, processes)
+
+
+def _alone(processes: Processes) -> Any:
+    """What tells orbax to wait for no other process, where several train by themselves."""
+    ocp = _orbax()
+    if processes.number == jax.process_count():
+        return ocp.options.MultiprocessingOptions()
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    )
 
 
 @checked
@@ -282,7 +313,7 @@ def _digest(leaves: list[Any]) -> str:
     """A digest of the values of all leaves."""
     digest = hashlib.sha256()
     for leaf in leaves:
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(on_host(leaf)).tobytes())
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metajax.outer.meshes import put_as
 from metajax.types import Array, PyTree
 
 
@@ -45,7 +46,7 @@ def placed_like(tree: PyTree, leaves: Sequence[Any]) -> PyTree:
 
     def put(value: Any, leaf: Array) -> Array:
         is_placed = isinstance(leaf, jax.Array) and leaf.committed
-        return jax.device_put(value, leaf.sharding) if is_placed else jnp.asarray(value)
+        return put_as(value, leaf.sharding) if is_placed else jnp.asarray(value)
 
     old, structure = jax.tree.flatten(tree)
     placed = [put(value, leaf) for value, leaf in zip(leaves, old, strict=True)]

@@ -12,17 +12,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metajax._checked import checked
 from metajax._checks import check_state
 from metajax.data.read.streams import Stream
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.evaluation import explain_not_finite
+from metajax.outer.meshes import on_mesh, task_mesh
 from metajax.outer.outer_loops import Info, OuterLoop
 from metajax.outer.task_losses import with_step
 from metajax.training.best_states import BestState, Score
 from metajax.training.checkpoints import describe_run, open_checkpoints
 from metajax.training.interrupts import interruptible
+from metajax.training.processes import Processes
 from metajax.training.progress_bars import ProgressBar, open_bar
 from metajax.training.records import Log, Record, mean_info
 from metajax.training.reports import Evaluate, OnRecord, Period, Reporter
@@ -53,6 +56,7 @@ def fit(
     keep_best: Score | None = None,
     empty_records: Size | None = 3,
     progress: bool = True,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, list[Record]]:
     """Trains until `state.step` is `steps`, and records how it goes.
 
@@ -101,6 +105,10 @@ def fit(
         progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none. It
             counts what ends the run first, steps or seconds. Where nothing can be drawn, as in a
             pipe, it is a line every ten seconds.
+        mesh: whose axis "tasks" the tasks of a step are divided over, as `outer.sharded` does. The
+            state is returned on its devices. Where it has the devices of several processes, all
+            call `fit` with the same arguments, and the first one logs, calls `on_record` and draws
+            the bar. They stop together. The folder of the checkpoints is one that all of them see.
 
     Returns:
         (the last state, or the best one; the records). A record has "step"; "seconds" of training
@@ -114,8 +122,11 @@ def fit(
             that are not positive; a stream with fuse or shard; a metric with the name of another
             entry of a record; tasks of the first call that the task loss refuses, such as for
             labels that are not classes; checkpoints or a log of another run, a folder that another
-            run uses, or a log with a line that is not a record; a score that is not a number.
+            run uses, or a log with a line that is not a record; a score that is not a number; a
+            mesh without the axis "tasks", or for outer steps that are not divided; processes that
+            differ in code, arguments, state or data.
         FloatingPointError: too many records in a row in which no task was kept.
+        RuntimeError: another process has failed.
         OSError: a log that cannot be written.
         ImportError: checkpoints without orbax.
 
@@ -133,23 +144,35 @@ def fit(
     """
     check_state(state)
     _check_numbers(seconds, fuse, every)
-    source = _make_source(sample, dataset, key, fuse)
+    processes = Processes(mesh)
+    if mesh is not None:
+        mesh = task_mesh(mesh)
+        outer = outer.sharded(mesh)
+    source = _make_source(sample, dataset, key, fuse, mesh)
     most_seconds = math.inf if seconds is None else seconds
     state = jax.tree.map(jnp.copy, state)  # the compiled steps overwrite what they are given
+    if mesh is not None:
+        state = on_mesh(state, mesh)
     run = describe_run(outer, state, key)
+    arguments = (steps, seconds, fuse, every, empty_records, log is None, checkpoint is None)
+    drawn_from = sample.rows if isinstance(sample, Stream) else dataset
+    processes.check_same(arguments, state, key, drawn_from)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(open_checkpoints(checkpoint))
+        checkpoints = stack.enter_context(open_checkpoints(checkpoint, processes))
         state, found = checkpoints.restore(state, run)
         done = int(state.step)
-        best = BestState(keep_best, checkpoints.folder)
-        reporter = Reporter(Log(log), evaluate, best, on_record, key, empty_records)
+        best = BestState(keep_best, checkpoints.folder, processes)
+        with processes.together():
+            opened = Log(log if processes.is_first else None)
+        reporter = Reporter(opened, evaluate, best, on_record, key, empty_records, processes)
         reporter.start(state, done, found, is_over=done >= steps)
         interrupted = stack.enter_context(interruptible())
         period = Period(source.tasks)
         share = lambda: max(_share(done, steps), _share(period.seconds, most_seconds))
-        bar = stack.enter_context(open_bar(done, steps, share(), progress))
-        take_steps = _timed_steps(outer, source, key, done, bar)
-        ended = lambda: share() >= 1 or interrupted.is_set() or reporter.is_stopped
+        bar = stack.enter_context(open_bar(done, steps, share(), progress and processes.is_first))
+        take_steps = _timed_steps(outer, source, key, done, bar, mesh, processes)
+        wants_end = lambda: share() >= 1 or interrupted.is_set() or reporter.is_stopped
+        ended = lambda: processes.any(wants_end())
         is_over = ended()
         while not is_over:
             number = min(fuse, every - done % every, steps - done)
@@ -159,7 +182,7 @@ def fit(
             speed = number * source.tasks / took
             bar.advance(done, share(), mean_info([info]), speed)
             if done % every == 0 or ended():
-                record = {"step": done, **period.record()}
+                record = processes.same_times({"step": done, **period.record()})
                 checkpoints.save(done, state, run, record)  # before anything that may fail
                 reporter.report(state, record)
                 is_over = ended()  # and only here, so that what was learned is saved
@@ -179,19 +202,28 @@ def _share(done: float, whole: float) -> float:
     return done / whole if done < whole else 1.0
 
 
-def _make_source(sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, fuse: int) -> Source:
+def _make_source(
+    sample: Sample[PyTree] | Stream, dataset: PyTree, key: Array, fuse: int, mesh: Mesh | None
+) -> Source:
     if isinstance(sample, Stream):
-        return stream_source(sample, key, fuse)
-    return sampler_source(sample, dataset, key)
+        return stream_source(sample, key, fuse, mesh)
+    return sampler_source(sample, dataset, key, mesh)
 
 
 def _timed_steps(
-    outer: OuterLoop, source: Source, key: Array, first: int, bar: ProgressBar
+    outer: OuterLoop,
+    source: Source,
+    key: Array,
+    first: int,
+    bar: ProgressBar,
+    mesh: Mesh | None,
+    processes: Processes,
 ) -> Callable[[Any, int], tuple[Any, Info, float]]:
     """(state, number of steps) -> (state, info on the host, seconds without compilation)."""
     program = Program(outer.step, source.sample)
     reads = source.reads(first)
     is_first = True
+    key = key if mesh is None else on_mesh(key, mesh)
 
     def take_steps(state: Any, number: int) -> tuple[Any, Info, float]:
         nonlocal is_first
@@ -200,14 +232,17 @@ def _timed_steps(
         waited = time.perf_counter() - start
         if number not in program.ready:
             with bar.compiling():
-                program.compile(state, key, read, number)
+                program.compile(state, key, read, number, processes)
         params = jax.tree.map(jnp.copy, state.params) if is_first else None
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
         start = time.perf_counter()
         state, info = program.run(state, key, read, number)
+        if mesh is not None:
+            state = jax.device_put(state, places)  # the compiler may have moved a sharded leaf
         info = jax.device_get(info)
         took = waited + time.perf_counter() - start
         if is_first and info.skipped[0]:
-            _explain_skipped(outer, source, params, read, key, first)
+            _explain_skipped(outer, source, params, read, key, first, mesh)
         is_first = False
         return state, info, took
 
@@ -215,7 +250,13 @@ def _timed_steps(
 
 
 def _explain_skipped(
-    outer: OuterLoop, source: Source, params: Any, read: PyTree, key: Array, step: int
+    outer: OuterLoop,
+    source: Source,
+    params: Any,
+    read: PyTree,
+    key: Array,
+    step: int,
+    mesh: Mesh | None,
 ) -> None:
     """Runs tasks of the first step again, without compilation, so that checks of values raise.
 
@@ -226,6 +267,7 @@ def _explain_skipped(
         read: what the step read.
         key: of the run.
         step: number of the first step.
+        mesh: as in `fit`.
 
     Raises:
         ValueError: values that the task loss refuses.
@@ -234,7 +276,10 @@ def _explain_skipped(
         return
     sample_key, step_key = jax.random.split(jax.random.fold_in(key, step))
     # JAX keeps what it compiled for a function; a new one reads the values of now.
-    draw = jax.jit(functools.partial(at_step(source.sample, jnp.int32(step))))
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    draw = jax.jit(
+        functools.partial(at_step(source.sample, jnp.int32(step))), out_shardings=everywhere
+    )
     tasks = draw(read, sample_key)
     task_loss = with_step(outer.task_loss, jnp.int32(step))
     for number in range(min(TRIED, source.tasks)):

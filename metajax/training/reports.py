@@ -11,6 +11,7 @@ import numpy as np
 from metajax.outer.evaluation import Summary
 from metajax.outer.outer_loops import Info
 from metajax.training.best_states import BestState
+from metajax.training.processes import Processes
 from metajax.training.records import Log, Record, evaluation_record, mean_info
 from metajax.types import Array, Params
 
@@ -29,6 +30,7 @@ class Reporter:
         key: of the run.
         most_empty: the number of records in a row without a task that was kept, at which it stops
             the run. None never stops.
+        processes: all of which report, and the first of which logs and calls `on_record`.
 
     Attributes:
         records: what was reported so far.
@@ -43,8 +45,11 @@ class Reporter:
         on_record: OnRecord | None,
         key: Array,
         most_empty: int | None,
+        processes: Processes,
     ):
+        self.processes = processes
         self.log = log
+        self.has_log = processes.any(log.path is not None)
         self.evaluate = evaluate
         self.best = best
         self.on_record = on_record
@@ -66,13 +71,15 @@ class Reporter:
         Raises:
             ValueError: a log of another run.
         """
-        is_unlogged = self.log.go_on(step, found)
+        with self.processes.together():
+            is_unlogged = self.log.go_on(step, found)
+        is_unlogged = self.processes.any(is_unlogged)
         if not is_over:
             self._try_evaluation(state.params)
         if found is None:
             return
         self.best.restore(state)
-        if is_unlogged or (self.log.path is None and self.best.score is not None):
+        if is_unlogged or (not self.has_log and self.best.score is not None):
             self._hand_on(state, found, is_new=is_unlogged)
 
     def report(self, state: Any, record: Record) -> None:
@@ -97,8 +104,9 @@ class Reporter:
         self.best.consider(state, record)
         if not is_new:
             return record
-        self.log.append(record)
-        if self.on_record is not None:
+        with self.processes.together():
+            self.log.append(record)
+        if self.on_record is not None and self.processes.is_first:
             answer = self.on_record(dict(record))
             # What a function returns by chance, such as a number of bytes, is no answer.
             self.is_stopped = isinstance(answer, bool | np.bool_) and bool(answer)

@@ -12,6 +12,7 @@ from metajax._checks import check_metric_names, check_state
 from metajax._programs import jit_with
 from metajax.data.tasks.drawing import at_step
 from metajax.outer.outer_loops import Info, OuterLoop
+from metajax.training.processes import Processes
 from metajax.training.records import RESERVED
 from metajax.types import Array, Count, PyTree, Sample
 
@@ -99,14 +100,18 @@ class Program:
         self.run = jit_with(take_steps, step, sample, donate_argnums=0, static_argnums=3)
         self.ready: set[int] = set()
 
-    def compile(self, state: Any, key: Array, read: PyTree, number: int) -> None:
+    def compile(
+        self, state: Any, key: Array, read: PyTree, number: int, processes: Processes
+    ) -> None:
         """Makes ready for this number of steps. What was compiled before is not compiled again.
 
         Raises:
-            ValueError: a metric with the name of another entry of a record.
+            ValueError: a metric with the name of another entry of a record, or processes whose
+                programs differ.
         """
         lowered = self.run.lower(state, key, read, number)
         _, info = lowered.out_info
         check_metric_names(info.metrics, RESERVED)
+        processes.check_same_program(lowered)
         lowered.compile()
         self.ready.add(number)
