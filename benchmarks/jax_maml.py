@@ -129,20 +129,36 @@ def build(workload, *, lower=None, mixed_mode=False, tasks_at_once=None, devices
         meta-gradient by name; and the cost of the compiled program.
     """
     outer, params = make_outer(workload, lower, mixed_mode, tasks_at_once)
-    arguments = outer.init(params), make_tasks(workload), jax.random.key(0)
+    return build_step(outer, params, make_tasks(workload), devices=devices, fuse=fuse)
+
+
+def build_step(outer, params, tasks, *, devices=None, parts=1, fuse=1):
+    """The same of an outer loop whose optimizer is Adam.
+
+    Args:
+        outer: the outer loop.
+        params: where it starts.
+        tasks: of every step.
+        devices: how many devices share the tasks, times `parts`; None is one without a mesh.
+        parts: devices that the params of each task are divided over.
+        fuse: number of steps in one call.
+    """
+    arguments = outer.init(params), tasks, jax.random.key(0)
     step = outer.step
     if devices is not None:
-        step, arguments = spread(outer, arguments, devices)
+        step, arguments = spread(outer, arguments, devices // parts, parts)
     program, cost = harness.compile_timed(step, *arguments)
     if devices is not None:
-        cost["tasks_on_a_device"] = local_tasks(program, workload)
+        cost["tasks_on_a_device"] = local_tasks(program, tasks)
         cost["messages"] = messages(program)
+        cost["argument_bytes"] = program.memory_analysis().argument_size_in_bytes
 
     def gradient():
         """Adam's first moment after its first step is a tenth of the meta-gradient."""
         state, _ = program(*arguments)
         moment = by_name(state.optimizer[0].mu.fast)
-        return {name: np.asarray(leaf.addressable_data(0)) / 0.1 for name, leaf in moment.items()}
+        whole = lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+        return {name: np.asarray(whole(leaf)) / 0.1 for name, leaf in moment.items()}
 
     timed = program
     if fuse > 1:
@@ -163,25 +179,36 @@ def fused(step, number):
     return steps
 
 
-def spread(outer, arguments, devices):
-    """A step with its tasks on the devices of all processes, and its arguments in place."""
+def spread(outer, arguments, devices, parts):
+    """A step with its tasks on the devices of all processes, and its arguments in place.
+
+    With several parts, the last axis of each weight that they divide is divided over them.
+    """
     auto = jax.sharding.AxisType.Auto
-    mesh = jax.make_mesh((devices,), ("tasks",), axis_types=(auto,))
+    mesh = jax.make_mesh((devices, parts), ("tasks", "parts"), axis_types=(auto, auto))
 
-    def place(tree, spec):
-        sharding = jax.NamedSharding(mesh, spec)
-
+    def place(tree, spec_of):
         def put(leaf):
             leaf = np.asarray(leaf)
+            sharding = jax.NamedSharding(mesh, spec_of(leaf))
             return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
         return jax.tree.map(put, tree)
+
+    def in_parts(leaf):
+        is_divided = parts > 1 and leaf.ndim > 1 and leaf.shape[-1] % parts == 0
+        return P(*[None] * (leaf.ndim - 1), "parts") if is_divided else P()
 
     def with_key_data(state, tasks, key_data):
         return outer.sharded(mesh).step(state, tasks, jax.random.wrap_key_data(key_data))
 
     state, tasks, key = arguments
-    arguments = place(state, P()), place(tasks, P("tasks")), place(jax.random.key_data(key), P())
+    everywhere = lambda leaf: P()
+    arguments = (
+        place(state, in_parts),
+        place(tasks, lambda leaf: P("tasks")),
+        place(jax.random.key_data(key), everywhere),
+    )
     return with_key_data, arguments
 
 
@@ -191,9 +218,9 @@ def messages(program):
     return dict(collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", program.as_text())))
 
 
-def local_tasks(program, workload):
+def local_tasks(program, tasks):
     """The number of tasks of one device, from the shape of its query set in the program."""
-    rows = ",".join(map(str, workload.data["query"][0].shape[1:]))
+    rows = ",".join(map(str, tasks.query.x.shape[1:]))
     parameters = program.as_text().split("\n", 1)[0]
-    found = re.search(rf"f\d+\[(\d+),{rows}\]", parameters)
+    found = re.search(rf"[fs]\d+\[(\d+),{rows}\]", parameters)
     return int(found[1])

@@ -90,28 +90,86 @@ def devices():
     report = read("devices")
     rows = [
         [
-            row["workload"],
+            f"{row['workload']}, {row['scaling']}{', params in 2 parts' * (row['parts'] > 1)}",
             row["devices"],
             row["processes"],
             f"{row['tasks_on_a_device']} of {row['tasks']}",
             milliseconds(row),
             f"{row['ratio']:.2f}",
-            f"{row['gradient_error']:.0e}",
-            f"{row['rounding']:.0e}",
+            f"{(row['argument_bytes'] + row['temporary_bytes']) / 1e6:.3g}",
+            " + ".join(f"{number} {kind}" for kind, number in row["messages"].items()) or "none",
+            f"{row['gradient_error']:.0e}" if "gradient_error" in row else "",
+            f"{row['rounding']:.0e}" if "rounding" in row else "",
         ]
         for row in report["rows"]
     ]
     header = [
-        "workload",
+        "workload, scaling",
         "devices",
         "processes",
         "tasks on each",
         "ms a step",
-        "of one device's",
+        "a task, of one device's",
+        "MB on a device",
+        "messages",
         "difference",
         "rounding",
     ]
     return f"{table(header, rows)}\n\n{machine(report)}"
+
+
+def fits_on_devices():
+    report = read("devices")
+    rows = [
+        [
+            row["devices"],
+            row["processes"],
+            f"{row['difference']:.0e}",
+            row["skipped"],
+            row["logged"],
+        ]
+        for row in report["fits"]
+    ]
+    header = ["devices", "processes", "difference of the params", "tasks skipped", "lines logged"]
+    about = f"{report['fit_steps']} steps, float64, a record every 10 steps."
+    return f"{table(header, rows)}\n\n{about}"
+
+
+def streams_on_devices():
+    rows = [
+        [
+            row["devices"],
+            row["processes"],
+            f"{1e3 * row['in memory']['seconds']:.4g}",
+            f"{1e3 * row['streamed']['seconds']:.4g}",
+        ]
+        for row in read("devices")["streams"]
+    ]
+    return table(["devices", "processes", "ms a step, in memory", "ms a step, streamed"], rows)
+
+
+def gpus_on_paper():
+    report = read("devices")
+    rows = [
+        [
+            row["workload"],
+            row["gpus"],
+            row["tasks_on_each"],
+            f"{1e3 * row['compute_seconds']:.3g}",
+            f"{1e3 * row['message_seconds']:.3g}",
+            f"{row['efficiency']:.2f}",
+        ]
+        for row in report["on_paper"]
+    ]
+    header = ["workload", "GPUs", "tasks on each", "compute, ms", "message, ms", "efficiency"]
+    gpu = report["gpu"]
+    about = (
+        f"{gpu['name']}: {gpu['flops'] / 1e12:.0f} TFLOP/s, {gpu['inside'] / 1e9:.0f} GB/s inside "
+        f"a host of eight, {gpu['between'] / 1e9:.0f} GB/s between hosts, "
+        f"{1e6 * gpu['latency']:.0f} µs a message. "
+        f"This CPU: {report['peak_of_cpu'] / 1e12:.3f} TFLOP/s."
+    )
+    return f"{table(header, rows)}\n\n{about}"
 
 
 def episodes():
@@ -193,4 +251,12 @@ def machine(report):
     return f"{cores}, {', '.join(versions)}; commit {report['commit']}."
 
 
-MADE = (devices, episodes, feed, growth)
+MADE = (
+    devices,
+    fits_on_devices,
+    streams_on_devices,
+    gpus_on_paper,
+    episodes,
+    feed,
+    growth,
+)

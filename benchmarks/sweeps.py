@@ -178,7 +178,7 @@ def main(options):
     of_loop = rows[-1]["errors"]
     for row in rows:
         row["its error in the loop"] = of_loop[row["best run"]]
-    harness.save(options.out, "sweeps", harness.header(sizes=sizes._asdict(), rows=rows))
+    harness.save(options.out, "sweeps", harness.header(seed=0, sizes=sizes._asdict(), rows=rows))
 
 
 if __name__ == "__main__":

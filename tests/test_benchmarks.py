@@ -224,14 +224,25 @@ def test_the_comparison_with_peers_names_what_is_missing_and_goes_on(tmp_path):
 
 
 def test_devices_and_processes_compute_their_own_tasks_and_agree(tmp_path):
-    options = ["--workloads", "W1", "W9", "--devices", "1", "2", "--processes", "2"]
+    # `fit` on devices and in processes is in test_training_meshes.py.
+    options = ["--devices", "2", "--processes", "2", "--fits", "no", "--workloads", "W1", "W9"]
     report, printed = run_script("devices", tmp_path, *options)
     assert "There is no workload 'W9'" in printed
-    rows = report["rows"]
-    assert [row["tasks_on_a_device"] for row in rows] == [8, 4, 4]
-    assert [row["processes"] for row in rows] == [1, 1, 2]
-    assert all(row["gradient_error"] < 1e-12 for row in rows)
-    assert all(row["rounding"] < 1e-3 for row in rows)
+    strong, weak = report["rows"][:2], report["rows"][2:]
+    assert [row["tasks"] for row in (*strong, *weak)] == [8, 8, 8, 8]
+    for row in (*strong, *weak):
+        assert row["tasks_on_a_device"] == 4
+        assert row["messages"] == {"all-reduce": 1}
+    assert [row["processes"] for row in strong] == [1, 2]
+    assert all(row["gradient_error"] < 1e-12 and row["rounding"] < 1e-3 for row in strong)
+
+
+def test_a_sweep_is_the_loop_in_one_call(tmp_path):
+    report, _ = run_script("sweeps", tmp_path)
+    whole, halved, loop = report["rows"]
+    np.testing.assert_allclose(whole["errors"], loop["errors"], rtol=1e-4)
+    assert whole["best run"] == loop["best run"]
+    assert halved["steps"] == 4 * 2 + 2 * 2 + 4 < whole["steps"] == loop["steps"] == 4 * 8
 
 
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, as_script_in_float64):
