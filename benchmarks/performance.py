@@ -251,11 +251,35 @@ def machine(report):
     return f"{cores}, {', '.join(versions)}; commit {report['commit']}."
 
 
+def sweeps():
+    report = read("sweeps")
+    rows = [
+        [
+            row["method"],
+            row["steps"],
+            f"{row['seconds']:.0f}",
+            f"{row['megabytes']:.0f}",
+            f"seed {row['best']['seed']}, rate {row['best']['rate']:.0e}",
+            f"{row['error']:.3f}",
+        ]
+        for row in report["rows"]
+    ]
+    sizes = report["sizes"]
+    header = ["method", "outer steps of all runs", "s", "MB", "the best run", "its error"]
+    about = (
+        f"{sizes['seeds']} seeds x {len(sizes['rates'])} outer rates, {sizes['steps']} steps of "
+        f"{sizes['tasks']} tasks; the worse half is stopped after {sizes['halve_at']} steps; "
+        f"{sizes['validation']} validation tasks. With compilation. {machine(report)}"
+    )
+    return f"{table(header, rows)}\n\n{about}"
+
+
 MADE = (
     devices,
     fits_on_devices,
     streams_on_devices,
     gpus_on_paper,
+    sweeps,
     episodes,
     feed,
     growth,

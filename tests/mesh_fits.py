@@ -13,6 +13,7 @@ import functools
 import json
 import pathlib
 import re
+import tempfile
 import time
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ parser.add_argument("--port", type=int)
 parser.add_argument("--folder", type=pathlib.Path)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--streams", action="store_true", help="compares streams, too")
 parser.add_argument("--slow", action="store_true", help="so that it can be stopped")
 
 
@@ -149,7 +151,22 @@ def one_message():
         assert found == {"all-reduce": 1}, found
 
 
+def another_number_of_devices():
+    """A run on four devices goes on with two and with one, and ends as one that did not stop."""
+    with tempfile.TemporaryDirectory() as folder:
+        for mesh, steps in ((some_devices(4), 6), (some_devices(2), 12), (None, 20)):
+            found, _ = train(mesh, steps=steps, every=2, checkpoint=folder)
+    np.testing.assert_allclose(found, train(None)[0], rtol=0, atol=EXACT)
+
+
 def streams():
+    """Tasks that are read divide over four devices, or do not."""
+    for tasks in (8, 6):
+        compare_stream(some_devices(4), tasks)
+
+
+def compare_stream(mesh, tasks):
+    """Compares `fit` on a mesh, from a stream, with `fit` on one device, from memory."""
     images = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     labels = np.repeat(np.arange(8), 5)
     net = mj.nets.MLP(6, (8,), 2, rngs=nnx.Rngs(0))
@@ -157,16 +174,13 @@ def streams():
     outer = mj.outer_loop(learner.task_loss, optax.adam(1e-2))
     rows = mj.data.dataset(np.arange(40, dtype=np.int32), labels)
     source = mj.data.dataset(jnp.asarray(images), labels)
-    for tasks in (8, 6):  # on 4 devices
-        sample = mj.data.meta_batch(mj.data.episodes(2, 1, 2), tasks)
-        feed = mj.data.stream(sample, rows, lambda numbers: images[numbers])
-        options = {"steps": 6, "every": 6, "progress": False}
-        fit = lambda *data, mesh: mj.training.fit(
-            outer, outer.init(learner.params), *data, problem().key, mesh=mesh, **options
-        )
-        expected, _ = fit(sample, source, mesh=None)
-        found, _ = fit(feed, (), mesh=some_devices(4))
-        np.testing.assert_allclose(flat(found.params), flat(expected.params), atol=1e-6)
+    sample = mj.data.meta_batch(mj.data.episodes(2, 1, 2), tasks)
+    feed = mj.data.stream(sample, rows, lambda numbers: images[numbers])
+    fit = functools.partial(mj.training.fit, outer, outer.init(learner.params))
+    options = {"steps": 6, "every": 6, "progress": False}
+    expected, _ = fit(sample, source, problem().key, **options)
+    found, _ = fit(feed, (), problem().key, mesh=mesh, **options)
+    np.testing.assert_allclose(flat(found.params), flat(expected.params), atol=1e-6)
 
 
 def sharded_params():
@@ -214,6 +228,7 @@ COMPARED = (
     devices_that_do_not_divide,
     chunks_that_do_not_divide,
     one_message,
+    another_number_of_devices,
     streams,
     sharded_params,
     sweeps,
@@ -223,6 +238,10 @@ COMPARED = (
 def in_process(options):
     """One of several processes that train together, with a log and checkpoints."""
     mesh = jax.make_mesh((jax.device_count(),), ("tasks",))
+    if options.streams:
+        compare_stream(mesh, 4)  # each process reads two of them
+        compare_stream(Mesh(mesh.devices[None], ("tasks", "other")), 3)  # each reads all
+        compare_stream(Mesh(mesh.devices[::-1], ("tasks",)), 4)
     pause = lambda record: time.sleep(0.2) if options.slow else None
     params = jax.tree.map(lambda leaf: leaf + options.seed, problem().params)
     found, records = train(

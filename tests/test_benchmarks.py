@@ -67,6 +67,7 @@ NO_CLASSES = {
     "real_tables",
     "sinusoid",
     "subsets",
+    "sweeps",
     "task_modes",
 }
 """Results without a split of classes: of time, of functions, or of classes seen in training."""

@@ -73,6 +73,24 @@ def test_a_score_of_the_params_decides_and_nan_is_the_worst():
     assert found.order.tolist() == np.argsort(-expected, kind="stable").tolist()
 
 
+def test_a_step_without_a_task_does_not_count_and_nothing_finite_is_an_error():
+    def sometimes(params, target, key):
+        value, metrics = task_loss(params, target, key)
+        return jnp.where(params.slow > 1, jnp.nan, value), metrics
+
+    def make_some(setting):
+        outer = mj.outer_loop(sometimes, optax.sgd(setting["rate"]))
+        start = Params({}, setting["start"])
+        return outer, outer.init(start), jax.random.key(0)
+
+    settings = {"rate": jnp.full(2, 1e-3), "start": jnp.array([0.0, 2.0])}
+    found = sweep(make_some, settings, sample, TARGETS, steps=3)
+    assert found.order.tolist() == [0, 1]
+    assert np.isfinite(found.scores).tolist() == [True, False]
+    with pytest.raises(FloatingPointError, match="No run has a finite score at step 3"):
+        sweep(make_some, {"rate": jnp.ones(1), "start": jnp.full(1, 2.0)}, sample, TARGETS, steps=3)
+
+
 def test_what_a_sweep_refuses():
     with pytest.raises(ValueError, match="must ascend from 1 to less than steps=5"):
         sweep(make, SETTINGS, sample, TARGETS, steps=5, halve_at=[3, 5])

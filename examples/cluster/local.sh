@@ -12,8 +12,14 @@ for index in $(seq 0 $((count - 1))); do
     --processes "$count" --index "$index" "$@" &
   started+=($!)
 done
+trap 'kill "${started[@]}"' INT TERM # they end with a checkpoint
 status=0
 for process in "${started[@]}"; do
-  wait "$process" || status=$?
+  while true; do
+    wait "$process"
+    code=$?
+    kill -0 "$process" 2>/dev/null || break # a signal ends `wait` before the process
+  done
+  test "$code" -eq 0 || status=$code
 done
 exit "$status"

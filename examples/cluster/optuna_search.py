@@ -40,7 +40,7 @@ def error(outer_rate, inner_rate, steps, is_hopeless=lambda step, error: False):
         (),
         jax.random.key(0),
         steps=steps,
-        every=steps // 4,
+        every=max(1, steps // 4),
         evaluate=lambda params, key: mj.evaluate(learner.task_loss, params, validation, key),
         on_record=lambda record: is_hopeless(record["step"], record["evaluate/loss"]),
         progress=False,
@@ -56,14 +56,16 @@ def main(options):
             trial.report(error, step)
             return trial.should_prune()
 
-        found, step = error(
-            trial.suggest_float("outer_rate", 1e-4, 1e-1, log=True),
-            trial.suggest_float("inner_rate", 1e-3, 1.0, log=True),
-            options.steps,
-            is_hopeless,
-        )
+        outer_rate = trial.suggest_float("outer_rate", 1e-4, 1e-1, log=True)
+        inner_rate = trial.suggest_float("inner_rate", 1e-3, 1.0, log=True)
+        try:
+            found, step = error(outer_rate, inner_rate, options.steps, is_hopeless)
+        except FloatingPointError as diverged:
+            raise optuna.TrialPruned from diverged
         if step < options.steps:
-            raise optuna.TrialPruned
+            if trial.should_prune():
+                raise optuna.TrialPruned
+            raise KeyboardInterrupt  # a signal has ended the training, and ends the worker
         return found
 
     options.study.parent.mkdir(parents=True, exist_ok=True)

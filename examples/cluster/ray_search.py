@@ -1,6 +1,7 @@
 """The search of optuna_search.py as trials of Ray Tune, which starts them on the workers it has.
 
-Trials that are worse than the others at the same step are stopped (asynchronous halving).
+Trials that are worse than the others at the same step are stopped (asynchronous halving). Every
+worker needs metajax, and this folder at the same path.
 
     pip install "ray[tune]"
     python examples/cluster/ray_search.py --trials 20 --at_once 2    # this machine
@@ -16,6 +17,7 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--trials", type=int, default=20)
 parser.add_argument("--at_once", type=int, help="trials that run at once; by default one a core")
+parser.add_argument("--gpus", type=float, default=0, help="of each trial")
 parser.add_argument("--steps", type=int, default=2000)
 
 FOLDER = str(pathlib.Path(__file__).parent)
@@ -38,7 +40,9 @@ def main(options):
     from ray import tune
 
     tuner = tune.Tuner(
-        tune.with_parameters(trial, steps=options.steps),
+        tune.with_resources(
+            tune.with_parameters(trial, steps=options.steps), {"cpu": 1, "gpu": options.gpus}
+        ),
         param_space={
             "outer_rate": tune.loguniform(1e-4, 1e-1),
             "inner_rate": tune.loguniform(1e-3, 1.0),

@@ -11,6 +11,7 @@ tells a scheduler to start it again.
 """
 
 import argparse
+import math
 import pathlib
 import sys
 
@@ -54,6 +55,7 @@ def main(options):
     outer = mj.outer_loop(learner.task_loss, optax.adam(1e-3))
     waves = mj.data.sinusoids(shots=10, queries=10)
     tests = mj.data.meta_batch(waves, tasks=500)((), jax.random.key(1))
+    every = max(1, min(1000, options.steps))
     mesh = jax.make_mesh((jax.device_count(),), ("tasks",))
 
     def evaluate(params, key):
@@ -66,8 +68,8 @@ def main(options):
         (),
         jax.random.key(0),
         steps=options.steps,
-        every=min(1000, options.steps),
-        fuse=min(10, options.steps),
+        every=every,
+        fuse=math.gcd(10, every),
         evaluate=evaluate,
         checkpoint=options.folder / "checkpoints",
         log=options.folder / "log.jsonl",
@@ -76,6 +78,7 @@ def main(options):
     if jax.process_index() == 0 and records:
         last = records[-1]
         print(f"step {last['step']}: error {last['evaluate/loss']:.3f} on {mesh.size} devices")
+    # With keep_best, fit may return an earlier state: compare records[-1]["step"] then.
     return 0 if int(state.step) >= options.steps else STOPPED
 
 

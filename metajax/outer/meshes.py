@@ -99,11 +99,17 @@ def places_on(axis_name: str | None, here: int, number: int | None) -> tuple[Arr
     return jnp.minimum(places, number - 1), places < number
 
 
-def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
+def on_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """The tree on the devices of a mesh: what is sharded over it stays so, all else is copied.
 
-    Every process of the mesh, which is one of `task_mesh`, calls it with the same values.
+    Every process of the mesh, which is one of `task_mesh`, calls it with the same values. Without a
+    mesh the tree stays as it is.
+
+    Raises:
+        ValueError: a leaf that is sharded over another mesh.
     """
+    if mesh is None:
+        return tree
 
     def put(leaf: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer):
@@ -111,6 +117,11 @@ def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
         place = getattr(leaf, "sharding", None)
         if isinstance(place, NamedSharding) and _has_devices(place.mesh, mesh):
             return jax.device_put(leaf, NamedSharding(mesh, place.spec))
+        if isinstance(place, NamedSharding) and not place.is_fully_replicated:
+            raise ValueError(
+                f"An array is sharded over a mesh of other devices or axes, {place.mesh}, and not "
+                f"over {mesh}; put it on the same mesh, or on one device."
+            )
         return put_as(leaf, NamedSharding(mesh, P()))
 
     return jax.tree.map(put, tree)

@@ -77,9 +77,10 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
         """The same, with the tasks of each step divided over the axis "tasks" of a mesh.
 
         The result is that of one device, up to rounding, for any number of tasks: where it is not
-        divisible by the number of devices, the last task is repeated and counts once. Call `step`
-        in `jax.jit`. A state on one device is copied to all. One that is sharded over another axis
-        of the mesh stays so. `training.fit(..., mesh=mesh)` does all of this.
+        divisible by the number of devices, the last task is repeated and counts once, also where
+        `tasks_at_once` does not divide the tasks of a device. Call `step` in `jax.jit`.
+        `training.fit(..., mesh=mesh)` does this, and keeps params where they were put that are
+        sharded over another axis of the mesh.
 
         Args:
             mesh: `jax.make_mesh((jax.device_count(),), ("tasks",))`, or one with more axes.
@@ -93,7 +94,7 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
                 "These outer steps cannot be divided over a mesh: only those of outer_loop() "
                 "without axis_name= can."
             )
-        return self._replace(step=self.step_over(task_mesh(mesh)), step_over=None)
+        return self._replace(step=self.step_over(task_mesh(mesh)))
 
 
 @checked

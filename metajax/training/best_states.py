@@ -50,7 +50,9 @@ class BestState:
         Raises:
             ValueError: a damaged file, or a score that is not a number.
         """
-        if self.score is None or self.path is None or not self.path.exists():
+        if self.score is None or self.path is None:
+            return
+        if not self.processes.any(self.path.exists()):
             return
         _, values = read_leaves(self.path)
         record = values.get("['record']", np.zeros(0, np.uint8))  # its length differs

@@ -81,6 +81,7 @@ class Checkpoints:
         if self.manager is None or self.folder is None:
             return state, None
         steps = sorted(self.manager.all_steps(), reverse=True)
+        self.processes.check_same_steps(self.folder, steps)
         for step in steps:
             damage: Exception | None = None
             try:
@@ -109,8 +110,9 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.leaves(state)), about=ocp.args.JsonSave(about)
         )
-        self.manager.save(step, args=arguments)
-        self.manager.wait_until_finished()
+        with self.processes.together():
+            self.manager.save(step, args=arguments)
+            self.manager.wait_until_finished()
 
     def _read(self, step: int, state: PyTree, run: Run) -> tuple[list[np.ndarray], Any]:
         """The leaves of a checkpoint on the host, and what it says about its run."""
@@ -278,6 +280,12 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
                 f"Another run writes its checkpoints to {folder}; wait for it, or give this run a "
                 "folder of its own."
             ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{folder} cannot be locked ({error}), so that nothing keeps a second run from "
+                "writing to it.",
+                stacklevel=2,
+            )
         yield
 
 

@@ -105,10 +105,10 @@ def fit(
         progress: whether to draw a progress bar, which needs tqdm. Without tqdm there is none. It
             counts what ends the run first, steps or seconds. Where nothing can be drawn, as in a
             pipe, it is a line every ten seconds.
-        mesh: whose axis "tasks" the tasks of a step are divided over, as `outer.sharded` does. The
-            state is returned on its devices. Where it has the devices of several processes, all
-            call `fit` with the same arguments, and the first one logs, calls `on_record` and draws
-            the bar. They stop together. The folder of the checkpoints is one that all of them see.
+        mesh: the tasks of a step are divided over its axis "tasks", as `outer.sharded` does. The
+            state is returned on its devices. Where it has the devices of several processes, all of
+            them call `fit` with the same arguments, the first one logs, calls `on_record` and draws
+            the bar, and they stop together. All must see the folder of the checkpoints.
 
     Returns:
         (the last state, or the best one; the records). A record has "step"; "seconds" of training
@@ -144,17 +144,17 @@ def fit(
     """
     check_state(state)
     _check_numbers(seconds, fuse, every)
+    mesh = None if mesh is None else task_mesh(mesh)
+    outer = outer if mesh is None else outer.sharded(mesh)
     processes = Processes(mesh)
-    if mesh is not None:
-        mesh = task_mesh(mesh)
-        outer = outer.sharded(mesh)
     source = _make_source(sample, dataset, key, fuse, mesh)
     most_seconds = math.inf if seconds is None else seconds
-    state = jax.tree.map(jnp.copy, state)  # the compiled steps overwrite what they are given
-    if mesh is not None:
-        state = on_mesh(state, mesh)
+    # A copy, because the compiled steps overwrite what they are given.
+    state = on_mesh(jax.tree.map(jnp.copy, state), mesh)
     run = describe_run(outer, state, key)
-    arguments = (steps, seconds, fuse, every, empty_records, log is None, checkpoint is None)
+    numbers = (steps, seconds, fuse, every, empty_records)
+    given = [one is not None for one in (evaluate, keep_best, log, checkpoint)]
+    arguments = (numbers, given)
     drawn_from = sample.rows if isinstance(sample, Stream) else dataset
     processes.check_same(arguments, state, key, drawn_from)
     with contextlib.ExitStack() as stack:
@@ -223,12 +223,13 @@ def _timed_steps(
     program = Program(outer.step, source.sample)
     reads = source.reads(first)
     is_first = True
-    key = key if mesh is None else on_mesh(key, mesh)
+    key = on_mesh(key, mesh)
 
     def take_steps(state: Any, number: int) -> tuple[Any, Info, float]:
         nonlocal is_first
         start = time.perf_counter()
-        read = next(reads)
+        with processes.together():
+            read = next(reads)
         waited = time.perf_counter() - start
         if number not in program.ready:
             with bar.compiling():

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -115,20 +115,29 @@ class Processes:
             text = re.sub("0x[0-9a-f]+", "", lowered.as_text())  # addresses of functions
             self._check_same_texts({"the program of a step": text})
 
+    def check_same_steps(self, folder: Any, steps: Sequence[int]) -> None:
+        """Checks that all of them see the same checkpoints, given by their steps.
+
+        Raises:
+            ValueError: some see others.
+        """
+        if self.number > 1:
+            self._check_same_texts({f"the checkpoints in {folder}": str(list(steps))})
+
     def _check_same_texts(self, texts: Mapping[str, str]) -> None:
         """Checks that all of them have the same {what a text says: text}."""
         digests = [hashlib.sha256(text.encode()).digest() for text in texts.values()]
         table = self._of_all(np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), -1))
         differs = (table != table[0]).any(axis=-1)  # [processes, texts]
         found = [
-            f"{name} in the processes {np.flatnonzero(column).tolist()}"
+            f"{name} (in the processes {np.flatnonzero(column).tolist()})"
             for name, column in zip(texts, differs.T, strict=True)
             if column.any()
         ]
         if found:
             raise ValueError(
-                f"Other than in process 0 is {'; '.join(found)}. Start all processes with the same "
-                "code, packages, arguments, seeds and data."
+                f"These differ from process 0: {'; '.join(found)}. Start all processes with the "
+                "same code, packages, arguments, seeds and data."
             )
 
     def _of_all(self, values: np.ndarray) -> np.ndarray:

@@ -106,10 +106,10 @@ class Reporter:
             return record
         with self.processes.together():
             self.log.append(record)
-        if self.on_record is not None and self.processes.is_first:
-            answer = self.on_record(dict(record))
-            # What a function returns by chance, such as a number of bytes, is no answer.
-            self.is_stopped = isinstance(answer, bool | np.bool_) and bool(answer)
+            if self.on_record is not None and self.processes.is_first:
+                answer = self.on_record(dict(record))
+                # What a function returns by chance, such as a number of bytes, is no answer.
+                self.is_stopped = isinstance(answer, bool | np.bool_) and bool(answer)
         return record
 
     def _evaluation(self, params: Params, step: int) -> Record:

@@ -16,6 +16,7 @@ from metajax._checked import checked
 from metajax._checks import check_rows
 from metajax._programs import jit_with
 from metajax.outer.outer_loops import OuterLoop
+from metajax.training.records import NOTHING_KEPT
 from metajax.training.steps import scan
 from metajax.types import Array, Count, PyTree, Sample, Size
 
@@ -35,7 +36,8 @@ class Sweep(NamedTuple):
     Attributes:
         order: int32[left], the runs that were trained to the end, the best first.
         state: their last states in this order, leaves [left, ...].
-        scores: float[runs], the last score of every run; more is better.
+        scores: float[runs], the last score of every run; more is better, and -inf is a score that
+            was not finite. Runs that were stopped at different steps cannot be compared by it.
         steps: int32[runs], the outer steps that every run took.
         loss: float[runs, steps], the loss of every outer step; NaN where a run was stopped before.
     """
@@ -83,7 +85,8 @@ def sweep(
 
     Each run takes the steps of `scan`, by itself. With `halve_at`, the worse half of the runs is
     stopped after each of these steps, so that the better ones take most of the time (successive
-    halving). Each half has a program of its own to compile.
+    halving). Each half has a program of its own to compile. All runs are in memory at once, and
+    nothing is written: for a run that takes hours, use `fit`.
 
     Args:
         make: the settings of one run -> (outer, state, key), as for `scan`. It is traced, so that a
@@ -95,13 +98,17 @@ def sweep(
         steps: outer steps of a run that is not stopped.
         halve_at: ascending numbers of steps, all less than `steps`.
         score: (params, key) -> scalar, more is better, such as the accuracy on validation tasks.
-            None is minus the mean loss since the halving before. NaN is the worst.
+            None is minus the mean loss since the halving before, over the steps in which a task was
+            kept. NaN is the worst.
         key: for `score`, the same for all runs; None is `jax.random.key(0)`.
-        mesh: its axis "runs" divides the runs over its devices, which do not talk to each other.
+        mesh: of devices of this process. Its axis "runs" divides the runs over them, and they do
+            not talk to each other.
 
     Raises:
         ValueError: settings whose leaves differ in length, `halve_at` that does not ascend from 1
-            to less than `steps`, a mesh without the axis "runs", or what `make` raises.
+            to less than `steps`, a mesh without the axis "runs" or with devices of other processes,
+            or what `make` raises.
+        FloatingPointError: no run that is left has a finite score.
 
     >>> import optax
     >>> from metajax.outer import outer_loop
@@ -127,7 +134,13 @@ def sweep(
             f"The mesh has the axes {mesh.axis_names}, and none of them is {RUNS!r}, over which "
             f"runs are divided: jax.make_mesh(({mesh.size},), ({RUNS!r},))."
         )
-    mesh = None if mesh is None else Mesh(mesh.devices, mesh.axis_names)  # no explicit axis
+    if mesh is not None:
+        if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+            raise ValueError(
+                "The mesh has devices of other processes; make it of jax.local_devices(), and give "
+                "each process a part of the settings."
+            )
+        mesh = Mesh(mesh.devices, mesh.axis_names)  # without explicit axes
     key = jax.random.key(0) if key is None else key
     result = Sweep(
         order=np.arange(runs, dtype=np.int32),
@@ -142,10 +155,13 @@ def sweep(
         result.steps[left] = stop
         result.loss[left, before:stop] = losses
         if score is None:
-            found = -np.asarray(losses, np.float64).mean(axis=1)
+            found = -_mean_of_finite(np.asarray(losses, np.float64))
         else:
             found = np.asarray(jit_with(_score, score)(states.params, key), np.float64)
-        result.scores[left] = np.where(np.isnan(found), -np.inf, found)
+        found = np.where(np.isfinite(found), found, -np.inf)
+        if not np.isfinite(found).any():
+            raise FloatingPointError(f"No run has a finite score at step {stop}. {NOTHING_KEPT}")
+        result.scores[left] = found
         best_first = np.argsort(-result.scores[left], kind="stable")
         places = best_first if stop == steps else np.sort(best_first[: -(-len(left) // 2)])
         result = result._replace(order=left[places], state=_rows(states, places))
@@ -202,6 +218,14 @@ def _take_side_by_side(
 def _score(score: ScoreParams, params: PyTree, key: Array) -> Array:
     """The score of the params of every run, leaves [runs, ...]."""
     return jax.vmap(score, (0, None))(params, key)
+
+
+def _mean_of_finite(losses: np.ndarray) -> np.ndarray:
+    """The mean of the losses [runs, steps] of each run that are finite; NaN where none is."""
+    finite = np.isfinite(losses)
+    number = np.maximum(finite.sum(axis=1), 1)
+    mean = np.where(finite, losses, 0).sum(axis=1) / number
+    return np.where(finite.any(axis=1), mean, np.nan)
 
 
 def _rows(tree: PyTree, places: np.ndarray) -> PyTree:
