@@ -39,6 +39,7 @@ parser.add_argument("--folder", type=pathlib.Path)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--streams", action="store_true", help="compares streams, too")
+parser.add_argument("--bad_log", action="store_true", help="a log that cannot be written")
 parser.add_argument("--slow", action="store_true", help="so that it can be stopped")
 
 
@@ -159,6 +160,28 @@ def another_number_of_devices():
     np.testing.assert_allclose(found, train(None)[0], rtol=0, atol=EXACT)
 
 
+def persistent_pairs():
+    """Pairs of inner problems that are divided over devices, and stay on them."""
+    rule = mj.Rule(
+        lambda params, key: jnp.array([-3.0, 0.5]),
+        lambda rule: optax.sgd(jnp.exp(rule[0]), momentum=rule[1]),
+    )
+    loss = lambda params, batch, key: (((batch.x @ params.fast - batch.y) ** 2).mean(), {})
+    params = mj.Params(jnp.zeros((1, 1)), {})
+    params = params._replace(rule=rule.init(params, problem().key))
+    outer = mj.persistent(rule, loss, optax.adam(1e-2), horizon=4, truncation=2, pairs=8, std=0.01)
+    sample = mj.data.meta_batch(draw, 8)
+    state = outer.init(params, sample((), problem().key), problem().key)
+    fit = functools.partial(
+        mj.training.fit, outer, state, sample, (), problem().key, steps=6, every=6, progress=False
+    )
+    expected, _ = fit()
+    found, _ = fit(mesh=some_devices(4))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=EXACT)
+    assert found.fast.sharding.spec == P(None, "tasks")
+
+
 def streams():
     """Tasks that are read divide over four devices, or do not."""
     for tasks in (8, 6):
@@ -229,6 +252,7 @@ COMPARED = (
     chunks_that_do_not_divide,
     one_message,
     another_number_of_devices,
+    persistent_pairs,
     streams,
     sharded_params,
     sweeps,
@@ -250,7 +274,7 @@ def in_process(options):
         steps=options.steps,
         every=2,
         evaluate=evaluation(mesh),
-        log=options.folder / "log.jsonl",
+        log=options.folder / ("checkpoints" if options.bad_log else "log.jsonl"),
         checkpoint=options.folder / "checkpoints",
         on_record=pause,
         keep_best=None,

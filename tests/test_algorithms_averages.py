@@ -105,6 +105,29 @@ def test_an_ensemble_of_augmented_copies_in_compiled_code():
     assert_close(compiled(both.params, task), sum(one_by_one) / 2, 1e-5)
 
 
+def test_the_variance_of_a_mean_has_the_spread_of_its_members():
+    def between(params, x, key=None, *, reference=None):
+        return mj.Gaussian(params.slow * x, jnp.ones_like(x))
+
+    learner = MAKE["maml"](make_module())._replace(apply=between)
+    nets = [mj.Params({}, jnp.array(slow)) for slow in (1.0, 3.0)]
+    both = algorithms.ensemble(learner._replace(params=nets[0]), nets)
+    found = both.apply(both.params, jnp.array([1.0, 2.0]))
+    assert found.mean.tolist() == [2.0, 4.0]
+    assert found.variance.tolist() == [2.0, 5.0]  # 1 within, and 1 or 4 between
+
+
+def test_rows_that_statistics_come_from_are_not_augmented():
+    def outputs_are_inputs(params, x, key=None, *, reference=None):
+        return x
+
+    learner = MAKE["maml"](make_module())._replace(apply=outputs_are_inputs)
+    doubled = algorithms.augmented_queries(learner, lambda x, key: 2 * x, copies=1)
+    reference = jnp.array([True, False])
+    found = doubled.apply(learner.params, jnp.ones((2, 1)), reference=reference)
+    assert found.tolist() == [[1.0], [1.5]]
+
+
 def test_members_of_other_nets_are_refused():
     learner = MAKE["maml"](make_module())
     with pytest.raises(ValueError, match="one or more params of the same net, got none"):

@@ -38,6 +38,10 @@ def test_parts_of_a_net_are_named_by_their_paths():
     assert list(params.fast) == ["head"] and list(params.slow) == ["layers"]
     with pytest.raises(ValueError, match="makes nothing fast"):
         algorithms.anil(make_module(), head="tail")
+    with pytest.raises(ValueError, match="head='tail' matches no weight of the net"):
+        algorithms.boil(make_module(), head="tail")
+    with pytest.raises(ValueError, match=r"warp matches no weight .*'head', 'layers'"):
+        algorithms.warp_grad(make_module(), algorithms.in_part("tail"))
     embed, apply, params = algorithms.as_encoder(make_module(), "head")
     x = jnp.ones((2, FEATURES), jnp.float32)
     assert embed(params, x).shape == (2, 8) and apply(params, x).shape == (2, WAYS)

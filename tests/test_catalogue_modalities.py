@@ -115,6 +115,24 @@ def test_learning_helps_on_unseen_tasks(name):
     assert gain.mean > gain.interval
 
 
+def test_croma_leaves_out_what_is_absent():
+    """Rows without the first modality have no part in the means; such queries have equal logits."""
+    learner = RECIPES["croma"]()
+    task = first(modal_problems.make_tasks(1, 0))
+    first_name, second = NAMES
+    without = lambda x, name, rows: x._replace(
+        present={**x.present, name: x.present[name].at[rows].set(False)}
+    )
+    lost = jnp.array([0, 3])
+    partly = task.support._replace(x=without(task.support.x, first_name, lost))
+    weight = jnp.ones(len(partly.y)).at[lost].set(0)
+    adapt = lambda support: learner.adaptation.adapt(learner.params, support, KEY).fast["head"]
+    assert_close(adapt(partly), adapt(partly._replace(weight=weight)), 1e-6)
+    adapted = learner.adaptation.adapt(learner.params, task.support, KEY)
+    logits = learner.apply(adapted, without(task.query.x, second, jnp.array([1])))
+    assert logits[1].tolist() == [0.0] * WAYS and np.abs(logits[0]).max() > 0
+
+
 def test_an_encoder_that_is_missing():
     with pytest.raises(ValueError, match=r"no encoder for \['video'\]"):
         algorithms.croma(encoders(), "image", "video", WAYS)

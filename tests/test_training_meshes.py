@@ -147,6 +147,12 @@ def test_processes_that_differ_are_refused(tmp_path):
         assert "differ from process 0: the state (in the processes [1])" in text, text[-3000:]
 
 
+def test_what_one_process_cannot_write_ends_all(tmp_path):
+    (first, own), (second, other) = finish(start_together(tmp_path, "--bad_log"))
+    assert first != 0 and "IsADirectoryError" in own, own[-3000:]
+    assert second != 0 and "The processes [0] have failed" in other, other[-3000:]
+
+
 def task_loss(params, target, key):
     return (params.slow - target) ** 2, {}
 
@@ -161,6 +167,13 @@ def test_a_mesh_needs_the_axis_and_steps_that_can_be_divided():
     of_own = mj.outer_loop(task_loss, optax.sgd(0.1), axis_name="tasks")
     with pytest.raises(ValueError, match="cannot be divided"):
         of_own.sharded(jax.make_mesh((1,), ("tasks",)))
+    rule = mj.learned(optax.sgd, jnp.zeros(()))
+    of_pairs = mj.persistent(
+        rule, task_loss, optax.sgd(0.1), horizon=2, truncation=1, pairs=3, std=0.1
+    )
+    two = jax.sharding.AbstractMesh((2,), ("tasks",))
+    with pytest.raises(ValueError, match="pairs=3 must be divisible by the 2 devices"):
+        of_pairs.step_over(two)
     with pytest.raises(ValueError, match="mesh or axis_name"):
         mj.evaluate(
             task_loss,

@@ -1,6 +1,9 @@
 """Learners whose answer is a mean: of several trained nets, or of augmented copies of a query.
 
-Both return a `Learner` for `predict` and `evaluate`, and one may be made of the other.
+Both return a `Learner` for `predict` and `evaluate`, and one may be made of the other. Their task
+loss is the query loss of the mean. What the task loss of the learner itself adds is not part of it,
+such as the evidence of `dkt`, or the queries that `transductive` adapts to: put `transductive`
+around the mean instead.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import shapes
+from metajax._tree import along
 from metajax.algorithms.learners import MakeLoss, loss_of
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
-from metajax.types import Adaptation, Array, Batch, Learner, Params, PyTree, Size
+from metajax.types import Adaptation, Array, Batch, Gaussian, Learner, Params, PyTree, Size
 
 
 @checked
@@ -95,7 +99,8 @@ def augmented_queries(
 ) -> Learner:
     """Test-time augmentation: the mean of the outputs for a query and for augmented copies of it.
 
-    The support set is adapted to as it is. Draws depend on the seed and on the number of the row.
+    The support set is adapted to as it is, and so are its rows where statistics of norms come from
+    them. Draws depend on the seed and on the number of the row.
 
     Args:
         learner: whose answers are averaged.
@@ -129,7 +134,11 @@ def augmented_queries(
         rows = len(jax.tree.leaves(x)[0])
 
         def augmented(copy_key: Array) -> PyTree:
-            return jax.vmap(augmentation)(x, jax.random.split(copy_key, rows))
+            changed = jax.vmap(augmentation)(x, jax.random.split(copy_key, rows))
+            if reference is None:
+                return changed
+            keep = lambda own, new: jnp.where(along(reference, own), own, new)
+            return jax.tree.map(keep, x, changed)
 
         keys = jax.random.split(jax.random.key(seed), copies)
         all_x = jax.tree.map(
@@ -143,5 +152,15 @@ def augmented_queries(
 
 
 def _mean(outputs: Any) -> Any:
-    """The mean over the leading axis of every array of the outputs."""
-    return jax.tree.map(lambda leaf: leaf.mean(axis=0), outputs)
+    """The mean over the leading axis of every array of the outputs.
+
+    Of normal distributions, it is the mean and the variance of their mixture in equal parts.
+    """
+
+    def mean(part: Any) -> Any:
+        if isinstance(part, Gaussian):
+            variance = part.variance.mean(axis=0) + part.mean.var(axis=0)
+            return Gaussian(part.mean.mean(axis=0), variance)
+        return part.mean(axis=0)
+
+    return jax.tree.map(mean, outputs, is_leaf=lambda part: isinstance(part, Gaussian))

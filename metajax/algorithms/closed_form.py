@@ -26,6 +26,9 @@ def r2d2(
 ) -> Learner:
     """R2-D2: ridge regression on learned features; its regulariser and scale are learned, too.
 
+    W = (XᵀX + λI)⁻¹ XᵀY with the features X of the support set and one-hot Y, and the logits are
+    a f(x) W + b. λ, a and b are in `params.rule`, and start at 1, 1 and 0. The net is slow.
+
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task; None regresses y [examples, k] itself.
@@ -58,7 +61,8 @@ def metaopt_net(
 
     W = argmin ½|W|² + C Σᵢ maxₖ (1 - [k = yᵢ] + f(xᵢ)·Wₖ - f(xᵢ)·W_yᵢ), the machine of Crammer and
     Singer, and the logits are a f(x)·Wₖ with a learned scale a. Derivatives pass through the
-    solution of the dual problem. On several devices, let the compiler divide the tasks: qpax does
+    solution of the dual problem, which qpax finds, a solver of quadratic programs. On several
+    devices, let the compiler divide the tasks: qpax does
     not run inside `jax.shard_map`.
 
     Args:
@@ -97,7 +101,9 @@ def proto_maml(
 ) -> Learner:
     """Proto-MAML: the head of class means is the start of MAML's inner loop.
 
-    The paper chooses rate and steps for each data set, so the defaults are our own.
+    The head of class k starts at kernel 2cₖ and bias -|cₖ|² with the class mean cₖ, and derivatives
+    pass through cₖ. The paper chooses rate and steps for each data set, so the defaults are our
+    own.
 
     Args:
         net: a Flax module with `embed` and `head`; all weights are fast.
@@ -108,7 +114,7 @@ def proto_maml(
         differentiate: how derivatives pass through the steps; None is `unroll()`.
         inductive: whether statistics of norms come from the support set only.
 
-    Source: Triantafillou et al. 2020, arXiv 1903.03096, section 3.1.
+    Source: Triantafillou et al. 2020, arXiv 1903.03096.
 
     Checked against: the loss and its derivative written out.
     """

@@ -81,7 +81,8 @@ def mmaml(
         reader: number of outputs -> Flax module that reads the support set, a `Series` [1, n, d],
             such as `lambda outputs: DeepSets(2, outputs, rngs=rngs)`.
         loss: what makes the loss of the network, such as `cross_entropy`.
-        items: what the reader reads of each example, as in `modulate`; None takes x and y.
+        items: (params, support, key) -> what the reader reads of each example, [n, d]; None takes
+            x and y.
         inner_rate: step size on the mean loss.
         inner_steps: number of steps of gradient descent.
         head: the part of the net, at its top level, that is not modulated.

@@ -38,7 +38,8 @@ def am3(
     """AM3: class means mixed with features of the class from its description.
 
     cₖ = λₖ pₖ + (1 - λₖ) wₖ with the mean pₖ of the shots, w = describe(info) and λₖ = σ(h·wₖ + b).
-    A class without shots has cₖ = wₖ, which is zero-shot classification.
+    h and b are in `params.rule` and start at 0, which is λ = ½; in the paper a net with a hidden
+    layer computes λ. A class without shots has cₖ = wₖ, which is zero-shot classification.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
@@ -110,6 +111,10 @@ def fumi(
     inductive: bool = False,
 ) -> Learner:
     """FuMI: a network writes the head from descriptions of the classes, and MAML goes on from it.
+
+    (kernelₖ, biasₖ) = B gelu(A wₖ + a) + b with w = describe(info). The network A, a, B, b is in
+    `params.rule["head"]` and `describe` is slow; the net, head included, is fast. Rates and widths
+    are our own.
 
     Args:
         net: a Flax module with a linear `head` that reads features [n, width]; all weights are

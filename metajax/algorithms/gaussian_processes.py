@@ -22,7 +22,9 @@ def dkt(
 
     The task loss is -log p(y | x) of support and query set together, divided by the number of
     targets; there is no inner loop. Its metrics are those of the query set after adaptation to the
-    support set.
+    support set. The covariance is s² k(f(x)/l, f(x')/l) + σ² [x = x'], and s, l and σ are learned
+    in `params.rule` with the net. All classes share them; in the paper each class has its own, and
+    the released code has a kernel of cosines for classes.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.

@@ -7,7 +7,7 @@ import math
 import optax
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function, in_part, loss_of
+from metajax.algorithms.learners import MakeLoss, Net, as_function, check_has_slow, in_part, loss_of
 from metajax.differentiate import Strategy, conjugate_gradient, first_order, implicit
 from metajax.inner import inner_loop, minibatch
 from metajax.losses import cross_entropy
@@ -128,15 +128,20 @@ def boil(
 ) -> Learner:
     """BOIL ("body only update in inner loop"): MAML whose inner loop changes all but the head.
 
-    Arguments and errors are those of `anil`.
+    Arguments are those of `anil`.
+
+    Raises:
+        ValueError: no weight belongs to the head, or all do.
 
     Source: Oh et al. 2021, arXiv 2008.08882.
 
     Checked against: the loss and its derivative written out.
     """
     is_head = in_part(head)
+    apply, params = as_function(net, fast=lambda path: not is_head(path))
+    check_has_slow(params, f"{head=}")
     return maml(
-        as_function(net, fast=lambda path: not is_head(path)),
+        (apply, params),
         loss=loss,
         inner_rate=inner_rate,
         inner_steps=inner_steps,
@@ -157,17 +162,20 @@ def reptile(
 
     The inner optimizer is Adam without momentum. The outer optimizer is gradient descent: with
     `outer_loop(learner.task_loss, optax.sgd(ε))` the start moves by ε times the mean of θ' - θ. The
-    paper's ε falls linearly from 1 to 0, and evaluation takes 50 inner steps. The task loss is the
-    distance to the adapted weights; its metrics are those of the query set, which is not trained
-    on.
+    task loss is the distance to the adapted weights; its metrics are those of the query set, which
+    is not trained on.
+
+    For 5-way Omniglot the paper's ε falls linearly from 1 to 0, and evaluation takes 50 inner
+    steps: make a second learner for it. In the authors' code the inner Adam keeps its second
+    moments from task to task; here it starts anew in every task.
 
     Args:
         net: a Flax module or (apply, params); all weights are fast.
         loss: what makes the loss of the network, such as `cross_entropy`.
         inner_rate: step size of the inner Adam.
         inner_steps: number of inner steps.
-        batch: support examples in a step, drawn at random; the paper takes 10 of 50. None takes
-            all.
+        batch: support examples in a step, drawn at random; the paper takes 10 of 50 there. None
+            takes all.
 
     Source: Nichol, Achiam and Schulman 2018, arXiv 1803.02999.
 
@@ -214,8 +222,8 @@ def imaml(
     Raises:
         ValueError: a proximity that is not positive.
 
-    Source: Rajeswaran et al. 2019, arXiv 1909.04630. The released code solves with 2I + H/12
-    instead.
+    Source: Rajeswaran et al. 2019, arXiv 1909.04630. The released code solves with 2I + H/12, and
+    takes its steps on L alone and one step on the distance after them; its rate is 0.01.
 
     Checked against: the derivative of the minimum by a dense solve.
     """

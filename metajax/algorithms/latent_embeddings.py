@@ -36,17 +36,20 @@ def leo(
     two penalties as means over all numbers of the codes, with the code z' after descent held
     constant.
 
-    The paper goes on with a few steps on the decoded weights, penalises correlated columns of the
-    decoder, has dropout, and reads features of a pretrained net; none of these is here. The code of
-    the authors learns a step size for each number of a code, draws nothing in evaluation, and lets
-    the deviations start near 0. Here one step size is learned, a code's deviation is exp(u), and a
-    weight's is softplus(u).
+    A net reads the mean m and the log-deviation u of each code, z = m + exp(u) ε. The decoder gives
+    m and u of each weight of the head, w = m + softplus(u) ε, drawn anew in every step.
+
+    The paper goes on with a few steps on the decoded weights, penalises weights by L2 and the
+    correlation of rows of the decoder, has dropout, and reads features of a pretrained net; none of
+    these is here. The code of the authors learns a step size for each number of a code, draws
+    nothing in evaluation, lets the deviations start near 0, and has no biases in the relation net.
+    Here one step size is learned.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.
         ways: number of classes of a task.
         width: of the features.
-        latent: numbers of a code.
+        latent: length of a code.
         loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial step size of the inner loop, which is learned.
         inner_steps: number of steps of gradient descent.

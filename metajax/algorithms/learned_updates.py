@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
+from metajax.algorithms.learners import (
+    MakeLoss,
+    Net,
+    as_function,
+    check_has_slow,
+    loss_of,
+    with_part,
+)
 from metajax.differentiate import Strategy, first_order
 from metajax.inner import (
     chain,
@@ -157,6 +164,8 @@ def mt_net(
 
     W' = W - α ∇L(W) diag(m): the mask m of a layer's units is drawn for each task, and the
     probabilities are learned, in `params.rule["mask"]` as logits. A prediction depends on its key.
+    The mask is between 0 and 1, in evaluation too; the authors' code rounds it and passes the
+    derivative through. Weights that are not those of a layer, such as of a norm, do not change.
 
     Args:
         net: as for `t_net`.
@@ -172,7 +181,7 @@ def mt_net(
 
     Source: Lee and Choi 2018, arXiv 1801.05558.
 
-    Checked against: the formula; a T-net and no change at the ends of its masks.
+    Checked against: the formula; a T-net and no change at the ends of its masks, for linear layers.
     """
     apply, params = as_function(net)
     masks = unit_masks(params.fast, temperature=temperature)
@@ -214,7 +223,7 @@ def warp_grad(
         inductive: whether statistics of norms come from the support set only.
 
     Raises:
-        ValueError: every weight belongs to a warp layer.
+        ValueError: no weight or every weight belongs to a warp layer.
 
     Source: Flennerhag et al. 2020, arXiv 1909.00025, equation 8 with the query loss as the
     objective of every point.
@@ -222,6 +231,7 @@ def warp_grad(
     Checked against: the formula, written out.
     """
     apply, params = as_function(net, fast=lambda path: not warp(path))
+    check_has_slow(params, "warp")
     of_net = loss_of(loss, apply)
     optimizer = optax.sgd(inner_rate)
     adaptation = inner_loop(of_net, optimizer, steps=inner_steps)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
 from flax import nnx
 
 from metajax._checked import checked
@@ -41,6 +42,20 @@ def as_function(net: Net, fast: Callable[[str], bool] | None = None) -> tuple[Ap
     if fast is not None:
         params = split_params(params, fast)
     return apply, params
+
+
+def check_has_slow(params: Params, what: str) -> None:
+    """Checks that some weights are slow, where an argument says which ones are.
+
+    Args:
+        params: of the net, divided.
+        what: the argument, as an error names it.
+
+    Raises:
+        ValueError: all are fast.
+    """
+    if not jax.tree.leaves(params.slow):
+        raise ValueError(f"{what} matches no weight of the net, whose parts are {[*params.fast]}.")
 
 
 @checked

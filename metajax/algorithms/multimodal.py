@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from metajax._checked import checked
+from metajax._tree import keep_rows, row_weights
 from metajax.algorithms.learners import MakeLoss, as_function, loss_of, method_of, with_part
 from metajax.inner import chain, inner_loop, learned_rates, linear_head, prototypes
 from metajax.losses import cross_entropy
@@ -27,7 +28,18 @@ from metajax.modalities import (
 from metajax.nets import Multimodal, functional, join_params
 from metajax.nets.fusion import mean
 from metajax.outer import query_loss
-from metajax.types import Apply, Array, Batch, Count, Learner, Metrics, Params, PyTree
+from metajax.types import (
+    Adaptation,
+    Apply,
+    Array,
+    Batch,
+    Count,
+    Learner,
+    Metrics,
+    Modalities,
+    Params,
+    PyTree,
+)
 
 
 @checked
@@ -79,8 +91,8 @@ def descended_modality_weights(
 
     Args:
         encoders: {name of the modality: Flax module from it to features [n, d]}.
-        ways: number of classes of a task, each with two shots or more: with one, no example of its
-            class is left.
+        ways: number of classes of a task, each with two shots or more: a class of one shot has no
+            mean without it.
         loss: what makes the loss of the network, such as `cross_entropy`.
         initial_rate: initial value of every step size.
         inner_steps: number of steps of gradient descent.
@@ -116,7 +128,8 @@ def smil(
     A missing modality m has the features f̂ₘ = Σₖ ωₘₖ cₘₖ, a mean of its priors c by weights that a
     net reads from the modalities that are present. In training, features are multiplied by noise.
     The net is fast; the reconstruction and its noise are slow, so that they are learned through the
-    second derivative. Give tasks whose support set lacks modalities and whose query set has all.
+    second derivative. The priors are among them, `params.slow["completion"]["priors"]`; the paper's
+    stay fixed. Give tasks whose support set lacks modalities and whose query set has all.
 
     Args:
         net: encoders, a fusion that reads vectors, and a head.
@@ -151,8 +164,9 @@ def meta_kd(
 ) -> Learner:
     """MetaKD: modalities teach each other in the inner loop, and the important ones teach more.
 
-    θ' = θ - α ∇(L + s Σᵢ≠ⱼ (ωᵢ/ωⱼ) |fⱼ - fᵢ|²/d) with teacher i and student j. The outer loop
-    learns the importance ω = softmax ℓ through the query loss.
+    θ' = θ - α ∇(L + s Σᵢ≠ⱼ (ωᵢ/ωⱼ) |fⱼ - fᵢ|²/d) with teacher i, which is held constant in the
+    gradient, and student j. The outer loop learns the importance ω = softmax ℓ through the query
+    loss. The authors' code takes absolute differences.
 
     Args:
         net: encoders to features of one width, a fusion and a head.
@@ -194,9 +208,11 @@ def croma(
 ) -> Learner:
     """CroMA: align two modalities on the pairs of a task, and classify across them.
 
-    The inner loop descends the contrastive loss of all pairs of the support set, and does not read
-    their labels. Then the class means are those of the first modality, and queries are of the
-    second.
+    The inner loop descends the contrastive loss of all pairs of the support set, that of CLIP in
+    both directions, and does not read their labels. Then the class means are those of the first
+    modality, of the rows that have it, and queries are of the second: one without it has the same
+    logit for every class. The paper meta-learns a classifier of the first modality, and its outer
+    step is that of Reptile.
 
     Args:
         encoders: {name of the modality: Flax module from it to features [n, d]}, all of one width.
@@ -219,8 +235,9 @@ def croma(
         raise ValueError(f"There is no encoder for {sorted(unknown)}, but for {sorted(encoders)}.")
     encode, weights = _as_encode(encoders)
     align = inner_loop(pair_loss(encode, first, second), optax.sgd(inner_rate), steps=inner_steps)
-    adaptation = chain(alignment=align, head=prototypes(_only(encode, first), ways))
-    apply = linear_head(_only(encode, second))
+    means = prototypes(_only(encode, first), ways)
+    adaptation = chain(alignment=align, head=_with_rows_of(means, first))
+    apply = _equal_without(second, linear_head(_only(encode, second)))
     params = adaptation.init(Params(weights, {}), jax.random.key(0))
     task_loss = query_loss(adaptation, loss_of(loss, apply), inductive=inductive)
     return Learner(apply, params, adaptation, task_loss)
@@ -237,6 +254,30 @@ def _as_encode(encoders: Mapping[str, nnx.Module]) -> tuple[Encode, PyTree]:
 def _equal_weights(encoders: Mapping[str, nnx.Module]) -> PyTree:
     """Log-weights of 0 for each modality."""
     return {"modality_weights": {name: jnp.zeros(()) for name in encoders}}
+
+
+def _with_rows_of(adaptation: Adaptation, name: str) -> Adaptation:
+    """The adaptation to the rows that have a modality."""
+
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        if isinstance(support.x, Modalities):
+            weight = row_weights(support) * support.x.present[name]
+            support = support._replace(weight=weight)
+        return adaptation.adapt(params, support, key)
+
+    return adaptation._replace(adapt=adapt)
+
+
+def _equal_without(name: str, apply: Apply) -> Apply:
+    """The net whose logits are 0 for rows without a modality."""
+
+    def answer(
+        params: Params, x: PyTree, key: Array | None = None, *, reference: Array | None = None
+    ) -> Array:
+        logits: Array = apply(params, x, key, reference=reference)
+        return keep_rows(x.present[name], logits) if isinstance(x, Modalities) else logits
+
+    return answer
 
 
 def _only(encode: Encode, name: str) -> Apply:

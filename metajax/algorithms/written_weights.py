@@ -45,14 +45,15 @@ def meta_net(
 
     A query reads the fast weights of the examples that it is like:
     logits = f(x) (W + Σᵢ aᵢ m(∇_W lᵢ)) + b + Σᵢ aᵢ m(∇_b lᵢ) with aᵢ = softmaxᵢ cos(f(x), f(xᵢ)).
-    In the paper the inner layers have fast weights, too, and a second net with fast weights of its
-    own makes the keys.
+    lᵢ is the cross-entropy of example i, whatever the loss of the query set is. In the paper the
+    inner layers have fast weights, too, and a second net with fast weights of its own makes the
+    keys.
 
     Args:
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task, and outputs of the head.
-        writer: the net m from [numbers, 2], size and sign of each derivative, to [numbers, 1], such
-            as `MLP(2, (20,), 1, rngs=rngs)`.
+        writer: the net m from [numbers, 2], size and sign of each derivative g, to [numbers, 1],
+            such as `MLP(2, (20,), 1, rngs=rngs)`. The size is log|g| / 10 down to a least one.
         loss: what makes the loss of the network, such as `cross_entropy`.
         inductive: whether statistics of norms come from the support set only.
 
@@ -109,7 +110,7 @@ def snail(
     reader_params = lambda params: Params({}, params.slow["reader"])
 
     def encode(params: Params, support: Batch, key: Array) -> PyTree:
-        support = with_a_row(support)
+        support = with_a_row(support)  # of weight 0, where there is none
         features_NxD = embed_support(embed, params, support, key)
         classes_NxW = weighted_one_hot(support, ways).astype(features_NxD.dtype)
         weight_N = classes_NxW.sum(axis=1)
@@ -117,6 +118,7 @@ def snail(
         labels_NxW = (classes_NxW > 0).astype(features_NxD.dtype)
         rows = {"y": labels_NxW, "weight": weight_N}
         read = apply_reader(reader_params(params), features_NxD, key, method="read", **rows)
+        # The bias is very low for a class without support.
         return {"read": read, "bias": absent_bias(classes_NxW)}
 
     def predict(params: Params, context: PyTree, features: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -99,8 +100,10 @@ def places_on(axis_name: str | None, here: int, number: int | None) -> tuple[Arr
     return jnp.minimum(places, number - 1), places < number
 
 
-def on_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
+def on_mesh(tree: PyTree, mesh: Mesh | None, specs: PyTree = None) -> PyTree:
     """The tree on the devices of a mesh: what is sharded over it stays so, all else is copied.
+
+    `specs`, a `PartitionSpec` for each part of the tree, divides what is not sharded.
 
     Every process of the mesh, which is one of `task_mesh`, calls it with the same values. Without a
     mesh the tree stays as it is.
@@ -111,20 +114,22 @@ def on_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
     if mesh is None:
         return tree
 
-    def put(leaf: Any) -> Any:
+    def put(spec: P, leaf: Any) -> Any:
         if isinstance(leaf, jax.core.Tracer):
             return leaf
         place = getattr(leaf, "sharding", None)
-        if isinstance(place, NamedSharding) and _has_devices(place.mesh, mesh):
-            return jax.device_put(leaf, NamedSharding(mesh, place.spec))
         if isinstance(place, NamedSharding) and not place.is_fully_replicated:
-            raise ValueError(
-                f"An array is sharded over a mesh of other devices or axes, {place.mesh}, and not "
-                f"over {mesh}; put it on the same mesh, or on one device."
-            )
-        return put_as(leaf, NamedSharding(mesh, P()))
+            if not _has_devices(place.mesh, mesh):
+                raise ValueError(
+                    f"An array is sharded over a mesh of other devices or axes, {place.mesh}, and "
+                    f"not over {mesh}; put it on the same mesh, or on one device."
+                )
+            return jax.device_put(leaf, NamedSharding(mesh, place.spec))
+        return put_as(leaf, NamedSharding(mesh, spec))
 
-    return jax.tree.map(put, tree)
+    put_part = lambda spec, part: jax.tree.map(functools.partial(put, spec), part)
+    is_spec = lambda part: isinstance(part, P)
+    return jax.tree.map(put_part, P() if specs is None else specs, tree, is_leaf=is_spec)
 
 
 def _has_devices(one: Any, other: Mesh) -> bool:

@@ -65,6 +65,7 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
         optimizer: what a step updates all params with, where it is one optax transformation. A
             checkpoint remembers what it computes.
         step_over: mesh -> a step whose tasks are divided over it; None where they cannot be.
+        specs: the `PartitionSpec` of each part of the state on a mesh; None copies all of it.
     """
 
     init: Callable[..., AnyState]
@@ -72,6 +73,7 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
     task_loss: TaskLoss | None = None
     optimizer: optax.GradientTransformation | None = None
     step_over: Callable[[Mesh], Callable[..., tuple[AnyState, Info]]] | None = None
+    specs: PyTree = None
 
     def sharded(self, mesh: Mesh) -> OuterLoop[AnyState]:
         """The same, with the tasks of each step divided over the axis "tasks" of a mesh.
@@ -86,13 +88,14 @@ class OuterLoop(NamedTuple, Generic[AnyState]):
             mesh: `jax.make_mesh((jax.device_count(),), ("tasks",))`, or one with more axes.
 
         Raises:
-            ValueError: a mesh without the axis "tasks", or an outer loop that is not divided: one
-                of `bilevel` or `persistent`, or with an `axis_name` of its own.
+            ValueError: a mesh without the axis "tasks", an outer loop that is not divided, which is
+                one of `bilevel` or with an `axis_name` of its own, or one of `persistent` whose
+                pairs the devices do not divide.
         """
         if self.step_over is None:
             raise ValueError(
-                "These outer steps cannot be divided over a mesh: only those of outer_loop() "
-                "without axis_name= can."
+                "These outer steps cannot be divided over a mesh: only those of persistent(), and "
+                "of outer_loop() without axis_name=, can."
             )
         return self._replace(step=self.step_over(task_mesh(mesh)))
 

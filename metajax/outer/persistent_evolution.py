@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from metajax._checked import checked
 from metajax._checks import check_loss_value
@@ -16,6 +19,7 @@ from metajax._learnable import check_params
 from metajax._tree import along, count_tasks, widened
 from metajax.inner.rules import Rule
 from metajax.outer.estimators import check_perturbable
+from metajax.outer.meshes import AXIS, places_on
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
 from metajax.types import Array, Batch, Loss, Params, PyTree, Sample, Size, Task
 
@@ -44,6 +48,20 @@ class PersistentState(NamedTuple):
     inner: PyTree
     drift: Array
     age: Array
+
+
+_PLACES: dict[str, Any] = {
+    "params": P(),
+    "optimizer": P(),
+    "step": P(),
+    "tasks": P(AXIS),
+    "fast": P(None, AXIS),
+    "inner": P(None, AXIS),
+    "drift": P(AXIS),
+    "age": P(AXIS),
+}
+SPECS = PersistentState(**_PLACES)
+"""The axis of pairs in each part of a state, where pairs are divided over a mesh."""
 
 
 @checked
@@ -108,13 +126,13 @@ def persistent(
     if horizon % truncation or not std > 0:
         raise ValueError(f"{truncation=} must divide {horizon=}, and {std=} must be positive.")
 
-    def begin(params: Params, key: Array) -> tuple[PyTree, PyTree]:
+    def begin(params: Params, keys: Array) -> tuple[PyTree, PyTree]:
         """Fast weights and optimizer states of fresh pairs; both halves are equal."""
 
         def make(key: Array) -> PyTree:
             return params.fast if start is None else start(params, key)
 
-        fast = jax.vmap(make)(jax.random.split(key, pairs))
+        fast = jax.vmap(make)(keys)
         inner = jax.vmap(rule.optimizer(params.rule).init)(fast)
         return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (fast, inner))
 
@@ -137,7 +155,7 @@ def persistent(
                 "params.fast has no array to begin from; fill it, or give "
                 "start=(params, key) -> fast."
             )
-        fast, inner = begin(params, key)
+        fast, inner = begin(params, jax.random.split(key, pairs))
         check_perturbable(params.rule)
         flat, _ = ravel_pytree(params.rule)
         drift = jnp.zeros((pairs, flat.size), flat.dtype)
@@ -176,37 +194,49 @@ def persistent(
         (fast, inner), losses = jax.lax.scan(step, (fast, inner), keys)
         return fast, inner, widened(losses).mean()
 
-    @checked
-    def step(state: PersistentState, tasks: Task, key: Array) -> tuple[PersistentState, Info]:
-        _check_pairs(tasks, pairs)
+    def step_on(
+        state: PersistentState, tasks: Task, key: Array, axis_name: str | None
+    ) -> tuple[PersistentState, Info]:
+        """An outer step on the pairs of this device."""
+        own = lambda rows: rows
+        add = lambda sums: sums
+        if axis_name is not None:
+            places, _ = places_on(axis_name, len(state.age), None)
+            own = lambda rows: rows[places]
+            add = functools.partial(jax.lax.psum, axis_name=axis_name)
         begin_key, noise_key, unroll_key = jax.random.split(key, 3)
-        state = _renew(state, tasks, begin(state.params, begin_key), state.age >= horizon)
+        fresh = begin(state.params, own(jax.random.split(begin_key, pairs)))
+        state = _renew(state, tasks, fresh, state.age >= horizon)
 
         flat, unravel = ravel_pytree(state.params.rule)
-        noise = std * jax.random.normal(noise_key, state.drift.shape, state.drift.dtype)
+        noise = std * own(jax.random.normal(noise_key, (pairs, flat.size), state.drift.dtype))
         perturbed = flat[None, None] + jnp.stack([noise, -noise])
 
         def run(flat: Array, *problem: PyTree) -> tuple[PyTree, PyTree, Array]:
             return unroll(state.params._replace(rule=unravel(flat)), *problem)
 
         over_signs_and_pairs = jax.vmap(jax.vmap(run), (0, 0, 0, None, None))
-        keys = jax.random.split(unroll_key, pairs)
+        keys = own(jax.random.split(unroll_key, pairs))
         fast, inner, losses = over_signs_and_pairs(
             perturbed, state.fast, state.inner, state.tasks, keys
         )
 
         drift = state.drift + noise
         kept = jnp.isfinite(losses).all(axis=0)
-        number = jnp.maximum(kept.sum(), 1)
         differences = jnp.where(kept, losses[0] - losses[1], 0)
-        slope = differences @ drift / (2 * std**2 * number)
-        gradient = unravel(slope.astype(flat.dtype))
-        mean_loss = jnp.where(kept, losses.mean(axis=0), 0).sum() / number
+        total_loss = jnp.where(kept, losses.mean(axis=0), 0).sum()
+        number_here = kept.sum(dtype=total_loss.dtype)  # all in one type, as one message
+        slope, total_loss, kept_pairs = add((differences @ drift, total_loss, number_here))
+        kept_pairs = kept_pairs.astype(jnp.int32)
+        number = jnp.maximum(kept_pairs, 1)
+        gradient = unravel((slope / (2 * std**2 * number)).astype(flat.dtype))
+        mean_loss = total_loss / number
+        any_kept = kept_pairs > 0
         extra = {"value": mean_loss, "grad": gradient} if wants_value else {}
-        params, optimizer_state = _learn(optimizer, state, gradient, kept.any(), extra)
-        mean_loss = jnp.where(kept.any(), mean_loss, jnp.nan)
-        norm = jnp.where(kept.any(), optax.tree.norm(gradient), jnp.nan)
-        info = Info(mean_loss, {}, norm, pairs - kept.sum())
+        params, optimizer_state = _learn(optimizer, state, gradient, any_kept, extra)
+        mean_loss = jnp.where(any_kept, mean_loss, jnp.nan)
+        norm = jnp.where(any_kept, optax.tree.norm(gradient), jnp.nan)
+        info = Info(mean_loss, {}, norm, pairs - kept_pairs)
         state = state._replace(
             params=params,
             optimizer=optimizer_state,
@@ -218,7 +248,37 @@ def persistent(
         )
         return state, info
 
-    return OuterLoop(init, step)
+    @checked
+    def step(state: PersistentState, tasks: Task, key: Array) -> tuple[PersistentState, Info]:
+        _check_pairs(tasks, pairs)
+        return step_on(state, tasks, key, None)
+
+    @functools.cache
+    def step_over(mesh: Mesh) -> Callable[..., tuple[PersistentState, Info]]:
+        devices = mesh.shape[AXIS]
+        if pairs % devices:
+            raise ValueError(
+                f"{pairs=} must be divisible by the {devices} devices of the axis {AXIS!r}, each "
+                "of which keeps as many pairs."
+            )
+        mapped = jax.shard_map(
+            functools.partial(step_on, axis_name=AXIS),
+            mesh=mesh,
+            in_specs=(SPECS, P(AXIS), P()),
+            out_specs=(SPECS, P()),
+            axis_names={AXIS},
+        )
+
+        @checked
+        def divided(
+            state: PersistentState, tasks: Task, key: Array
+        ) -> tuple[PersistentState, Info]:
+            _check_pairs(tasks, pairs)
+            return mapped(state, tasks, key)
+
+        return step if devices == 1 else divided
+
+    return OuterLoop(init, step, step_over=step_over, specs=SPECS)
 
 
 def _renew(

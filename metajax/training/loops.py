@@ -150,7 +150,7 @@ def fit(
     source = _make_source(sample, dataset, key, fuse, mesh)
     most_seconds = math.inf if seconds is None else seconds
     # A copy, because the compiled steps overwrite what they are given.
-    state = on_mesh(jax.tree.map(jnp.copy, state), mesh)
+    state = on_mesh(jax.tree.map(jnp.copy, state), mesh, outer.specs)
     run = describe_run(outer, state, key)
     numbers = (steps, seconds, fuse, every, empty_records)
     given = [one is not None for one in (evaluate, keep_best, log, checkpoint)]
