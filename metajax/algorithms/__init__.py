@@ -1,4 +1,7 @@
-"""Meta-learners by their published names, each a recipe that returns a `Learner`."""
+"""Meta-learners by their published names, each a recipe that returns a `Learner`.
+
+Where a docstring does not name the source of a default, it is our own.
+"""
 
 from metajax.algorithms.averages import augmented_queries as augmented_queries
 from metajax.algorithms.averages import ensemble as ensemble

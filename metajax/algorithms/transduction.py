@@ -94,6 +94,9 @@ def transductive_fine_tuning(
     params by `with_pretrained_body`; the rate is stored in `params.rule["descent"]`. The paper
     starts from the class means of unit features, and steps on the two losses in turn.
 
+    The task loss puts the queries into the support set. To predict, do so yourself
+    (`with_queries`): without them it is plain fine-tuning.
+
     Args:
         net: a Flax module with `embed` and `head`.
         ways: number of classes of a task.
