@@ -266,7 +266,7 @@ def in_process(options):
         compare_stream(mesh, 4)  # each process reads two of them
         compare_stream(Mesh(mesh.devices[None], ("tasks", "other")), 3)  # each reads all
         compare_stream(Mesh(mesh.devices[::-1], ("tasks",)), 4)
-    pause = lambda record: time.sleep(0.2) if options.slow else None
+    pause = lambda record: time.sleep(1.0) if options.slow else None
     params = jax.tree.map(lambda leaf: leaf + options.seed, problem().params)
     found, records = train(
         mesh,

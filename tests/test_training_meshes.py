@@ -69,7 +69,7 @@ def logged_steps(folder):
 
 def wait_for_step(folder, step, processes):
     """Waits until a record of this step or a later one is logged."""
-    for _ in range(1200):
+    for _ in range(3600):
         if logged_steps(folder)[-1:] and logged_steps(folder)[-1] >= step:
             return
         if any(process.poll() is not None for process in processes):
