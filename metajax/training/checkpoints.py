@@ -164,7 +164,7 @@ def open_checkpoints(
     """The checkpoints in this folder, which no other run may use meanwhile. None has none.
 
     Raises:
-        ValueError: a folder that another run uses.
+        ValueError: a folder that another run uses, or a process that trains alone among several.
         ImportError: without orbax.
     """
     if folder is None:
@@ -172,9 +172,13 @@ def open_checkpoints(
         return
     ocp = _orbax()
     path = pathlib.Path(folder).absolute()
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEPT, cleanup_tmp_directories=True, multiprocessing_options=_alone(processes)
-    )
+    if processes.number < jax.process_count():
+        raise ValueError(
+            f"This process trains alone among {jax.process_count()}, and orbax writes checkpoints "
+            "from all of them: give mesh= to train together, or do not call "
+            "jax.distributed.initialize()."
+        )
+    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
     with contextlib.ExitStack() as stack:
         with processes.together():
             path.mkdir(parents=True, exist_ok=True)
@@ -182,17 +186,6 @@ def open_checkpoints(
                 stack.enter_context(_locked(path))
         manager = stack.enter_context(ocp.CheckpointManager(path, options=options))
         yield Checkpoints(manager, path, processes)
-
-
-def _alone(processes: Processes) -> Any:
-    """What tells orbax to wait for no other process, where several train by themselves."""
-    ocp = _orbax()
-    if processes.number == jax.process_count():
-        return ocp.options.MultiprocessingOptions()
-    this = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
-    )
 
 
 @checked
