@@ -11,6 +11,7 @@ import sys
 import applications
 import catalogue
 import first_lines
+import papers
 import performance
 import robustness
 from tables import OVER_TASKS, ROOT, cell, difference, read, table
@@ -117,21 +118,6 @@ def sinusoid():
     seeds = {(row["method"], row["inner_steps"]): row["seeds"] for row in report["rows"]}
     rows = [[method, *(over_seeds(seeds[method, n]) for n in steps)] for method in methods]
     return table(["5 shots, squared error", *(f"{n} steps" for n in steps)], rows)
-
-
-def cavia():
-    report = read("cavia")
-    rows = []
-    for row in report["rows"]:
-        seeds = row["seeds"]
-        text = f"{sum(seeds) / len(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})"
-        rows.append([row["method"], text, row["published"] or "", f"{row['seconds']:.0f}"])
-    header = ["10 shots, one inner step", "squared error", "published", "seconds of all seeds"]
-    about = (
-        f"{report['steps']:,} outer steps of 25 tasks, {report['tests']:,} test tasks, mean of the "
-        f"seeds (smallest to largest). Published by Zintgraf et al. 2019. jax {report['jax']}."
-    )
-    return f"{table(header, rows)}\n\n{about}"
 
 
 NAMES_OF_PROCESSES = {"exact": "the exact process", "constant": "mean and variance of y"}
@@ -481,7 +467,6 @@ PAGES = {
         real_tables,
         optimizers,
         sinusoid,
-        cavia,
         processes,
         performance.transformer,
         digits,
@@ -496,6 +481,7 @@ PAGES = {
     ),
     "docs/algorithms.md": catalogue.MADE,
     "docs/applications.md": applications.MADE,
+    "docs/papers.md": papers.MADE,
     "docs/performance.md": performance.MADE,
 }
 

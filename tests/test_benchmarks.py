@@ -25,7 +25,6 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import alphabets  # noqa: E402
-import cavia  # noqa: E402
 import clustering  # noqa: E402
 import damage  # noqa: E402
 import episodes  # noqa: E402
@@ -47,7 +46,6 @@ import workloads  # noqa: E402
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 NO_CLASSES = {
     "bilevel",
-    "cavia",
     "damage",
     "devices",
     "differentiate",
@@ -474,16 +472,6 @@ def test_the_character_transformer_does_not_see_the_future():
     found, other = net(x), net(x.at[:, 4].set(0))
     np.testing.assert_allclose(found[:, :4], other[:, :4], rtol=1e-6)
     assert (abs(found[:, 4:] - other[:, 4:]).max(axis=(0, 2)) > 1e-6).all()
-
-
-def test_cavia_is_trained_from_two_seeds(tmp_path, as_script, monkeypatch):
-    monkeypatch.setattr(cavia, "METHODS", {"CAVIA": cavia.METHODS["CAVIA"]})
-    cavia.main(cavia.parser.parse_args(["--tiny", "--out", str(tmp_path)]))
-    (row,) = json.loads((tmp_path / "cavia.json").read_text())["rows"]
-    assert row["published"] == 0.19
-    first, second = row["seeds"]
-    assert np.isfinite([first, second]).all()
-    assert first != second
 
 
 def test_an_algorithm_by_name_is_trained_and_the_others_keep_their_rows(tmp_path, as_script):
