@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -159,6 +160,13 @@ def measured(row, learner, params, tasks):
     return 100 * found if row.metric == "accuracy" else found
 
 
+def cell_of(per_task):
+    """[mean, half the 95 % interval], or None where it is not finite: some task diverges."""
+    summary = mj.summarize(per_task)
+    cell = [float(summary.mean), float(summary.interval)]
+    return cell if all(map(math.isfinite, cell)) else None
+
+
 def train(row, parts, folder, seed, steps):
     """(params, curve of validation, hours) after so many steps. Goes on where the folder ends."""
     protocol = row.protocol
@@ -270,10 +278,9 @@ def run(name, row, seed, options):
     for title, column in row.columns.items():
         learner = row.learner(row.protocol | {"seed": seed}, column)
         tasks, digest = tests_of(row, column, data, parts["test"], options)
-        summary = mj.summarize(measured(row, learner, params, tasks))
-        cell = [float(summary.mean), float(summary.interval)]
-        columns[title] = {row.metric: cell, "tasks": digest}
-        print(f"{name}, {title}: {cell[0]:.2f} ± {cell[1]:.2f}", flush=True)
+        per_task = measured(row, learner, params, tasks)
+        columns[title] = {row.metric: cell_of(per_task), "tasks": digest}
+        print(f"{name}, {title}: {mj.summarize(per_task)}", flush=True)
     return {
         **plain(row),
         **data,
