@@ -1,7 +1,8 @@
-"""The table of published figures and ours, from the protocol cards and their result files."""
+"""The tables of published figures and ours, from the protocol cards and their result files."""
 
 import importlib
 import json
+import math
 import statistics
 import sys
 
@@ -14,30 +15,80 @@ CARDS = ROOT / "benchmarks" / "reproduce"
 RESULTS = ROOT / "benchmarks" / "results" / "reproduce"
 sys.path.append(str(CARDS))
 
+import cards  # noqa: E402
+
 POINTS = 0.5
 """Per cent of accuracy that ours may be off where the paper states no interval."""
 
 
 def papers():
-    """The table of docs/papers.md."""
+    """Every column that is published, with ours and the verdict."""
     lines = []
     for card, name, row, runs in results():
         for title, column in row.columns.items():
-            lines.append(line(card, name, row, title, column, runs))
+            if column.published is None:
+                continue
+            ours, mean = measured(row, title, runs)
+            lines.append(
+                [
+                    card.PAPER,
+                    f"`{card.__name__}.py`, {name}",
+                    title,
+                    published(column),
+                    ours,
+                    iterations(runs),
+                    f"{sum(run['hours'] for run in runs):.2g}",
+                    verdict(row, column, mean, runs[0]["fraction"]),
+                ]
+            )
     header = ["paper", "card, row", "column", "published", "ours", "iterations", "hours", "verdict"]
     return table(header, lines)
 
 
+def after_inner_steps():
+    """The squared errors of sinusoids after several numbers of inner steps."""
+    lines = []
+    titles = {}
+    for card, name, row, runs in results():
+        if runs[0]["data"] == "sinusoids" and runs[0]["fraction"] == 1:
+            cells = {title: measured(row, title, runs)[0] for title in row.columns}
+            titles |= dict.fromkeys(cells)
+            lines.append((f"`{card.__name__}.py`, {name}", cells))
+    rows = [[label, *(cells.get(title, "") for title in titles)] for label, cells in lines]
+    return table(["squared error", *titles], rows)
+
+
+def fixed_tasks():
+    """The files of test tasks, with the columns that were measured on each."""
+    users = {}
+    for card, name, row, runs in results():
+        for title in row.columns:
+            found = runs[0]["columns"][title]
+            key = (found["file"], found["fingerprint"])
+            users.setdefault(key, {})[f"{card.__name__}.py, {name}"] = None
+    lines = [[f"`{file}`", f"`{digest}`", "; ".join(of)] for (file, digest), of in users.items()]
+    return table(["file", "fingerprint", "tested on it"], lines)
+
+
 def results():
     """(card, name of a row, Row, its runs with all seeds) of every row that was run."""
+    fingerprints = {}
     for path in sorted(RESULTS.glob("*.json")):
         card = importlib.import_module(path.stem)
-        by_fraction = {}
+        together = {}
         for key, run in json.loads(path.read_text())["rows"].items():
             check_protocol(path, key, run, card)
-            by_fraction.setdefault((run["row"], run["fraction"]), []).append(run)
-        for (name, _), runs in by_fraction.items():
-            yield card, name, card.ROWS[name], runs
+            for column in run["columns"].values():
+                first = fingerprints.setdefault(column["file"], column["fingerprint"])
+                if column["fingerprint"] != first:
+                    raise SystemExit(
+                        f"{key!r} in {path} was tested on another {column['file']} than other rows."
+                    )
+            together.setdefault((run["row"], run["fraction"]), []).append(run)
+        for name, row in card.ROWS.items():
+            for (of_row, _), runs in together.items():
+                if of_row == name:
+                    yield card, name, row, runs
 
 
 def check_protocol(path, key, run, card):
@@ -46,11 +97,15 @@ def check_protocol(path, key, run, card):
     Raises:
         SystemExit: it was not.
     """
-    cards = importlib.import_module("cards")
     if run["row"] not in card.ROWS:
         raise SystemExit(f"{path} has {key!r}, which is not a row of its card; remove it.")
-    now = cards.plain(card.ROWS[run["row"]])
-    then = {name: run.get(name) for name in now}
+    row = card.ROWS[run["row"]]
+    now = {"protocol": row.protocol}
+    then = {"protocol": run["protocol"]}
+    for title, column in row.columns.items():
+        now[title] = {"changes": column.changes, "tests": column.tests}
+        found = run["columns"].get(title, {})
+        then[title] = {name: found.get(name) for name in now[title]}
     if changed := cards.differences(then, now):
         raise SystemExit(
             f"{key!r} in {path} was measured with another protocol: {changed}. Run the card again, "
@@ -58,44 +113,35 @@ def check_protocol(path, key, run, card):
         )
 
 
-def line(card, name, row, title, column, runs):
-    """The cells of one column of a row."""
-    found = [run["measured"][title][row.metric] for run in runs]
-    digits = 2
+def measured(row, title, runs):
+    """(text, mean over seeds) of one column. The mean is ∞ where a test task diverges."""
+    found = [run["columns"][title][row.metric] for run in runs]
+    seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+    if None in found:
+        of_seeds = f" in {found.count(None)} of {len(runs)} seeds" if seeds else ""
+        return f"diverges{of_seeds}", math.inf
     mean = statistics.fmean(value for value, _ in found)
-    ours = f"{mean:.{digits}f} ± {interval(found):.{digits}f}"
-    if len(runs) > 1:
-        ours += f" ({len(runs)} seeds)"
-    published = "" if column.published is None else f"{column.published:g}"
-    if column.interval is not None:
-        published += f" ± {column.interval:g}"
-    first = runs[0]
-    share = "" if first["fraction"] == 1 else f" ({100 * first['fraction']:g} %)"
-    hours = sum(run["hours"] for run in runs)
-    return [
-        card.PAPER,
-        f"`{card.__name__}.py`, {name}",
-        title,
-        published,
-        ours,
-        f"{first['steps']:,}{share}",
-        f"{hours:.1f}",
-        verdict(row, column, mean, first["fraction"]),
-    ]
+    half = found[0][1]
+    if len(found) > 1:
+        half = float(mj.summarize(np.array([value for value, _ in found])).interval)
+    return f"{mean:.2f} ± {half:.2f}{seeds}", mean
 
 
-def interval(found):
-    """Half the 95 % interval: over seeds where there are several, or over the tasks of one."""
-    if len(found) == 1:
-        return found[0][1]
-    values = np.array([value for value, _ in found])
-    return float(mj.summarize(values).interval)
+def published(column):
+    """The figure of the paper, with its interval where it has one."""
+    interval = "" if column.interval is None else f" ± {column.interval:g}"
+    return f"{column.published:g}{interval}" + (" (unverified)" if column.unverified else "")
+
+
+def iterations(runs):
+    """How long the training was, and which share of the protocol's that is."""
+    share = runs[0]["fraction"]
+    text = f"{runs[0]['steps']:,}"
+    return text if share == 1 else f"{text} ({100 * share:g} %)"
 
 
 def verdict(row, column, ours, fraction):
     """Whether ours is within the published interval, and if not, why."""
-    if column.published is None:
-        return "nothing published"
     if fraction < 1:
         return "fraction"
     is_error = row.metric == "loss"
@@ -109,4 +155,4 @@ def verdict(row, column, ours, fraction):
     return f"{where}: {column.reason}" if column.reason else where
 
 
-MADE = (papers,)
+MADE = (papers, after_inner_steps, fixed_tasks)

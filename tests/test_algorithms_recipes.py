@@ -47,6 +47,33 @@ def test_parts_of_a_net_are_named_by_their_paths():
     assert embed(params, x).shape == (2, 8) and apply(params, x).shape == (2, WAYS)
 
 
+def test_anil_is_maml_of_the_head_and_computes_the_features_once():
+    net, task = make_module(), first(make_tasks(dtype=jnp.float32))
+    options = {"inner_rate": 0.2, "inner_steps": 5}
+    once = algorithms.anil(net, **options)
+    every_step = algorithms.maml(
+        algorithms.as_function(net, fast=algorithms.in_part("head")), **options
+    )
+
+    def derivative(learner):
+        return jax.grad(lambda params: learner.task_loss(params, task, KEY)[0])
+
+    assert_close(derivative(once)(once.params), derivative(every_step)(every_step.params), 1e-5)
+    support = once.adaptation.inner(once.params, task.support).inputs[1]
+    assert support.x.shape == (len(task.support.y), 8)  # features
+
+
+def test_an_adaptation_to_features_is_that_of_the_net():
+    embed, _, params = algorithms.as_encoder(make_module(), "head")
+    support = first(make_tasks(dtype=jnp.float32)).support
+    support = support._replace(weight=jnp.arange(len(support.y)) % 3 / 2)
+    of_net = mj.prototypes(embed, WAYS)
+    of_features = mj.inner.on_features(embed, mj.prototypes(mj.nets.identity_encoder, WAYS))
+    found, expected = (one.adapt(params, support, KEY) for one in (of_features, of_net))
+    assert_close(found, expected, 1e-6)
+    assert of_features.inner is None
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(steps):
     weights = algorithms.multi_step_weights(inner_steps=steps, until=100)

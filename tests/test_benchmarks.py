@@ -34,6 +34,7 @@ import gpu  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
 import jax_maml  # noqa: E402
+import ladder  # noqa: E402
 import memory  # noqa: E402
 import optimizers  # noqa: E402
 import processes  # noqa: E402
@@ -242,6 +243,20 @@ def test_a_sweep_is_the_loop_in_one_call(tmp_path):
     np.testing.assert_allclose(whole["errors"], loop["errors"], rtol=1e-4)
     assert whole["best run"] == loop["best run"]
     assert halved["steps"] == 4 * 2 + 2 * 2 + 4 < whole["steps"] == loop["steps"] == 4 * 8
+
+
+@pytest.mark.usefixtures("packs")
+def test_the_ladder_compares_learners_on_the_same_tasks(tmp_path, as_script, monkeypatch):
+    vectors = lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
+    monkeypatch.setattr(mj.nets, "sentence_features", vectors)
+    report = run_here(ladder, tmp_path)
+    assert [row["trained on"] for row in report["rows"]] == (
+        ["letters"] * 4 + ["Omniglot"] * 4 + ["CLINC150"] * 2
+    )
+    for row in report["rows"]:
+        assert row["frozen features"]["minus frozen features"] == [0, 0]
+        assert 0 <= row["ProtoNets"]["accuracy"][0] <= 100
+    assert all(0 < one < 1 for one in report["diversity"].values())
 
 
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, as_script_in_float64):
@@ -494,11 +509,13 @@ def test_an_algorithm_by_name_is_trained_and_the_others_keep_their_rows(tmp_path
 
 @pytest.mark.parametrize("name", few_shot.ALGORITHMS)
 def test_an_algorithm_by_name_has_a_net_and_a_loss(name, as_script):
-    learner = few_shot.ALGORITHMS[name].make(4)
-    batch = mj.Batch(jax.numpy.ones((5, 28, 28, 1)), jax.numpy.arange(5))
-    task = mj.Task(batch, batch)
-    loss, metrics = jax.eval_shape(learner.task_loss, learner.params, task, jax.random.key(0))
-    assert loss.shape == metrics["accuracy"].shape == ()
+    row = few_shot.ALGORITHMS[name]
+    for make, shots in ((row.make, row.shots), (row.test or row.make, 1)):
+        learner = make(4)
+        batch = mj.Batch(jnp.ones((5 * shots, 28, 28, 1)), jnp.tile(jnp.arange(5), shots))
+        task = mj.Task(batch, batch)
+        loss, metrics = jax.eval_shape(learner.task_loss, learner.params, task, jax.random.key(0))
+        assert loss.shape == metrics["accuracy"].shape == ()
 
 
 def test_alphabets_are_learned(tmp_path, packs, as_script, monkeypatch):

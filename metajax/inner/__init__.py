@@ -27,6 +27,7 @@ from metajax.inner.film_layers import modulated as modulated
 from metajax.inner.gradient_memories import gradient_memory as gradient_memory
 from metajax.inner.gradient_memories import memory_head as memory_head
 from metajax.inner.heads import linear_head as linear_head
+from metajax.inner.heads import on_features as on_features
 from metajax.inner.heads import write_head as write_head
 from metajax.inner.heads import written_head as written_head
 from metajax.inner.label_spreading import spread_labels as spread_labels

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import check_fast_entry, takes
 from metajax._tree import as_floating, reference_rows
-from metajax.types import Apply, Array, Batch, Params, PyTree
+from metajax.types import Adaptation, Apply, Array, Batch, Params, PyTree
 
 ABSENT = -1e9
 """Head bias of a class without support, in float16 -∞.
@@ -82,6 +83,44 @@ def written_head(embed: Apply | None, read: Callable[..., Any], *, entry: str = 
         return read(params, params.fast[entry], as_floating(features), **options)
 
     return apply
+
+
+@checked
+def on_features(embed: Apply, adaptation: Adaptation) -> Adaptation:
+    """An adaptation to the features of the support set, which are computed once.
+
+    It is for an adaptation that changes the head alone, as in ANIL: the body of the net then runs
+    once for a task, and not in every inner step. Derivatives pass through the features.
+
+    Args:
+        embed: (params, x, key, reference=...) -> features [examples, ...]. They must not depend on
+            what the adaptation changes.
+        adaptation: how the fast weights are rewritten. Its support set has features in place of x,
+            so that its loss must be of the head alone.
+
+    >>> double = lambda params, x, key=None, *, reference=None: 2 * x
+    >>> adapt = lambda params, support, key: params._replace(fast=support.x.mean())
+    >>> of_features = on_features(double, Adaptation(lambda params, key: params, adapt))
+    >>> support = Batch(jnp.array([1.0, 2.0]), jnp.array([0, 1]))
+    >>> of_features.adapt(Params(0.0, {}), support, jax.random.key(0)).fast.item()
+    3.0
+    """
+    solved = adaptation.inner
+
+    def read(params: Params, support: Batch, key: Array | None) -> Batch:
+        features = embed(params, support.x, key, reference=reference_rows(support))
+        return support._replace(x=features)
+
+    @checked
+    def adapt(params: Params, support: Batch, key: Array) -> Params:
+        embed_key, adapt_key = jax.random.split(key)
+        return adaptation.adapt(params, read(params, support, embed_key), adapt_key)
+
+    def inner(params: Params, support: Batch) -> Any:
+        assert solved is not None
+        return solved(params, read(params, support, None))
+
+    return adaptation._replace(adapt=adapt, inner=None if solved is None else inner)
 
 
 @checked
