@@ -34,7 +34,7 @@ WAYS, SHOTS = 5, 1
 TRAINING_QUERIES = 5  # of each class
 TASKS = 16  # of an outer step
 SIZES = {"train": 1100, "validation": 100, "test": 423}  # characters
-CONTEXT = 5  # numbers that CAVIA adapts
+CONTEXT = 100  # numbers that CAVIA adapts
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,6 +74,26 @@ def conv4(width, outputs=WAYS, channels=1):
 def mlp(inputs, outputs, width=64):
     """A second net, of algorithms that have one."""
     return mj.nets.MLP(inputs, (width,), outputs, rngs=nnx.Rngs(1))
+
+
+class InContext(nnx.Module):
+    """The net of CAVIA: a layer on the features is scaled and shifted by the context.
+
+    The context is constant over the image, so a norm would remove it if a convolution read it.
+    """
+
+    def __init__(self, width, hidden=128):
+        rngs = nnx.Rngs(0)
+        self.body = conv4(width)
+        self.modulation = nnx.Linear(CONTEXT, 2 * hidden, use_bias=False, rngs=rngs)
+        self.hidden = nnx.Linear(width, hidden, rngs=rngs)
+        self.head = nnx.Linear(hidden, WAYS, rngs=rngs)
+
+    def __call__(self, x, reference=None):
+        """[n, 28, 28, 1 + context] -> [n, ways]."""
+        features = self.body.embed(x[..., :1], reference)
+        scale, shift = jnp.split(self.modulation(x[:, 0, 0, 1:]), 2, axis=1)
+        return self.head(nnx.relu(self.hidden(features) * (1 + scale) + shift))
 
 
 def by_descent(recipe, **options):
@@ -124,7 +144,7 @@ ALGORITHMS = {
     "imaml": by_descent(algorithms.imaml, inner_rate=0.5, inner_steps=8, proximity=0.5),
     "cavia": Row(
         lambda width: algorithms.cavia(
-            conv4(width, channels=1 + CONTEXT),
+            InContext(width),
             context=CONTEXT,
             loss=mj.losses.cross_entropy,
             inner_rate=1.0,
