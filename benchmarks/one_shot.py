@@ -51,14 +51,17 @@ class Recipe(NamedTuple):
     """How a classifier is made.
 
     Attributes:
+        within: whether half of the training tasks are of one alphabet.
         widths: channels of the four blocks.
         places: places of the features along a side: 1 after four poolings, 3 after three.
         strokes: whether the net also reads in which direction the strokes run, see `directions`.
-        transformed: whether half of the training tasks have transformed characters, which are new.
+        transformed: whether a third of the training tasks have transformed characters, which are
+            new.
         copies: transformed copies of every image in the test.
         nets: how many nets answer together.
     """
 
+    within: bool = False
     widths: tuple = (64, 64, 64, 64)
     places: int = 1
     strokes: bool = False
@@ -68,13 +71,15 @@ class Recipe(NamedTuple):
 
 
 PLAIN = Recipe()
-WIDE = PLAIN._replace(widths=(64, 96, 128, 128))
+WITHIN = PLAIN._replace(within=True)
+WIDE = WITHIN._replace(widths=(64, 96, 128, 128))
 PLACES = WIDE._replace(places=3)
 NEW = PLACES._replace(transformed=True)
 STROKES = NEW._replace(strokes=True)
 COPIES = STROKES._replace(copies=8)
 ARMS = {
     "recipe of alphabets.py": PLAIN,
+    "+ tasks of one alphabet": WITHIN,
     "+ wider": WIDE,
     "+ 3x3 places": PLACES,
     "+ new characters by transformation": NEW,
@@ -143,15 +148,13 @@ def tests_of(source, tasks):
 
 def training_tasks(recipe):
     """Tasks of one alphabet or of all; every drawing is transformed by itself."""
-    episodes = {
-        "one alphabet": data.grouped_episodes(WAYS, 1, 2),
-        "all alphabets": data.episodes(WAYS, 1, 2),
-    }
-    if recipe is PLAIN:
-        del episodes["one alphabet"]
+    of_one = data.grouped_episodes(WAYS, 1, 2)
+    episodes = {"all alphabets": data.episodes(WAYS, 1, 2)}
+    if recipe.within:
+        episodes["one alphabet"] = of_one
     if recipe.transformed:
         strong = data.affine(degrees=20, scale=(0.7, 1.3), shear=30)
-        new = data.augmented(episodes["one alphabet"], strong, group=lambda batch: batch.y)
+        new = data.augmented(of_one, strong, group=lambda batch: batch.y)
         episodes["new characters"] = new
     mixed = data.task_modes(episodes)
 
@@ -236,12 +239,14 @@ def measured(name, source, tests, steps):
 
 
 def main(options):
+    held_out = HELD_OUT
     if options.tiny:
         options.steps, options.final_steps, options.tasks = 2, 2, 2
+        held_out = {"train": 2, "validation": 1}
     source = data.omniglot()
     split = data.omniglot_split(source.names)
     background = data.select_part(source, split, "train")
-    choosing = data.draw_split(background.names, HELD_OUT, seed=0, group=data.group_of)
+    choosing = data.draw_split(background.names, held_out, seed=0, group=data.group_of)
     path = options.out / "one_shot.json"
     report = json.loads(path.read_text()) if path.exists() else {}
     report = harness.header(
@@ -252,7 +257,7 @@ def main(options):
         final=report.get("final", {}),
     )
     if options.arms is not None:
-        parts = [data.select_part(background, choosing, part) for part in HELD_OUT]
+        parts = [data.select_part(background, choosing, part) for part in held_out]
         tests = tests_of(parts[1], options.tasks)
         for name in options.arms or ARMS:
             report["arms"][name] = measured(name, parts[0], tests, options.steps)

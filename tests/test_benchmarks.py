@@ -36,6 +36,7 @@ import harness  # noqa: E402
 import jax_maml  # noqa: E402
 import ladder  # noqa: E402
 import memory  # noqa: E402
+import one_shot  # noqa: E402
 import optimizers  # noqa: E402
 import processes  # noqa: E402
 import real_tables  # noqa: E402
@@ -243,6 +244,37 @@ def test_a_sweep_is_the_loop_in_one_call(tmp_path):
     np.testing.assert_allclose(whole["errors"], loop["errors"], rtol=1e-4)
     assert whole["best run"] == loop["best run"]
     assert halved["steps"] == 4 * 2 + 2 * 2 + 4 < whole["steps"] == loop["steps"] == 4 * 8
+
+
+@pytest.mark.usefixtures("packs")
+def test_one_shot_arms_are_trained_and_tested(tmp_path, as_script, monkeypatch):
+    plain = one_shot.Recipe(widths=(4, 4, 4, 4))
+    everything = plain._replace(
+        within=True, places=3, strokes=True, transformed=True, copies=1, nets=2
+    )
+    monkeypatch.setattr(one_shot, "ARMS", {"plain": plain, "everything": everything})
+    report = run_here(one_shot, tmp_path, "--arms")
+    assert list(report["arms"]) == ["plain", "everything"]
+    for row in report["arms"].values():
+        assert len(row["alphabets"]) == 1 and 0 < row["errors"][0] <= 100
+    assert report["final"] == {}
+
+
+def test_a_one_shot_task_has_one_drawer_for_each_part():
+    names = [f"Greek/{number}" for number in range(6)]
+    rows = mj.data.dataset(np.arange(6 * 20), np.arange(6 * 20) // 20, names=names)
+    task = one_shot.one_drawer_each(5)(rows, jax.random.key(0))
+    drawers = [set((part.x % 20).tolist()) for part in (task.support, task.query)]
+    assert [len(one) for one in drawers] == [1, 1] and drawers[0] != drawers[1]
+    np.testing.assert_array_equal(task.support.x // 20, task.query.x // 20)
+
+
+def test_directions_of_strokes_tell_lines_from_columns():
+    line = jnp.zeros((28, 28, 1)).at[14, 4:24].set(1.0)
+    level = one_shot.directions(line)[14, 14]
+    upright = one_shot.directions(line.transpose(1, 0, 2))[14, 14]
+    np.testing.assert_allclose(level, -upright, atol=1e-6)
+    assert abs(level[0]) > 0.9
 
 
 @pytest.mark.usefixtures("packs")

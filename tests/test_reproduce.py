@@ -13,6 +13,8 @@ import pooch
 import pytest
 import requests
 
+import metajax as mj
+
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(FOLDER), str(FOLDER / "reproduce")]
 
@@ -33,6 +35,16 @@ def as_script():
         yield
 
 
+@pytest.fixture
+def few_characters(monkeypatch):
+    """A data set in place of Omniglot, which needs no data file."""
+    images = np.random.default_rng(0).integers(0, 256, (50 * 20, 28, 28, 1), np.uint8)
+    names = [f"Greek/{number}" for number in range(50)]
+    characters = mj.data.dataset(images, np.arange(50 * 20) // 20, names=names, scale=255)
+    monkeypatch.setattr(mj.data, "omniglot", lambda: characters)
+    monkeypatch.setattr(cards, "SIZES", {"train": 30, "validation": 10, "test": 10})
+
+
 def run(name, folder, *options):
     """The rows of the result file of a tiny run."""
     places = [f"--{place}={folder / place}" for place in ("runs", "tasks", "out")]
@@ -47,7 +59,7 @@ def run_sinusoids(folder):
     return row
 
 
-@pytest.mark.usefixtures("packs", "as_script")
+@pytest.mark.usefixtures("few_characters", "as_script")
 @pytest.mark.parametrize(("name", "row"), [one for one in ROWS if one[1] not in LARGER])
 def test_a_row_runs(name, row, tmp_path):
     (found,) = run(name, tmp_path, "--rows", row).values()
@@ -81,7 +93,7 @@ class Read(dict):
         return joined
 
 
-@pytest.mark.usefixtures("packs", "as_script")
+@pytest.mark.usefixtures("few_characters", "as_script")
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_every_choice_of_a_protocol_is_read(name, row):
     """A number that nothing reads could contradict what is trained."""
@@ -119,16 +131,16 @@ def test_a_fraction_of_the_steps_ends_at_the_same_step_size(decay, whole, tenth,
 @pytest.mark.usefixtures("as_script")
 def test_a_run_that_was_cut_off_ends_with_the_same_figures(tmp_path, monkeypatch):
     whole = run_sinusoids(tmp_path / "whole")
-    fit = cards.mj.training.fit
+    fit = mj.training.fit
 
     def interrupted(*arguments, **options):
         return fit(*arguments, **options, on_record=lambda record: True)
 
-    monkeypatch.setattr(cards.mj.training, "fit", interrupted)
+    monkeypatch.setattr(mj.training, "fit", interrupted)
     with pytest.raises(SystemExit, match="Interrupted after step 1; the same command goes on"):
         run_sinusoids(tmp_path / "cut")
     assert not (tmp_path / "cut" / "out").exists()
-    monkeypatch.setattr(cards.mj.training, "fit", fit)
+    monkeypatch.setattr(mj.training, "fit", fit)
     cut = run_sinusoids(tmp_path / "cut")
     assert cut["columns"] == whole["columns"]
     assert cut["curve"] == whole["curve"]
