@@ -119,8 +119,7 @@ def main(config, out):
         Args:
             adaptation: how the head is written.
             class_means: whether the head is that of class means. Its logits then lack -|f(x)|² of
-            the
-                negative squared distance, which matters where queries are compared.
+                the negative squared distance, which matters where queries are compared.
         """
 
         def task_loss(params, task, key):

@@ -62,8 +62,7 @@ def metaopt_net(
     W = argmin ½|W|² + C Σᵢ maxₖ (1 - [k = yᵢ] + f(xᵢ)·Wₖ - f(xᵢ)·W_yᵢ), the machine of Crammer and
     Singer, and the logits are a f(x)·Wₖ with a learned scale a. Derivatives pass through the
     solution of the dual problem, which qpax finds, a solver of quadratic programs. On several
-    devices, let the compiler divide the tasks: qpax does
-    not run inside `jax.shard_map`.
+    devices, let the compiler divide the tasks: qpax does not run inside `jax.shard_map`.
 
     Args:
         net: a Flax module with `embed` and `head`, or any net whose outputs are features.

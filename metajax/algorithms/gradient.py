@@ -239,7 +239,7 @@ def imaml(
         ValueError: a proximity that is not positive.
 
     Source: Rajeswaran et al. 2019, arXiv 1909.04630. The released code solves with 2I + H/12, and
-    takes its steps on L alone and one step on the distance after them; its rate is 0.01.
+    takes its steps on L alone and one step on the distance after them.
 
     Checked against: the derivative of the minimum by a dense solve.
     """
