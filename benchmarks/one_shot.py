@@ -55,8 +55,10 @@ class Recipe(NamedTuple):
         widths: channels of the four blocks.
         places: places of the features along a side: 1 after four poolings, 3 after three.
         strokes: whether the net also reads in which direction the strokes run, see `directions`.
-        transformed: whether a third of the training tasks have transformed characters, which are
+        transformed: whether a part of the training tasks has transformed characters, which are
             new.
+        turned: whether a part of the training tasks is turned and mirrored as a whole, which makes
+            new alphabets.
         copies: transformed copies of every image in the test.
         nets: how many nets answer together.
     """
@@ -66,6 +68,7 @@ class Recipe(NamedTuple):
     places: int = 1
     strokes: bool = False
     transformed: bool = False
+    turned: bool = False
     copies: int = 0
     nets: int = 1
 
@@ -75,7 +78,8 @@ WITHIN = PLAIN._replace(within=True)
 WIDE = WITHIN._replace(widths=(64, 96, 128, 128))
 PLACES = WIDE._replace(places=3)
 NEW = PLACES._replace(transformed=True)
-STROKES = NEW._replace(strokes=True)
+TURNED = NEW._replace(turned=True)
+STROKES = TURNED._replace(strokes=True)
 COPIES = STROKES._replace(copies=8)
 ARMS = {
     "recipe of alphabets.py": PLAIN,
@@ -83,6 +87,7 @@ ARMS = {
     "+ wider": WIDE,
     "+ 3x3 places": PLACES,
     "+ new characters by transformation": NEW,
+    "+ turned and mirrored alphabets": TURNED,
     "+ directions of strokes": STROKES,
     "+ transformed copies in the test": COPIES,
     "+ three nets": COPIES._replace(nets=3),
@@ -146,6 +151,14 @@ def tests_of(source, tasks):
     return found
 
 
+def turn(image, key):
+    """The image after some quarter turns, mirrored or not."""
+    turn_key, mirror_key = jax.random.split(key)
+    views = jnp.stack([jnp.rot90(image, quarters) for quarters in range(4)])
+    turned = views[jax.random.randint(turn_key, (), 0, 4)]
+    return jnp.where(jax.random.bernoulli(mirror_key), turned[:, ::-1], turned)
+
+
 def training_tasks(recipe):
     """Tasks of one alphabet or of all; every drawing is transformed by itself."""
     of_one = data.grouped_episodes(WAYS, 1, 2)
@@ -156,6 +169,8 @@ def training_tasks(recipe):
         strong = data.affine(degrees=20, scale=(0.7, 1.3), shear=30)
         new = data.augmented(of_one, strong, group=lambda batch: batch.y)
         episodes["new characters"] = new
+    if recipe.turned:
+        episodes["new alphabets"] = data.augmented(of_one, turn, group=lambda batch: 0)
     mixed = data.task_modes(episodes)
 
     def without_mode(dataset, key):

@@ -250,7 +250,7 @@ def test_a_sweep_is_the_loop_in_one_call(tmp_path):
 def test_one_shot_arms_are_trained_and_tested(tmp_path, as_script, monkeypatch):
     plain = one_shot.Recipe(widths=(4, 4, 4, 4))
     everything = plain._replace(
-        within=True, places=3, strokes=True, transformed=True, copies=1, nets=2
+        within=True, places=3, strokes=True, transformed=True, turned=True, copies=1, nets=2
     )
     monkeypatch.setattr(one_shot, "ARMS", {"plain": plain, "everything": everything})
     report = run_here(one_shot, tmp_path, "--arms")
