@@ -2,10 +2,11 @@
 
 Every learner has the same net, is trained for the same time on tasks of the training characters,
 and is tested on the same tasks of characters never seen. Reptile is trained on ten shots and tested
-with more inner steps, as in its paper. Beside each stand its controls: the net
-before training, the nearest mean of raw pixels, and features that were pretrained on the union of
-all training characters, with the nearest mean. Rows are added to benchmarks/results/few_shot.json
-or few_shot_glyphs.json, so that the algorithms can be run a few at a time.
+with more inner steps, as in its paper; CAVIA has a layer more, which its context modulates. Beside
+each stand its controls: the net before training, the nearest mean of raw pixels, and features that
+were pretrained on the union of all training characters, with the nearest mean. Rows are added to
+benchmarks/results/few_shot.json or few_shot_glyphs.json, so that the algorithms can be run a few at
+a time.
 
 METAJAX_DATA=folder python benchmarks/few_shot.py
 METAJAX_DATA=folder python benchmarks/few_shot.py --algorithms maml protonets

@@ -4,8 +4,9 @@ A task has 20 characters of one alphabet, or all of an alphabet that has fewer. 
 support image of every character, and another the query. Nets are trained on the 30 background
 alphabets of Omniglot, in prototypical networks, and statistics of norms come from the support set.
 Every choice is made on six background alphabets that `--arms` holds out; `--final` trains the last
-arm on all 30 and tests it on the 20 evaluation alphabets, beside the recipe of alphabets.py (the
-first arm). Intervals are over alphabets. Results are added to benchmarks/results/one_shot.json.
+arm on all 30 and tests it on the 20 evaluation alphabets, beside the first arm: the net of
+alphabets.py, here trained on other sizes and with the statistics of the support set. Intervals are
+over alphabets. Results are added to benchmarks/results/one_shot.json.
 
 This is not the published one-shot task (Lake et al. 2015), which is another draw: 20 runs over ten
 alphabets, chosen by hand.
@@ -82,7 +83,7 @@ TURNED = NEW._replace(turned=True)
 STROKES = TURNED._replace(strokes=True)
 COPIES = STROKES._replace(copies=8)
 ARMS = {
-    "recipe of alphabets.py": PLAIN,
+    "net of alphabets.py": PLAIN,
     "+ tasks of one alphabet": WITHIN,
     "+ wider": WIDE,
     "+ 3x3 places": PLACES,

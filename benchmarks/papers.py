@@ -1,7 +1,4 @@
-"""The tables of published figures and ours, from the protocol cards and their result files.
-
-python benchmarks/papers.py    # draws the curves of the trainings
-"""
+"""The tables of published figures and ours, from the protocol cards and their result files."""
 
 import importlib
 import json
@@ -159,32 +156,3 @@ def verdict(row, column, ours, fraction):
 
 
 MADE = (papers, after_inner_steps, fixed_tasks)
-
-
-def draw():
-    """The accuracy on validation tasks of every training, above the figure that is published."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    found = [one for one in results() if one[2].metric == "accuracy"]
-    columns = 4
-    rows = math.ceil(len(found) / columns)
-    with matplotlib.rc_context(dict(mj.plots.STYLE)):
-        figure = Figure(figsize=(3.2 * columns, 2.4 * rows))
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, (card, name, row, runs) in zip(panels, found, strict=False):
-            for run in runs:
-                axes.plot(*zip(*run["curve"], strict=True))
-            (column, *_) = row.columns.values()
-            axes.axhline(column.published, color="0.5", linestyle="--")
-            axes.set_xlim(0, row.protocol["iterations"])
-            axes.set_title(f"{card.__name__}, {name}", fontsize=9)
-        for axes in panels[len(found) :]:
-            axes.axis("off")
-        figure.supxlabel("outer steps of the protocol; dashed: the published figure", fontsize=9)
-        figure.supylabel("accuracy on validation tasks, %", fontsize=9)
-        figure.savefig(RESULTS / "curves.png")
-
-
-if __name__ == "__main__":
-    draw()

@@ -47,22 +47,6 @@ def test_parts_of_a_net_are_named_by_their_paths():
     assert embed(params, x).shape == (2, 8) and apply(params, x).shape == (2, WAYS)
 
 
-def test_anil_is_maml_of_the_head_and_computes_the_features_once():
-    net, task = make_module(), first(make_tasks(dtype=jnp.float32))
-    options = {"inner_rate": 0.2, "inner_steps": 5}
-    once = algorithms.anil(net, **options)
-    every_step = algorithms.maml(
-        algorithms.as_function(net, fast=algorithms.in_part("head")), **options
-    )
-
-    def derivative(learner):
-        return jax.grad(lambda params: learner.task_loss(params, task, KEY)[0])
-
-    assert_close(derivative(once)(once.params), derivative(every_step)(every_step.params), 1e-5)
-    support = once.adaptation.inner(once.params, task.support).inputs[1]
-    assert support.x.shape == (len(task.support.y), 8)  # features
-
-
 def test_an_adaptation_to_features_is_that_of_the_net():
     embed, _, params = algorithms.as_encoder(make_module(), "head")
     support = first(make_tasks(dtype=jnp.float32)).support

@@ -109,6 +109,23 @@ def test_every_choice_of_a_protocol_is_read(name, row):
         assert column.changes.keys() <= found.protocol.keys()
 
 
+@pytest.mark.usefixtures("as_script")
+def test_anil_with_features_that_are_computed_once_is_the_recipe():
+    protocol = {**CARDS["anil"].ONE_SHOT, "width": 4, "ways": 3, "seed": 0}
+    once = CARDS["anil"].learner(protocol)
+    recipe = mj.algorithms.anil(cards.strided_conv4(protocol), inner_rate=2.0, inner_steps=5)
+    x = jax.random.uniform(jax.random.key(0), (6, 28, 28, 1))
+    batch = mj.Batch(x, np.arange(6) % 3)
+    task = mj.Task(batch, batch._replace(x=x[::-1]))
+    derivative = lambda one: jax.grad(
+        lambda params: one.task_loss(params, task, jax.random.key(1))[0]
+    )(one.params)
+    for found, expected in zip(*map(jax.tree.leaves, map(derivative, (once, recipe))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    inner = once.adaptation.inner(once.params, batch)
+    assert inner.inputs[1].x.shape == (6, 4)  # features
+
+
 @pytest.mark.parametrize(
     ("decay", "whole", "tenth"),
     [

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import optax
-from flax import nnx
 
 from metajax._checked import checked
-from metajax.algorithms.learners import (
-    MakeLoss,
-    Net,
-    as_function,
-    check_has_slow,
-    embed_of,
-    in_part,
-    loss_of,
-    method_of,
-)
+from metajax.algorithms.learners import MakeLoss, Net, as_function, check_has_slow, in_part, loss_of
 from metajax.differentiate import Strategy, conjugate_gradient, first_order, implicit
-from metajax.inner import inner_loop, minibatch, on_features
+from metajax.inner import inner_loop, minibatch
 from metajax.losses import cross_entropy
 from metajax.outer import query_loss
 from metajax.outer import reptile as reptile_loss
@@ -103,8 +92,8 @@ def anil(
 ) -> Learner:
     """ANIL ("almost no inner loop"): MAML whose inner loop changes the head only.
 
-    Of a Flax module with `embed` and `head`, the features of a task are computed once, and the
-    inner loop runs the head alone. Of any other net, every inner step runs all of it.
+    Every inner step runs the whole net. `inner.on_features` makes an inner loop that computes the
+    features once, for a net whose output is its head on its features.
 
     Args:
         net: a Flax module or (apply, params).
@@ -121,15 +110,13 @@ def anil(
 
     Checked against: the loss and its derivative written out.
     """
-    apply, params = as_function(net, fast=in_part(head))
-    of_net = loss_of(loss, apply)
-    descend = functools.partial(inner_loop, optimizer=optax.sgd(inner_rate), steps=inner_steps)
-    if isinstance(net, nnx.Module) and hasattr(net, "embed") and head == "head":
-        of_head = loss_of(loss, method_of(apply, head))
-        adaptation = on_features(embed_of(apply), descend(of_head))
-    else:
-        adaptation = descend(of_net)
-    return Learner(apply, params, adaptation, query_loss(adaptation, of_net, inductive=inductive))
+    return maml(
+        as_function(net, fast=in_part(head)),
+        loss=loss,
+        inner_rate=inner_rate,
+        inner_steps=inner_steps,
+        inductive=inductive,
+    )
 
 
 @checked

@@ -90,13 +90,17 @@ def on_features(embed: Apply, adaptation: Adaptation) -> Adaptation:
     """An adaptation to the features of the support set, which are computed once.
 
     It is for an adaptation that changes the head alone, as in ANIL: the body of the net then runs
-    once for a task, and not in every inner step. Derivatives pass through the features.
+    once for a task, and not in every inner step. Derivatives pass through the features. Random
+    layers of the body, such as dropout, draw once for a task.
 
     Args:
         embed: (params, x, key, reference=...) -> features [examples, ...]. They must not depend on
             what the adaptation changes.
         adaptation: how the fast weights are rewritten. Its support set has features in place of x,
             so that its loss must be of the head alone.
+
+    Returns:
+        An adaptation to support sets with x as `embed` takes them.
 
     >>> double = lambda params, x, key=None, *, reference=None: 2 * x
     >>> adapt = lambda params, support, key: params._replace(fast=support.x.mean())
