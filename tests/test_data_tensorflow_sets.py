@@ -469,6 +469,12 @@ def test_two_processes_may_ask_at_once(tmp_path):
     assert [path.name for path in (tmp_path / "letters").iterdir() if path.is_dir()] == ["1.0.0"]
 
 
+def test_a_builder_may_be_older_than_what_another_process_prepared(tmp_path):
+    builder = Letters(data_dir=tmp_path, file_format="array_record")
+    Letters(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    assert tfds(builder).classes == 8
+
+
 def test_a_damaged_file_is_an_error(folder, tmp_path):
     shutil.copytree(folder / "letters", tmp_path / "letters")
     (path,) = (tmp_path / "letters" / "1.0.0").glob("*train*")

@@ -43,6 +43,8 @@ def open_split(name: Any, split: str, data_dir: str | os.PathLike | None, downlo
     builder = _find_builder(name, data_dir)
     full_name = builder.info.full_name
     prepared = builder.is_prepared() or _prepare(builder, download)
+    if prepared and not builder.info.initialized:  # another process prepared it meanwhile
+        builder.info.read_from_directory(builder.data_path)
     try:
         if prepared:
             examples = _open_prepared(builder, split)
@@ -167,9 +169,7 @@ def _prepare(builder: Any, download: bool) -> bool:
     lock = _lock(folder)
     try:
         with lock:
-            if builder.is_prepared():  # by another process, while this one waited
-                builder.info.read_from_directory(builder.data_path)
-            else:
+            if not builder.is_prepared():  # by another process, while this one waited
                 builder.download_and_prepare()
     except NotImplementedError:
         return False
