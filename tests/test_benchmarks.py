@@ -249,15 +249,28 @@ def test_a_sweep_is_the_loop_in_one_call(tmp_path):
 @pytest.mark.usefixtures("packs")
 def test_one_shot_arms_are_trained_and_tested(tmp_path, as_script, monkeypatch):
     plain = one_shot.Recipe(widths=(4, 4, 4, 4))
-    everything = plain._replace(
-        within=True, places=3, strokes=True, transformed=True, turned=True, copies=1, nets=2
-    )
-    monkeypatch.setattr(one_shot, "ARMS", {"plain": plain, "everything": everything})
-    report = run_here(one_shot, tmp_path, "--arms")
-    assert list(report["arms"]) == ["plain", "everything"]
+    one = plain._replace(places=7, shift=1, pairs=True, strokes=True, transformed=True, turned=True)
+    arms = {"plain": plain, "everything": one, "two nets": one._replace(copies=1, nets=2)}
+    monkeypatch.setattr(one_shot, "ARMS", arms)
+    monkeypatch.setattr(one_shot, "CHOSEN", "plain")
+    report = run_here(one_shot, tmp_path, "--arms", "--final")
+    assert list(report["arms"]) == list(arms) and list(report["final"]) == ["plain"]
     for row in report["arms"].values():
         assert len(row["alphabets"]) == 1 and 0 < row["errors"][0] <= 100
-    assert report["final"] == {}
+    assert len(report["final"]["plain"]["alphabets"]) == 20
+
+
+def test_features_that_moved_by_one_place_are_similar_where_they_may_shift():
+    recipe = one_shot.Recipe(places=7, shift=1)
+    image = jax.random.normal(jax.random.key(0), (1, 9, 9, 3))
+    here, there, apart = (image[:, 1 + move : 8 + move, 1:8].reshape(1, -1) for move in (0, 1, -1))
+    assert one_shot.similarity(recipe, here, here) == 0
+    still = recipe._replace(shift=0)
+    expected = -((here - there) ** 2).sum() / 49
+    np.testing.assert_allclose(one_shot.similarity(still, here, there), [[expected]], rtol=1e-5)
+    moved = one_shot.similarity(recipe, here, there)[0, 0]
+    assert 0 > moved > expected / 4  # but for the last row, whose places are at the edge
+    assert one_shot.similarity(recipe, there, apart)[0, 0] < 2 * moved
 
 
 def test_a_one_shot_task_has_one_drawer_for_each_part():
