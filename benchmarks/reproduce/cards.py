@@ -148,6 +148,23 @@ def flat_conv4(protocol):
     return FlatConv4(protocol["ways"], width=protocol["width"], rngs=nnx.Rngs(protocol["seed"]))
 
 
+def initialised(net, seed, draw):
+    """The net with the weights of all its linear layers drawn anew.
+
+    Args:
+        net: a Flax module.
+        seed: of the draws.
+        draw: (key, inputs, outputs) -> (kernel [inputs, outputs], bias [outputs]).
+    """
+    key = jax.random.key(seed)
+    for number, (_, layer) in enumerate(nnx.iter_modules(net)):
+        if isinstance(layer, nnx.Linear):
+            kernel, bias = draw(jax.random.fold_in(key, number), *layer.kernel.shape)
+            layer.kernel[...] = kernel
+            layer.bias[...] = bias
+    return net
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One training of a paper.

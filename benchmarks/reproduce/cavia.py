@@ -10,6 +10,8 @@ What the paper does not say and its code does:
 - The code keeps the model of CAVIA that is best in validation. That of MAML is the last one: what
   it keeps there is changed by later steps. Here both are the last one.
 - It clips the meta-gradient of each task of CAVIA at ±10. Here nothing is clipped.
+- Weights and biases are uniform within ±1/√n. For CAVIA, n is the number of inputs of the layer,
+  and for MAML that of its outputs.
 - A test has 100 tasks with 100 queries each; here 600 with 50.
 
 python benchmarks/reproduce/cavia.py --seeds 0 1 2
@@ -18,6 +20,7 @@ python benchmarks/reproduce/cavia.py --seeds 0 1 2
 import functools
 
 import cards
+import jax
 from flax import nnx
 
 import metajax as mj
@@ -29,6 +32,7 @@ CAVIA = {
     "shots": 10,
     "queries": 10,
     "context": 5,
+    "initial_width": "inputs",
     "inner_rate": 1.0,
     "inner_steps": 1,
     "outer_rate": 1e-3,
@@ -36,13 +40,22 @@ CAVIA = {
     "tasks": 25,
     "iterations": 50_000,
 }
-MAML = CAVIA | {"context": 0, "inner_rate": 0.01}
+MAML = CAVIA | {"context": 0, "initial_width": "outputs", "inner_rate": 0.01}
 
 
 def learner(protocol):
     """CAVIA, or MAML where there is no context: two hidden layers, the mean squared error."""
     context, hidden = protocol["context"], (protocol["width"], protocol["width"])
     net = mj.nets.MLP(1 + context, hidden, 1, rngs=nnx.Rngs(protocol["seed"]))
+    of_inputs = protocol["initial_width"] == "inputs"
+
+    def uniform(key, inputs, outputs):
+        kernel_key, bias_key = jax.random.split(key)
+        most = (inputs if of_inputs else outputs) ** -0.5
+        kernel = jax.random.uniform(kernel_key, (inputs, outputs), minval=-most, maxval=most)
+        return kernel, jax.random.uniform(bias_key, (outputs,), minval=-most, maxval=most)
+
+    net = cards.initialised(net, protocol["seed"], uniform)
     descent = {
         "loss": mj.losses.squared_error,
         "inner_rate": protocol["inner_rate"],

@@ -7,8 +7,8 @@ What the paper does not say and its code does:
 
 - A task has five points to learn from and five to answer. Both have noise of 0.3, in the test too,
   so that no error is below 0.09.
-- The outer gradient is clipped to a norm of 2. The weights start at normal values of 0.01, which
-  they do not here.
+- The outer gradient is clipped to a norm of 2. The weights of the net start at normal values of
+  0.01, and its biases at zero.
 - MAML has 20 further inputs that are learned. MMAML reads the points by a bidirectional LSTM in the
   order in which they were drawn. Here MAML has none, and MMAML reads them as a set.
 - A task of its test has 5 queries; here 50.
@@ -28,6 +28,7 @@ from metajax import algorithms
 PAPER = "Vuorio et al. 2019"
 MMAML = {
     "width": 100,
+    "initial_spread": 0.01,
     "reader_width": 40,
     "noise": 0.3,
     "shots": 5,
@@ -50,7 +51,10 @@ def draw(protocol):
 def learner(protocol):
     """MMAML, or MAML where there is no reader: three hidden layers, the mean squared error."""
     rngs = nnx.Rngs(protocol["seed"])
+    spread = nnx.initializers.normal(protocol["initial_spread"])
+    small = lambda key, inputs, outputs: (spread(key, (inputs, outputs)), 0)
     net = mj.nets.MLP(1, 3 * (protocol["width"],), 1, rngs=rngs)
+    net = cards.initialised(net, protocol["seed"], small)
     rate, steps = protocol["inner_rate"], protocol["inner_steps"]
     width = protocol["reader_width"]
     if not width:
