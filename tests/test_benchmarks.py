@@ -25,6 +25,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import alphabets  # noqa: E402
+import attribution  # noqa: E402
 import clustering  # noqa: E402
 import damage  # noqa: E402
 import episodes  # noqa: E402
@@ -302,6 +303,19 @@ def test_the_ladder_compares_learners_on_the_same_tasks(tmp_path, as_script, mon
         assert row["frozen features"]["minus frozen features"] == [0, 0]
         assert 0 <= row["ProtoNets"]["accuracy"][0] <= 100
     assert all(0 < one < 1 for one in report["diversity"].values())
+
+
+@pytest.mark.usefixtures("packs")
+def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
+    vectors = lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
+    monkeypatch.setattr(mj.nets, "sentence_features", vectors)
+    report = run_here(attribution, tmp_path)
+    for problem in ("digits", "intents"):
+        assert next(iter(report["lds"][problem])) == "attribute"
+        assert [row["wrong"] for row in report["labels"][problem]] == [0.1, 0.4]
+    assert [row["activation"] for row in report["smoothness"]] == ["relu", "tanh"]
+    assert report["cost"][0]["trainings"] > 0
+    assert (tmp_path / "attribution.png").exists()
 
 
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, as_script_in_float64):

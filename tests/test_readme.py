@@ -19,8 +19,9 @@ import metajax
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 GUIDES = {
-    "bilevel", "data", "devices", "differentiate", "features", "higher", "learn2learn",
-    "modalities", "nets", "own", "own_net", "seeds", "start", "strategies", "streams", "training",
+    "attribution", "bilevel", "data", "devices", "differentiate", "features", "higher",
+    "learn2learn", "modalities", "nets", "own", "own_net", "seeds", "start", "strategies",
+    "streams", "training",
 }  # fmt: skip
 PROCESSES = 3
 RUN = """

@@ -31,6 +31,7 @@ class Inner(NamedTuple):
             among it have no derivative.
         path: whether the fast weights after every step are wanted, instead of the last ones.
         needs_value: whether the optimizer needs the loss itself, as `optax.polyak_sgd` does.
+        steps: number of steps.
     """
 
     loss: InnerLoss
@@ -40,6 +41,7 @@ class Inner(NamedTuple):
     inputs: PyTree
     path: bool
     needs_value: bool = False
+    steps: int = 0
 
 
 class Strategy(NamedTuple):

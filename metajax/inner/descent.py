@@ -112,7 +112,7 @@ def inner_loop(
         frozen = params if proximity else params._replace(fast=())
         inputs = (frozen, support)
         fast = varying_like(params.fast, inputs)
-        return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value)
+        return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value, steps)
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:

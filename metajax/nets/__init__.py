@@ -25,6 +25,7 @@ from metajax.nets.layers import in_one_pass as in_one_pass
 from metajax.nets.layers import in_two_passes as in_two_passes
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
+from metajax.nets.long_attention import chunked_attention as chunked_attention
 from metajax.nets.memory import Memory as Memory
 from metajax.nets.memory import remember_pairs as remember_pairs
 from metajax.nets.memory import with_memory as with_memory

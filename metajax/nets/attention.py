@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
+from metajax.nets.long_attention import CHUNK, LONG, chunked_attention
 from metajax.nets.tokens import keep_valid
 from metajax.types import Array, Count, Size
 
@@ -19,7 +20,8 @@ class Attention(nnx.Module):
     y = concat_h[softmax(Q_h·K_hᵀ / √d)·V_h]·O with d = width / heads.
 
     There are no biases. A bias of the keys would cancel in the softmax, and with a bias of the
-    output a query without a valid token could not give zero.
+    output a query without a valid token could not give zero. Of more than 512 queries or tokens,
+    only a chunk of the scores is in memory at a time; see `chunked_attention`.
 
     Args:
         width: width of queries, tokens and outputs.
@@ -65,6 +67,9 @@ class Attention(nnx.Module):
         query = self._split(self.query(queries))
         key = self._split(self.key(tokens))
         value = self._split(self.value(values))
+        if max(queries.shape[1], tokens.shape[1]) > LONG:
+            mean = chunked_attention(query, key, value, valid, chunk=CHUNK)
+            return self.output(mean.reshape(queries.shape))
         root = np.sqrt(query.shape[-1]).astype(query.dtype)
         scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root
         if valid is not None:

