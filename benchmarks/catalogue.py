@@ -24,8 +24,8 @@ FAMILIES = {
         "centroid_networks",
     ],
     "transfer": [
-        "pretraining", "fine_tuning", "low_rank_fine_tuning", "learning_to_reweight", "ensemble",
-        "augmented_queries",
+        "pretraining", "fine_tuning", "low_rank_fine_tuning", "learning_to_reweight", "data_rater",
+        "ensemble", "augmented_queries",
     ],
     "modalities": [
         "am3", "cross_modal_adaptation", "fumi", "described_low_rank",

@@ -165,6 +165,55 @@ def test_wrong_labels_count_less():
     assert set(info.metrics) >= {"query_loss", "accuracy"}
 
 
+def test_rated_examples_have_the_derivative_of_one_step():
+    """dL/dsⱼ = -α wⱼ (pⱼ - Σᵢ wᵢ pᵢ) with pᵢ = ∇lᵢ·∇L after the step, for softmax regression."""
+    x, query_x = features(6, 2), features(5, 2, seed=1)
+    y, query_y = np.arange(6) % 2, np.arange(5) % 2
+    start = mj.Params({"w": jnp.ones((2, 2))}, {})
+    net = mj.nets.from_function(lambda params, x: x @ params.fast["w"], start)
+    line = np.array([[0.7], [-0.4]])
+    of_line = mj.Params({"r": jnp.asarray(line)}, {})
+    rater = mj.nets.from_function(lambda params, x: x @ params.fast["r"], of_line)
+    learner = algorithms.data_rater(net, rater, optimizer=optax.sgd(0.5), inner_steps=1)
+    task = mj.Task(mj.Batch(x, y), mj.Batch(query_x, query_y))
+    params = cast(learner.params, jnp.float64)
+    found = jax.grad(lambda params: learner.task_loss(params, task, KEY)[0])(params)
+
+    def slopes(w, x, y):
+        logits = np.exp(x @ w)
+        error = logits / logits.sum(axis=1, keepdims=True) - np.eye(2)[y]
+        return x[:, :, None] * error[:, None]
+
+    share = np.exp(x @ line)[:, 0]
+    share /= share.sum()
+    of_rows = slopes(np.ones((2, 2)), x, y)
+    moved = np.ones((2, 2)) - 0.5 * np.einsum("n,nij->ij", share, of_rows)
+    products = np.einsum("nij,ij->n", of_rows, slopes(moved, query_x, query_y).mean(axis=0))
+    of_scores = -0.5 * share * (products - share @ products)
+    np.testing.assert_allclose(found.slow["rater"]["r"][:, 0], of_scores @ x, rtol=1e-7)
+
+
+def test_a_rater_that_reads_labels_learns_which_are_wrong():
+    noisy, clean, wrong = noisy_batches()
+    net = mj.nets.MLP(2, (), 2, rngs=nnx.Rngs(0))
+    rater = mj.nets.MLP(4, (16,), 1, rngs=nnx.Rngs(1))
+    reads = lambda batch: jnp.concatenate([batch.x, jax.nn.one_hot(batch.y, 2)], axis=1)
+    learner = algorithms.data_rater(
+        net, rater, reads=reads, optimizer=optax.sgd(1.0), inner_steps=3
+    )
+    loss = mj.losses.cross_entropy(learner.apply)
+    outer = mj.bilevel(learner.adaptation, loss, optax.adam(0.03))
+    state = outer.init(cast(learner.params, jnp.float64))
+    tasks = jax.tree.map(lambda leaf: leaf[None], mj.Task(noisy, clean))
+    step = jax.jit(outer.step)
+    for number in range(60):
+        state, info = step(state, tasks, jax.random.key(number))
+    rate, _ = mj.nets.functional(rater)
+    scores = rate(mj.Params(state.params.slow["rater"], {}), reads(noisy))[:, 0]
+    assert scores[wrong].mean() < scores[~wrong].mean() - 1
+    assert set(info.metrics) == {"accuracy"}
+
+
 def test_warped_gradients_are_their_formula():
     task = first(make_tasks())
     net = make_module()

@@ -27,6 +27,7 @@ from metajax.algorithms.gradient import imaml as imaml
 from metajax.algorithms.gradient import maml as maml
 from metajax.algorithms.gradient import reptile as reptile
 from metajax.algorithms.latent_embeddings import leo as leo
+from metajax.algorithms.learned_losses import data_rater as data_rater
 from metajax.algorithms.learned_losses import learning_to_reweight as learning_to_reweight
 from metajax.algorithms.learned_losses import ml3 as ml3
 from metajax.algorithms.learned_steps import maml_plus_plus as maml_plus_plus

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import optax
 from flax import nnx
@@ -9,12 +11,22 @@ from flax import nnx
 from metajax._checked import checked
 from metajax._tree import row_weights
 from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
-from metajax.differentiate import Strategy
+from metajax.differentiate import Strategy, mixed_mode
 from metajax.inner import identity, inner_loop
 from metajax.losses import cross_entropy, learned_loss
 from metajax.nets import functional, join_params
 from metajax.outer import example_weights, query_loss
-from metajax.types import Array, Count, Learner, Metrics, Params, Task
+from metajax.types import (
+    Array,
+    Batch,
+    Count,
+    Learner,
+    Metrics,
+    Params,
+    PyTree,
+    Sample,
+    Task,
+)
 
 
 @checked
@@ -93,3 +105,61 @@ def learning_to_reweight(net: Net, *, loss: MakeLoss = cross_entropy) -> Learner
         return value, {"query_loss": of_clean, **metrics}
 
     return Learner(apply, params, identity(), task_loss)
+
+
+@checked
+def data_rater(
+    net: Net,
+    rater: Net,
+    *,
+    reads: Callable[[Batch], PyTree] = lambda batch: batch.x,
+    loss: MakeLoss = cross_entropy,
+    optimizer: optax.GradientTransformation | None = None,
+    inner_steps: Count = 2,
+    sample: Sample[Batch] | None = None,
+    differentiate: Strategy | None = None,
+    inductive: bool = False,
+) -> Learner:
+    """DataRater: a second net weighs the examples of each batch, so that training on them helps.
+
+    The inner loop trains on Σᵢ softmax(s)ᵢ lᵢ with a score sᵢ of each example of the batch. The
+    scores are learned through it by the loss of the query set, for any number of examples. They are
+    slow weights, `params.slow["rater"]`. Give the adaptation to `bilevel` for one long training, as
+    in the paper; the task loss trains from the start for every task.
+
+    Args:
+        net: what is trained, a Flax module or (apply, params).
+        rater: a Flax module or (apply, params) whose output is [examples, 1].
+        reads: batch -> input of the rater. By default it reads x; to find wrong labels, it must
+            read y, too.
+        loss: what makes the loss of the network, such as `cross_entropy`.
+        optimizer: of the inner loop; None is Adam with a step size of 1e-3.
+        inner_steps: training steps that the scores are learned through.
+        sample: (support, key) -> the batch of an inner step, such as `minibatch(128)`.
+        differentiate: how derivatives pass through the inner loop; None is `mixed_mode()`.
+        inductive: whether statistics of norms come from the support set only.
+
+    Source: Calian et al. 2025, arXiv 2505.17895.
+
+    Checked against: the derivative of one step, in NumPy.
+    """
+    apply, params = as_function(net)
+    rate, rater_params = as_function(rater)
+    params = with_part(params, "rater", join_params(rater_params))
+    of_net = loss_of(loss, apply)
+
+    @checked
+    def rated(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        scores = rate(Params(params.slow["rater"], {}), reads(batch))[:, 0]
+        weight = row_weights(batch) * jax.nn.softmax(scores)
+        return of_net(params, batch._replace(weight=weight), key)
+
+    adaptation = inner_loop(
+        rated,
+        optax.adam(1e-3, eps_root=1e-12) if optimizer is None else optimizer,
+        steps=inner_steps,
+        sample=sample,
+        differentiate=mixed_mode() if differentiate is None else differentiate,
+    )
+    task_loss = query_loss(adaptation, of_net, inductive=inductive)
+    return Learner(apply, params, adaptation, task_loss)

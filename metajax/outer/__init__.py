@@ -11,6 +11,8 @@ from metajax.outer.outer_loops import Info as Info
 from metajax.outer.outer_loops import OuterLoop as OuterLoop
 from metajax.outer.outer_loops import State as State
 from metajax.outer.outer_loops import outer_loop as outer_loop
+from metajax.outer.penalties import PenaltyState as PenaltyState
+from metajax.outer.penalties import penalized as penalized
 from metajax.outer.persistent_evolution import PersistentState as PersistentState
 from metajax.outer.persistent_evolution import persistent as persistent
 from metajax.outer.prediction import predict as predict

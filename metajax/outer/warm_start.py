@@ -60,16 +60,11 @@ def bilevel(
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
         check_params(params)
-        learned = (params.slow, params.rule)
-        if not jax.tree.leaves(learned):
-            raise ValueError(
-                "There is nothing to learn: params.slow and params.rule have no array."
-            )
-        return State(params, optimizer.init(learned), jnp.zeros((), jnp.int32))
+        return State(params, optimizer.init(check_learned(params)), jnp.zeros((), jnp.int32))
 
     @checked
     def step(state: State, tasks: Task, key: Array) -> tuple[State, Info]:
-        task = _only_task(tasks)
+        task = only_task(tasks)
 
         def value(learned: PyTree, task: Task, key: Array) -> tuple[Array, tuple[Metrics, PyTree]]:
             adapt_key, query_key = jax.random.split(key)
@@ -97,12 +92,28 @@ def bilevel(
     return OuterLoop(init, step)
 
 
-def _only_task(tasks: Task) -> Task:
-    """The task of a leading axis of length 1."""
+def check_learned(params: Params) -> tuple[PyTree, PyTree]:
+    """Checks that slow weights or the rule have an array, and returns both.
+
+    Raises:
+        ValueError: they have none.
+    """
+    learned = (params.slow, params.rule)
+    if not jax.tree.leaves(learned):
+        raise ValueError("There is nothing to learn: params.slow and params.rule have no array.")
+    return learned
+
+
+def only_task(tasks: Task) -> Task:
+    """The task of a leading axis of length 1.
+
+    Raises:
+        ValueError: another length.
+    """
     number = count_tasks(tasks)
     if number != 1:
         raise ValueError(
-            f"bilevel() solves one problem: give tasks with a leading axis of length 1, got "
+            f"There is only one problem: give tasks with a leading axis of length 1, got "
             f"{number}. `jax.tree.map(lambda leaf: leaf[None], task)` adds the axis."
         )
     return jax.tree.map(lambda leaf: leaf[0], tasks)
