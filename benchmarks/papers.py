@@ -140,6 +140,11 @@ def iterations(runs):
     return text if share == 1 else f"{text} ({100 * share:g} %)"
 
 
+def half_a_digit(value):
+    """Half of the last digit that is printed: 0.005 of 0.67."""
+    return 0.5 * 10.0 ** -len(str(value).partition(".")[2])
+
+
 def verdict(row, column, ours, fraction):
     """Whether ours is within the published interval, and if not, why."""
     if fraction < 1:
@@ -147,9 +152,9 @@ def verdict(row, column, ours, fraction):
     is_error = row.metric == "loss"
     allowed = column.interval
     if allowed is None:
-        allowed = 0.0 if is_error else POINTS
+        allowed = half_a_digit(column.published) if is_error else POINTS
     gap = column.published - ours if is_error else ours - column.published
-    if abs(gap) <= allowed:
+    if abs(gap) <= allowed + 1e-9:
         return "within"
     where = "outside, better" if gap > 0 else "outside"
     return f"{where}: {column.reason}" if column.reason else where

@@ -431,9 +431,8 @@ def alphabets():
     number = len(report["rows"][0]["alphabets"])
     about = (
         f"{report['steps']} steps of one task, {report['tasks']} test tasks of each of the "
-        f"{number} alphabets; 95 % intervals over alphabets, one seed. Lake et al. report 13.7 % "
-        "of errors for prototypical networks and 4.5 % for people on 20 such tasks of theirs. "
-        f"jax {report['versions']['jax']}."
+        f"{number} alphabets; 95 % intervals over alphabets, one seed. jax "
+        f"{report['versions']['jax']}."
     )
     return f"{text}\n\n{about}"
 

@@ -250,7 +250,9 @@ def test_a_sweep_is_the_loop_in_one_call(tmp_path):
 @pytest.mark.usefixtures("packs")
 def test_one_shot_arms_are_trained_and_tested(tmp_path, as_script, monkeypatch):
     plain = one_shot.Recipe(widths=(4, 4, 4, 4))
-    one = plain._replace(places=7, shift=1, pairs=True, strokes=True, transformed=True, turned=True)
+    one = plain._replace(
+        places=7, shift=1, pairs=True, strokes=True, transform="strong", turned=True
+    )
     arms = {"plain": plain, "everything": one, "two nets": one._replace(copies=1, nets=2)}
     monkeypatch.setattr(one_shot, "ARMS", arms)
     monkeypatch.setattr(one_shot, "CHOSEN", "plain")
@@ -270,7 +272,8 @@ def test_features_that_moved_by_one_place_are_similar_where_they_may_shift():
     expected = -((here - there) ** 2).sum() / 49
     np.testing.assert_allclose(one_shot.similarity(still, here, there), [[expected]], rtol=1e-5)
     moved = one_shot.similarity(recipe, here, there)[0, 0]
-    assert 0 > moved > expected / 4  # but for the last row, whose places are at the edge
+    np.testing.assert_allclose(moved, one_shot.similarity(recipe, there, here)[0, 0], rtol=1e-5)
+    assert 0 > moved > expected / 2  # both ways; but for one row, whose places are at the edge
     assert one_shot.similarity(recipe, there, apart)[0, 0] < 2 * moved
 
 
@@ -309,13 +312,28 @@ def test_the_ladder_compares_learners_on_the_same_tasks(tmp_path, as_script, mon
 def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
     vectors = lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
     monkeypatch.setattr(mj.nets, "sentence_features", vectors)
-    report = run_here(attribution, tmp_path)
+    parts = run_here(attribution, tmp_path)
+    report = {name: parts[name]["found"] for name in attribution.PARTS}
     for problem in ("digits", "intents"):
         assert next(iter(report["lds"][problem])) == "attribute"
         assert [row["wrong"] for row in report["labels"][problem]] == [0.1, 0.4]
     assert [row["activation"] for row in report["smoothness"]] == ["relu", "tanh"]
     assert report["cost"][0]["trainings"] > 0
     assert (tmp_path / "attribution.png").exists()
+
+
+def test_attention_in_chunks_is_attention(tmp_path):
+    report, _ = run_script("attention", tmp_path)
+    assert [row["way"] for row in report["rows"]] == 5 * ["all at once"] + 5 * ["in chunks"]
+    assert max(row["difference"] for row in report["rows"]) < 1e-5
+
+
+def test_replay_has_the_gradient_of_one_program(tmp_path):
+    report, _ = run_script("replay", tmp_path)
+    norms = {row["way"]: row["norm"] for row in report["rows"]}
+    for way in ("unroll()", "unroll(remat=2)", "mixed_mode()"):
+        np.testing.assert_allclose(norms[way], norms["replay"], rtol=1e-4)
+    assert norms["replay, streamed"] > 0
 
 
 def test_strategies_agree_and_mixed_mode_takes_less_memory(tmp_path, as_script_in_float64):

@@ -119,6 +119,28 @@ def test_it_predicts_what_trainings_without_some_examples_do():
     assert np.isnan(constant.score.mean)
 
 
+def test_weights_and_padding_count_in_what_is_predicted():
+    params, support, queries = problem(rows=200)
+    weight = jnp.ones(200).at[:100].set(0.2).at[190:].set(0.0)
+    support = support._replace(weight=weight)
+    loss, _ = squares()
+    arguments = (training(loss), loss, params, support, queries)
+    found = diagnostics.attribute(*arguments, KEY)
+    lost = diagnostics.lds(*arguments, found.examples, KEY, leave_out=0.011, trainings=40)
+    assert lost.score.mean > 0.9
+    padding = jnp.zeros((QUERIES, 200)).at[:, 190:].set(1.0)
+    assert not diagnostics.lds(*arguments, padding, KEY, trainings=5).predicted.any()
+
+
+def test_attributions_of_16_bit_nets_are_summed_in_32_bits():
+    params, support, queries = problem()
+    narrow = lambda leaf: leaf.astype(jnp.bfloat16)
+    params, support, queries = jax.tree.map(narrow, (params, support, queries))
+    loss, _ = squares()
+    found = diagnostics.attribute(training(loss), loss, params, support, queries, KEY)
+    assert found.examples.dtype == jnp.float32
+
+
 def test_leaving_out_does_not_change_which_rows_are_drawn():
     """A weight of 0 would: `minibatch` draws such rows last."""
     params, support, queries = problem()
@@ -175,6 +197,18 @@ def test_bad_input_has_errors_that_say_what_to_do():
     rooted = lambda params, batch, key: (jnp.sqrt(0 * loss(params, batch, key)[0]), {})
     with pytest.raises(ValueError, match="derivative through the training is not finite"):
         diagnostics.attribute(training(loss), rooted, *arguments)
+    with pytest.raises(ValueError, match="No example has any effect"):
+        diagnostics.attribute(training(loss, mj.first_order()), loss, *arguments)
+    negative = support._replace(weight=jnp.ones(ROWS).at[3].set(-1.0))
+    with pytest.raises(ValueError, match="Weights must be 0 or more"):
+        diagnostics.attribute(training(loss), loss, params, negative, queries, KEY)
+    with pytest.raises(ValueError, match="One of three trainings diverges"):
+        diagnostics.metasmoothness(
+            training(loss, optimizer=optax.sgd(1e3), steps=500), params, support, KEY
+        )
+    flat = queries._replace(x=queries.x[:, 0], y=queries.y[:, :1])
+    with pytest.raises(ValueError, match="Support and query examples must be alike"):
+        diagnostics.attribute(training(loss), loss, params, support, flat, KEY)
     rows = jax.tree.map(lambda leaf: leaf[:, 0], queries)
     with pytest.raises(ValueError, match=r"must be \[queries, examples, ...\]"):
         diagnostics.attribute(training(loss), loss, params, support, rows, KEY)

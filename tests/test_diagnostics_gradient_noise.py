@@ -82,7 +82,10 @@ def test_bad_input_has_errors_that_say_what_to_do():
     tasks = jnp.ones((1, WIDTH))
     with pytest.raises(ValueError, match="two tasks or more, or draws=2"):
         diagnostics.measure_noise(noisy_loss, params, tasks, KEY, draws=1)
-    with pytest.raises(ValueError, match="give params in float32"):
+    with pytest.raises(ValueError, match="that do not depend on the key"):
         diagnostics.measure_noise(noisy_loss, params, tasks, KEY, double=True)
+    quiet = lambda params, task, key: ((params.slow * task).sum(), {})
+    with pytest.raises(ValueError, match="give params in float32"):
+        diagnostics.measure_noise(quiet, params, tasks, KEY, double=True)
     with pytest.raises(ValueError, match="not finite"):
         diagnostics.measure_noise(noisy_loss, params, jnp.nan * tasks, KEY)

@@ -67,18 +67,18 @@ def make_net():
 def test_meta_gradients_through_a_long_transformer_are_those_of_a_short_one(strategy, monkeypatch):
     apply, params = make_net()
     x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
-    loss = lambda params, batch, key: ((apply(params, batch.x) ** 3).mean(), {})
-    adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=2, differentiate=strategy)
     task = mj.Task(mj.Batch(x, ()), mj.Batch(x[:, ::-1], ()))
 
     def gradient():
+        # Anew, for JAX remembers what a function was traced to.
+        loss = lambda params, batch, key: ((apply(params, batch.x) ** 3).mean(), {})
+        adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=2, differentiate=strategy)
         of_task = mj.query_loss(adaptation, loss)
         value = lambda params: of_task(params, task, jax.random.key(0))[0]
         return jax.jit(jax.value_and_grad(value))(params)
 
     expected = gradient()
     monkeypatch.setattr("metajax.nets.attention.LONG", 4)
-    monkeypatch.setattr("metajax.nets.attention.CHUNK", 4)
     found = gradient()
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
@@ -93,6 +93,25 @@ def test_a_query_without_a_valid_token_gives_zero_in_long_sequences(monkeypatch)
     found = attention(tokens, tokens, valid)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert not np.any(found[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_sums_of_16_bits_do_not_overflow_or_stall(dtype):
+    alike = jnp.zeros((1, 9000, 1, 2), dtype)
+    values = jnp.full((1, 9000, 1, 2), 10.0, dtype)
+    found = mj.nets.chunked_attention(alike[:, :3], alike, values)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(np.float32), 10.0, rtol=1e-2)
+
+
+def test_large_scores_and_a_first_chunk_without_valid_tokens():
+    queries, keys, values = arrays()
+    valid = np.arange(TOKENS) >= np.array([[4], [6]])
+    expected = dense(1000 * queries, keys, values, valid)
+    found = mj.nets.chunked_attention(1000 * queries, keys, values, jnp.asarray(valid), chunk=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="keys and values both"):
+        mj.nets.chunked_attention(queries, keys, values[:, 1:])
 
 
 def test_memory_grows_with_the_length_and_not_its_square():

@@ -92,8 +92,17 @@ def test_bad_input_has_errors_that_say_what_to_do():
     with pytest.raises(ValueError, match="strength must be above 0"):
         mj.outer.penalized(*arguments, inner_steps=5, strength=0.0)
     outer = mj.outer.penalized(*arguments, inner_steps=5)
-    with pytest.raises(ValueError, match="nothing to learn"):
-        outer.init(params._replace(slow={}))
+    for bad in (params._replace(slow={}), params._replace(fast={})):
+        with pytest.raises(ValueError, match="fast weights to fit and slow weights to learn"):
+            outer.init(bad)
+    with pytest.raises(ValueError, match="no use for"):
+        outer.init(params._replace(rule=jnp.ones(1)))
+    with pytest.raises(ValueError, match="nothing but gradients and params"):
+        mj.outer.penalized(*arguments[:2], optax.polyak_sgd(), arguments[3], inner_steps=5)
+    scalar = lambda params, batch, key: query_loss(params, batch, key)[0]
+    wrong = mj.outer.penalized(ridge_loss, scalar, *arguments[2:], inner_steps=5)
+    with pytest.raises(ValueError, match=r"must return \(scalar, metrics"):
+        wrong.step(wrong.init(params), as_tasks(task), KEY)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), task)
     with pytest.raises(ValueError, match="leading axis of length 1, got 2"):
         outer.step(outer.init(params), two, KEY)

@@ -278,6 +278,9 @@ def test_verdicts(ours, published, interval, fraction, expected):
     error = dataclasses.replace(row, metric="loss")
     mirrored = papers.verdict(error, column, 2 * published - ours, fraction)
     assert mirrored == (expected if interval or fraction < 1 else "outside: why")
+    printed = cards.column(0.67)
+    assert papers.verdict(error, printed, 0.6746, 1) == "within"
+    assert papers.verdict(error, printed, 0.6754, 1) == "outside"
 
 
 def test_hours_count_every_part_of_a_run():

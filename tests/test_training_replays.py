@@ -199,7 +199,7 @@ def run_slowly(folder):
 
 
 @pytest.mark.parametrize("last", ["state-20", "backward-40"])
-def test_where_it_is_killed_it_goes_on_bit_for_bit(last, tmp_path):
+def test_where_it_is_killed_it_goes_on_bit_for_bit(last, tmp_path, monkeypatch):
     whole = run()
     script = SCRIPT.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path))
     command = [sys.executable, "-c", script]
@@ -214,10 +214,20 @@ def test_where_it_is_killed_it_goes_on_bit_for_bit(last, tmp_path):
     assert not (tmp_path / "backward-0.npz").exists()
     files = {path.name for path in tmp_path.iterdir()}
     assert f"{last}.npz" in files
+    steps = replays._Training.run
+    counted = []
+    monkeypatch.setattr(
+        replays._Training, "run", lambda self, *rest: counted.append(rest) or steps(self, *rest)
+    )
     found = run(tmp_path)
+    assert kind == "state" or all(segment < int(number) + 12 for segment, _ in counted)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
-    again = run(tmp_path)
+    taken = []
+    monkeypatch.setattr(replays._Training, "run", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr(replays._Training, "pull", lambda *arguments: taken.append(arguments))
+    again = run(tmp_path)  # nothing is computed twice
+    assert not taken
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -235,14 +245,49 @@ def test_bad_input_has_errors_that_say_what_to_do(tmp_path, monkeypatch):
         mj.training.replay(training(60), *arguments, most_states=4)
     with pytest.raises(ValueError, match=r"diverges between steps \d+ and \d+"):
         mj.training.replay(training(300, optax.sgd(1e6)), *arguments)
+    dead = mj.inner_loop(
+        lambda params, batch, key: (0 * squares(params, batch, key)[0], {}),
+        optax.adam(0.1),
+        steps=3,
+        differentiate=mj.first_order(),  # it does not look at the optimizer
+    )
+    with pytest.raises(ValueError, match="not finite: give the optimizer a term"):
+        mj.training.replay(dead, *arguments)
+    wide = query._replace(y=query.y[:, None])
+    with pytest.raises(ValueError, match="Support and query examples must be alike"):
+        mj.training.replay(training(3), squares, params, support, wide, KEY)
+    rows = lambda step: jax.tree.map(lambda leaf: leaf[: 9 - step], support)
+    with pytest.raises(ValueError, match=r"Batches of steps 0 to 2 differ"):
+        mj.training.replay(training(3), squares, params, rows, query, KEY, fuse=3)
     run(tmp_path)
-    with pytest.raises(ValueError, match=r"differs from this one in \['steps'\]"):
-        mj.training.replay(training(61), *arguments, most_states=12, folder=tmp_path)
+    scaled = lambda params, batch, key: (2 * squares(params, batch, key)[0], {})
+    few = {"most_states": 12, "folder": tmp_path}
+    for other, what in (
+        ((training(61), *arguments), "the training"),
+        ((training(60, optax.adam(0.02, eps_root=1e-8)), *arguments), "the training"),
+        ((training(60), scaled, *arguments[1:]), "the loss of the query set"),
+        ((training(60), *arguments[:2], query, *arguments[3:]), "the support set"),
+        (
+            (training(60), *arguments[:4], jax.random.key(6)),
+            "the params, the query set and the key",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"differs from this one in {what}"):
+            mj.training.replay(*other, **few)
     (tmp_path / "backward-0.npz").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"backward-0\.npz is damaged.*delete it, and call again"):
         run(tmp_path)
     (tmp_path / "backward-0.npz").unlink()
-    assert json.loads((tmp_path / "about.json").read_text())["steps"] == 60
+    about = tmp_path / "about.json"
+    text = about.read_text()
+    assert json.loads(text)["the number of states"] == 12
+    about.write_text("")
+    with pytest.raises(ValueError, match=r"about\.json is damaged"):
+        run(tmp_path)
+    about.unlink()
+    with pytest.raises(ValueError, match="has files of a run, but no about"):
+        run(tmp_path)
+    about.write_text(text)
 
     def full(path, tree):
         raise OSError(28, "No space left on device")

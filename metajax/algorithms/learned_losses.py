@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from metajax._checked import checked
+from metajax._checks import shapes
 from metajax._tree import row_weights
 from metajax.algorithms.learners import MakeLoss, Net, as_function, loss_of, with_part
 from metajax.differentiate import Strategy, mixed_mode
@@ -122,10 +124,11 @@ def data_rater(
 ) -> Learner:
     """DataRater: a second net weighs the examples of each batch, so that training on them helps.
 
-    The inner loop trains on Σᵢ softmax(s)ᵢ lᵢ with a score sᵢ of each example of the batch. The
-    scores are learned through it by the loss of the query set, for any number of examples. They are
-    slow weights, `params.slow["rater"]`. Give the adaptation to `bilevel` for one long training, as
-    in the paper; the task loss trains from the start for every task.
+    The inner loop trains on Σᵢ softmax(s)ᵢ lᵢ with a score sᵢ of each example of the batch, times
+    its weight where it has one. The rater is learned through it by the loss of the query set, and
+    rates any number of examples. It is among the slow weights, `params.slow["rater"]`. Give the
+    adaptation to `bilevel` for one long training as in the paper, but that the state of the inner
+    optimizer starts anew in each outer step. The task loss trains from the start for every task.
 
     Args:
         net: what is trained, a Flax module or (apply, params).
@@ -139,6 +142,9 @@ def data_rater(
         differentiate: how derivatives pass through the inner loop; None is `mixed_mode()`.
         inductive: whether statistics of norms come from the support set only.
 
+    Raises:
+        ValueError: when traced, a rater whose output is not [examples, 1].
+
     Source: Calian et al. 2025, arXiv 2505.17895.
 
     Checked against: the derivative of one step, in NumPy.
@@ -150,9 +156,14 @@ def data_rater(
 
     @checked
     def rated(params: Params, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        scores = rate(Params(params.slow["rater"], {}), reads(batch))[:, 0]
-        weight = row_weights(batch) * jax.nn.softmax(scores)
-        return of_net(params, batch._replace(weight=weight), key)
+        weight = row_weights(batch)
+        scores = rate(Params(params.slow["rater"], {}), reads(batch))
+        if jnp.shape(scores) != (len(weight), 1):
+            raise ValueError(f"The rater must give [examples, 1], got {shapes(scores)}.")
+        share = jax.nn.softmax(scores[:, 0], where=weight > 0)  # padding has no share
+        reference = weight > 0 if batch.reference is None else batch.reference
+        rated = batch._replace(weight=weight * share, reference=reference)
+        return of_net(params, rated, key)
 
     adaptation = inner_loop(
         rated,

@@ -10,9 +10,13 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax._checks import check_loss_value
-from metajax._learnable import check_weights
 from metajax.diagnostics.smoothness import ROUGH, metasmoothness
-from metajax.diagnostics.trainings import check_queries, check_trained, float_weights
+from metajax.diagnostics.trainings import (
+    check_queries,
+    check_trained,
+    check_training,
+    float_weights,
+)
 from metajax.types import Adaptation, Array, Batch, Loss, Params, PyTree, Size
 
 
@@ -43,8 +47,10 @@ class Attribution(NamedTuple):
         line = f"{queries} queries, {examples} examples"
         if math.isnan(self.smoothness):
             return line
-        rough = ": a rough training, whose derivative predicts little"
-        return f"{line}, metasmoothness {self.smoothness:.2f}" + rough * (self.smoothness < ROUGH)
+        line = f"{line}, metasmoothness {self.smoothness:.2f}"
+        if self.smoothness < ROUGH:
+            line += ": a rough training, whose derivative predicts little"
+        return line
 
 
 @checked
@@ -65,9 +71,10 @@ def attribute(
     function θ(w, slow, rule) of the weights w of the support set. It runs forward once. Each query
     then takes one backward pass, ∂L(θ)/∂(w, slow, rule), and these run side by side.
 
-    The adaptation decides how the backward pass is made. In long trainings, give its `inner_loop`
-    `differentiate=mixed_mode()`, or `unroll(remat=2)` where even one copy of the weights for each
-    step is too much.
+    The adaptation decides how the backward pass is made, and is exact where its strategy is. In
+    long trainings, give its `inner_loop` `differentiate=mixed_mode()`, or `unroll(remat=2)` where
+    even one copy of the weights for each step is too much. Under `first_order()` no example has
+    any effect.
 
     Args:
         adaptation: the training, an `inner_loop`. It starts from `params.fast`.
@@ -82,9 +89,10 @@ def attribute(
             out.
 
     Raises:
-        ValueError: params that are not floats, queries without an axis of queries or of unequal
-            number, an adaptation with `path`; a training that diverges, with the first step whose
-            loss is not finite; a derivative that is not finite.
+        ValueError: params that are not floats, negative weights, queries without an axis of queries
+            or of unequal number, an adaptation with `path`; a training that diverges, with the
+            first step whose loss is not finite; a derivative that is not finite, or is zero for
+            all examples.
 
     >>> import jax.numpy as jnp, optax
     >>> from metajax.inner import inner_loop
@@ -100,10 +108,8 @@ def attribute(
 
     Source: Engstrom et al. 2025, arXiv 2503.13751; Ilyas and Engstrom 2025, arXiv 2504.16430.
     """
-    check_weights(params)
-    number = check_queries(queries)
-    if adaptation.path:
-        raise ValueError("attribute() needs the last fast weights: an inner_loop without path.")
+    check_training(adaptation, params, support)
+    number = check_queries(support, queries)
     adapt_key, query_key = jax.random.split(key)
 
     @jax.jit
@@ -127,10 +133,16 @@ def attribute(
         raise ValueError(
             "The training ends with finite weights, but a query loss or its derivative through the "
             "training is not finite: give the optimizer a term under its square root "
-            "(eps_root=1e-8), take a smaller step size, or compute in float64."
+            "(eps_root=1e-8), take a smaller step size, compute in float64, or look for labels of "
+            "queries that are no class."
+        )
+    values, (examples, slow, rule) = found
+    if not np.any(examples):
+        raise ValueError(
+            "No example has any effect on a query: the strategy is first_order(), or the loss of "
+            "the training does not read batch.weight."
         )
     smoothness = math.nan
     if smoothness_step is not None:
         smoothness = metasmoothness(adaptation, params, support, key, step=smoothness_step)
-    values, (examples, slow, rule) = found
     return Attribution(examples, slow, rule, values, smoothness)

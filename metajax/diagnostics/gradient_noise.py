@@ -20,9 +20,10 @@ class GradientNoise(NamedTuple):
     """The gradient of a random task, g = G + noise, with squared lengths over all weights.
 
     Attributes:
-        signal: |G|², without the bias that noise gives it. It may come out below 0 where G is
-            small beside the noise.
-        of_tasks: mean of |noise|² that comes from the choice of the task; NaN for one task.
+        signal: |G|², without the bias that noise gives it. It may come out at 0 or below where G
+            is small beside the noise.
+        of_tasks: mean of |noise|² that comes from the choice of the task, 0 where it comes out
+            below; NaN for one task. With one draw, it includes the noise of draws.
         of_draws: mean of |noise|² that comes from random draws within a task; NaN for one draw.
         rounding: |g₃₂ - g₆₄| / |g₆₄|, of the gradient in float32 and in float64, or NaN.
     """
@@ -50,12 +51,15 @@ class GradientNoise(NamedTuple):
         return 1 / math.sqrt(1 + self.critical_batch / tasks)
 
     def __repr__(self) -> str:
-        """One line, such as "critical batch 12 tasks, cosine 0.71 (12), 0.82 (24), ..."."""
+        """One line: the critical batch, and the cosine with G for it and for 4 and 16 times it."""
         if not math.isfinite(self.critical_batch):
-            return "no signal: the mean gradient is smaller than its noise"
+            return "no signal that stands out from the noise"
         batches = [max(1, round(self.critical_batch * factor)) for factor in (1, 4, 16)]
         cosines = ", ".join(f"{self.cosine(batch):.2f} of {batch}" for batch in batches)
-        return f"critical batch {self.critical_batch:.3g} tasks; cosine with the truth {cosines}"
+        of_what = "draws" if math.isnan(self.of_tasks) else "tasks"
+        return (
+            f"critical batch {self.critical_batch:.3g} {of_what}; cosine with the truth {cosines}"
+        )
 
 
 @checked
@@ -80,12 +84,12 @@ def measure_noise(
             one task with at least 2 draws.
         key: for the task losses.
         draws: keys of each task.
-        double: whether the gradient is also computed in float64. That is right only for a task loss
-            that draws no random numbers: JAX draws others in float64.
+        double: whether the gradient is also computed in float64. It needs a task loss that draws no
+            random numbers, for JAX draws others in float64.
 
     Raises:
-        ValueError: one task and one draw; params that are not floats, or with `double` not float32;
-            a gradient that is not finite.
+        ValueError: one task and one draw; params that are not floats; a gradient that is not
+            finite; with `double`, params that are not float32, one draw, or draws that differ.
 
     >>> task_loss = lambda params, target, key: ((params.slow - target) ** 2 / 2, {})
     >>> params = Params({}, jnp.array(3.0))
@@ -101,11 +105,15 @@ def measure_noise(
         raise ValueError("Noise needs two tasks or more, or draws=2 or more.")
     keys = jax.vmap(lambda key: jax.random.split(key, draws))(jax.random.split(key, number))
     gradients = _gradients(task_loss, params, tasks, keys)
-    rounding = math.nan
-    if double:
-        rounding = _rounding(task_loss, params, tasks, keys, gradients)
     if not np.isfinite(gradients).all():
         raise ValueError("The gradient of a task is not finite; see check_meta_gradient.")
+    rounding = math.nan
+    if double:
+        if draws == 1 or np.ptp(gradients, axis=1).any():
+            raise ValueError(
+                "double=True needs draws=2 or more and gradients that do not depend on the key."
+            )
+        rounding = _rounding(task_loss, params, tasks, keys, gradients)
     of_draws = of_means = math.nan
     if draws > 1:
         of_draws = float(gradients.var(axis=1, ddof=1).mean(axis=0).sum())

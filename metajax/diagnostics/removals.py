@@ -11,8 +11,8 @@ import numpy as np
 
 from metajax._checked import checked
 from metajax._checks import check_loss_value, shapes
-from metajax._tree import count_rows
-from metajax.diagnostics.trainings import check_queries, float_weights
+from metajax._tree import count_rows, row_weights
+from metajax.diagnostics.trainings import check_queries, check_training, float_weights
 from metajax.outer.evaluation import Summary, summarize
 from metajax.types import Adaptation, Array, Batch, Loss, Params, PyTree, Size
 
@@ -23,7 +23,7 @@ class Removals(NamedTuple):
     Attributes:
         score: the linear datamodelling score: over queries, the mean and the interval of the rank
             correlation of `predicted` and `true`. The correlation of a query is NaN where either is
-            constant.
+            constant, and so is then the mean.
         predicted: [trainings, queries], the change of the loss that the scores predict.
         true: [trainings, queries], the change of the loss that was found.
     """
@@ -51,12 +51,14 @@ def lds(
     """Whether scores of examples predict what trainings without some of them do (LDS).
 
     Each training leaves out another random share S of the examples, on the same start, batches and
-    random draws. The predicted change of a query loss is -Σ_{i in S} scoreᵢ. The score is
-    Spearman's correlation of the predicted and the true change over trainings, for each query.
+    random draws. The predicted change of a query loss is -Σ_{i in S} wᵢ scoreᵢ with the weights w
+    of the support set. The score is Spearman's correlation of the predicted and the true change
+    over trainings, for each query. Padding, which has weight 0, is not among what is left out.
 
     Batches stay as they are: the weights of the examples that are left out become the least
-    positive number, so that samplers such as `minibatch` do not draw others for them. A batch of
-    nothing else counts them in full, because losses divide by the sum of weights.
+    positive number, so that samplers such as `minibatch` do not draw others for them. They still
+    count in statistics of norms, and a batch of nothing else counts them in full, because losses
+    divide by the sum of weights.
 
     Args:
         adaptation: the training, as for `attribute`.
@@ -66,26 +68,29 @@ def lds(
         queries: leaves [queries, examples, ...].
         scores: [queries, examples], such as `attribute(...).examples`, or those of another method.
         key: as for `attribute`.
-        leave_out: share of the examples that a training leaves out, in (0, 1).
+        leave_out: share of the examples that a training leaves out, between 0 and 1.
         trainings: number of trainings.
         at_once: trainings that run side by side; None takes all.
         seed: of the examples that are left out.
 
     Raises:
         ValueError: a share that leaves out none or all; scores of another shape; fewer than 3
-            trainings.
+            trainings; a training that diverges; what `attribute` refuses.
 
     Source: Park et al. 2023, arXiv 2303.14186, section 2; Ilyas and Engstrom 2025,
     arXiv 2504.16430, for one fixed start and order of the data.
     """
     import scipy.stats
 
-    number, examples = check_queries(queries), count_rows(support)
-    left_out = round(leave_out * examples)
-    if not 0 < left_out < examples:
+    check_training(adaptation, params, support)
+    number, examples = check_queries(support, queries), count_rows(support)
+    weights = np.asarray(row_weights(support), np.float64)
+    candidates = np.flatnonzero(weights > 0)
+    left_out = round(leave_out * len(candidates))
+    if not 0 < left_out < len(candidates):
         raise ValueError(
-            f"{leave_out=} leaves out {left_out} of {examples} examples; it must be some and not "
-            "all."
+            f"{leave_out=} leaves out {left_out} of {len(candidates)} examples; it must be some "
+            "and not all."
         )
     if jnp.shape(scores) != (number, examples):
         raise ValueError(
@@ -95,7 +100,7 @@ def lds(
         raise ValueError(f"{trainings=} must be 3 or more for a correlation.")
     adapt_key, query_key = jax.random.split(key)
     rng = np.random.default_rng(seed)
-    rows = np.stack([rng.permutation(examples)[:left_out] for _ in range(trainings)])
+    rows = np.stack([rng.permutation(candidates)[:left_out] for _ in range(trainings)])
 
     @jax.jit
     def losses(params: Params, support: Batch, queries: PyTree, kept: Array) -> Array:
@@ -114,7 +119,9 @@ def lds(
     np.put_along_axis(kept[1:], rows, False, axis=1)
     whole, *others = np.asarray(losses(params, support, queries, kept), np.float64)
     true = np.stack(others) - whole
-    predicted = -np.asarray(scores, np.float64)[:, rows].sum(axis=2).T
+    if not np.isfinite(true).all():
+        raise ValueError("A training diverges, or a query loss is not finite; see attribute().")
+    predicted = -(np.asarray(scores, np.float64) * weights)[:, rows].sum(axis=2).T
     correlations = [
         scipy.stats.spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else math.nan
         for pair in zip(predicted.T, true.T, strict=True)

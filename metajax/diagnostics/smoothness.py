@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import check_positive
-from metajax.diagnostics.trainings import float_weights
+from metajax.diagnostics.trainings import check_training, float_weights
 from metajax.types import Adaptation, Array, Batch, Params
 
 ROUGH = 0.9
@@ -25,9 +27,10 @@ def metasmoothness(
 
         S = Σⱼ |Δ₁ + Δ₂|ⱼ sign(Δ₁)ⱼ sign(Δ₂)ⱼ / Σⱼ |Δ₁ + Δ₂|ⱼ.
 
-    The derivative of a rough training is that of its last bit: right, and of no use for a step of
-    any size. High smoothness does not promise that it is of use. Larger batches, a larger
-    `eps_root`, smaller step sizes, smooth activations and normalisation make trainings smoother.
+    The trained weights of a rough training jump back and forth where examples change a little. Its
+    derivative is right at one point, and says nothing about the next. A smooth training may still
+    have a derivative that predicts little. Larger batches, a larger `eps_root`, smaller step sizes,
+    smooth activations and normalisation make trainings smoother.
 
     Args:
         adaptation: the training.
@@ -40,7 +43,8 @@ def metasmoothness(
         S, from -1 to 1. It is 1 where nothing changes.
 
     Raises:
-        ValueError: a step that is not above 0.
+        ValueError: a step that is not above 0, an adaptation with `path`, negative weights, or a
+            training that diverges.
 
     >>> import optax
     >>> from metajax.inner import inner_loop
@@ -54,6 +58,7 @@ def metasmoothness(
     Source: Engstrom et al. 2025, arXiv 2503.13751, definition 2.
     """
     check_positive("step", step)
+    check_training(adaptation, params, support)
     adapt_key, direction_key = jax.random.split(key)
 
     @jax.jit
@@ -63,7 +68,9 @@ def metasmoothness(
         factors = 1 + step * jnp.arange(3.0).astype(weight.dtype)[:, None] * direction[None]
 
         def train(factor: Array) -> Params:
-            of_train = support._replace(weight=weight * jnp.maximum(factor, 0))
+            # Not 0, which samplers take for padding.
+            factor = jnp.maximum(factor, jnp.finfo(factor.dtype).tiny)
+            of_train = support._replace(weight=weight * factor)
             return adaptation.adapt(params, of_train, adapt_key)
 
         moved, agreed = jnp.zeros(()), jnp.zeros(())
@@ -71,6 +78,9 @@ def metasmoothness(
             distance = jnp.abs(third - first)
             moved += distance.sum()
             agreed += (distance * jnp.sign(second - first) * jnp.sign(third - second)).sum()
-        return jnp.where(moved > 0, agreed / jnp.where(moved > 0, moved, 1), 1.0)
+        return jnp.where(moved == 0, 1.0, agreed / jnp.where(moved == 0, 1, moved))
 
-    return float(compare(params, support))
+    smoothness = float(compare(params, support))
+    if math.isnan(smoothness):
+        raise ValueError("One of three trainings diverges; take a smaller step size.")
+    return smoothness

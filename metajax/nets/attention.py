@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.nets.long_attention import CHUNK, LONG, chunked_attention
+from metajax.nets.long_attention import LONG, chunked_attention
 from metajax.nets.tokens import keep_valid
 from metajax.types import Array, Count, Size
 
@@ -68,7 +68,7 @@ class Attention(nnx.Module):
         key = self._split(self.key(tokens))
         value = self._split(self.value(values))
         if max(queries.shape[1], tokens.shape[1]) > LONG:
-            mean = chunked_attention(query, key, value, valid, chunk=CHUNK)
+            mean = chunked_attention(query, key, value, valid)
             return self.output(mean.reshape(queries.shape))
         root = np.sqrt(query.shape[-1]).astype(query.dtype)
         scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root

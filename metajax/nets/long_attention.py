@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from metajax._checked import checked
+from metajax._checks import shapes
+from metajax._tree import widened
 from metajax.types import Array, Size
 
 LONG = 512
@@ -27,21 +29,24 @@ def chunked_attention(
 ) -> Array:
     """softmax(Q Kᵀ / √d) V of each head, with only one chunk of the scores at a time.
 
-    The softmax is summed over chunks of the tokens, relative to the largest score so far, which
-    cancels and therefore has no derivative. Each chunk is computed again where it is differentiated
-    in reverse mode. These are ordinary operations with `jax.checkpoint`, so that reverse, forward
-    and mixed mode are exact, to every order.
+    The softmax is summed over chunks of the tokens, relative to the largest score so far. That
+    largest score cancels, so that it needs no derivative. Each chunk is computed again where it is
+    differentiated in reverse mode. These are ordinary operations with `jax.checkpoint`, so that
+    reverse, forward and mixed mode are exact, to every order. Sums are in float32 or wider.
 
     Args:
         queries: [n, q, heads, d].
         keys: [n, t, heads, d].
         values: [n, t, heads, d].
         valid: bool[n, t], which tokens may be read; None means all. A query of an example without a
-            valid token reads the mean of all values and of zeros.
+            valid token reads a mean that means nothing; `Attention` has zeros as such values.
         chunk: queries and tokens in a chunk.
 
     Returns:
-        [n, q, heads, d].
+        [n, q, heads, d], in the dtype of the queries.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
 
     >>> values = jnp.arange(40.0).reshape(1, 5, 2, 4)
     >>> alike = jnp.zeros_like(values)
@@ -50,37 +55,45 @@ def chunked_attention(
 
     Source: Rabe and Staats 2021, arXiv 2112.05682.
     """
-    root = np.sqrt(queries.shape[-1]).astype(queries.dtype)
+    n, length, *of_head = queries.shape
+    if keys.shape != values.shape or [len(keys), *keys.shape[2:]] != [n, *of_head]:
+        raise ValueError(
+            "Queries must be [n, q, heads, d], keys and values both [n, t, heads, d], got "
+            f"{shapes((queries, keys, values))}."
+        )
+    root = math.sqrt(of_head[-1])
     if valid is None:
         valid = jnp.ones(keys.shape[:2], bool)
     tokens = tuple(_chunks(part, chunk) for part in (keys, values, valid))
 
-    def read(query: Array, sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[Array, ...]:
+    def add(query: Array, sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[Array, ...]:
         """Adds a chunk of tokens to (largest score, sum of the softmax, sum of the values)."""
         largest, total, weighted = sums
         key, value, valid = part
-        scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root
+        scores = widened(jnp.einsum("nqhd,nthd->nhqt", query, key)) / root
         scores = jnp.where(valid[:, None, None], scores, jnp.finfo(scores.dtype).min)
         larger = jax.lax.stop_gradient(jnp.maximum(largest, scores.max(axis=3)))
         share = jnp.exp(scores - larger[..., None])
         before = jnp.exp(largest - larger)
         total = total * before + share.sum(axis=3)
-        weighted = weighted * before[..., None] + jnp.einsum("nhqt,nthd->nhqd", share, value)
+        read = jnp.einsum("nhqt,nthd->nhqd", share, widened(value))
+        weighted = weighted * before[..., None] + read
         return larger, total, weighted
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def answer(query: Array) -> Array:
         """One chunk of queries: [n, chunk, heads, d] -> [n, heads, chunk, d]."""
-        add = jax.checkpoint(functools.partial(read, query), prevent_cse=False)
-        none = jnp.zeros_like(query).transpose(0, 2, 1, 3)
-        start = (jnp.full_like(none[..., 0], jnp.finfo(query.dtype).min), none[..., 0], none)
-        step = lambda sums, part: (add(sums, part), None)
+        added = jax.checkpoint(functools.partial(add, query), prevent_cse=False)
+        none = jnp.zeros_like(widened(query)).transpose(0, 2, 1, 3)
+        start = (jnp.full_like(none[..., 0], jnp.finfo(none.dtype).min), none[..., 0], none)
+        step = lambda sums, part: (added(sums, part), None)
         (_, total, weighted), _ = jax.lax.scan(step, start, tokens)
         return weighted / jnp.where(total > 0, total, 1)[..., None]  # 0 without any token
 
     answers = jax.lax.map(answer, _chunks(queries, chunk))
-    found = answers.transpose(1, 0, 3, 2, 4).reshape(len(queries), -1, *queries.shape[2:])
-    return found[:, : queries.shape[1]]
+    chunks, _, _, size, _ = answers.shape
+    found = answers.transpose(1, 0, 3, 2, 4).reshape(n, chunks * size, *of_head)
+    return found[:, :length].astype(queries.dtype)
 
 
 def _chunks(x: Array, size: int) -> Array:

@@ -10,9 +10,9 @@ import optax
 
 from metajax._checked import checked
 from metajax._checks import check_loss_value, check_positive
-from metajax._learnable import check_params
+from metajax._learnable import check_params, needs_value
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
-from metajax.outer.warm_start import check_learned, only_task
+from metajax.outer.warm_start import only_task
 from metajax.types import Array, Batch, Loss, Metrics, Params, PyTree, Sample, Size, Task
 
 
@@ -47,8 +47,9 @@ def penalized(
 ) -> OuterLoop[PenaltyState]:
     """Solves the problem of `bilevel` with first derivatives only.
 
-    That θ is a minimum of the inner loss g(φ, θ) becomes a penalty beside the loss f of the query
-    set. With z that minimises g(φ, z), and y that minimises g(φ, y) + f(φ, y) / λ, the gradient is
+    The inner loss g(φ, θ) is not solved but penalised: what it is above its minimum is added to the
+    loss f of the query set. With z that minimises g(φ, z), and y that minimises
+    g(φ, y) + f(φ, y) / λ, the gradient is
 
         ∂f(φ, y)/∂φ + λ (∂g(φ, y)/∂φ - ∂g(φ, z)/∂φ),
 
@@ -59,30 +60,38 @@ def penalized(
     Args:
         inner_loss: g, (params, batch, key) -> (scalar, metrics), of the support set.
         loss: f, of the query set.
-        inner_optimizer: optax transformation of the fast weights. It needs no derivative.
-        optimizer: optax transformation of (slow, rule).
+        inner_optimizer: optax transformation of the fast weights that needs nothing but gradients
+            and params. It needs no derivative.
+        optimizer: optax transformation of the slow weights.
         inner_steps: inner steps in each outer step.
         strength: λ.
         sample: (support, key) -> the batch of an inner step, and of the gradient; None uses the
             whole support set.
 
     Raises:
-        ValueError: a strength that is not above 0, an optimizer that is not optax's; in `init`,
-            nothing to learn in slow and rule; when traced, more than one task.
+        ValueError: a strength that is not above 0, an optimizer that is not optax's, an inner
+            optimizer that needs the loss; in `init`, no fast or slow weights, or a learned rule;
+            when traced, more than one task, or a loss that does not return (scalar, metrics).
 
     Source: Kwon et al. 2023, arXiv 2301.10945 (F2SA); Chen et al. 2023, arXiv 2306.14853, whose
     λ is fixed, as here; Pan et al. 2024, arXiv 2406.19976 (ScaleBiO).
     """
     check_positive("strength", strength)
     optimizer, wants_value = checked_optimizer(optimizer)
-    inner_optimizer = optax.with_extra_args_support(inner_optimizer)
+    if needs_value(inner_optimizer):
+        raise ValueError("The inner optimizer must need nothing but gradients and params.")
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> PenaltyState:
         check_params(params)
-        learned = check_learned(params)
+        if not jax.tree.leaves(params.fast) or not jax.tree.leaves(params.slow):
+            raise ValueError("penalized() needs fast weights to fit and slow weights to learn.")
+        if jax.tree.leaves(params.rule):
+            raise ValueError("penalized() has no use for params.rule; learn slow weights.")
         descent = inner_optimizer.init(params.fast)
         zero = jnp.zeros((), jnp.int32)
-        return PenaltyState(params, params.fast, (descent, descent), optimizer.init(learned), zero)
+        return PenaltyState(
+            params, params.fast, (descent, descent), optimizer.init(params.slow), zero
+        )
 
     def of_support(params: Params, support: Batch, key: Array) -> Array:
         return check_loss_value(inner_loss(params, support, key))
@@ -119,21 +128,22 @@ def penalized(
         fit_key, sample_key, support_key, query_key = jax.random.split(key, 4)
         upper, lower, descents = fit(state, task, fit_key)
         support = task.support if sample is None else sample(task.support, sample_key)
-        learned = (state.params.slow, state.params.rule)
+        slow = state.params.slow
 
-        def value(learned: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
-            params = Params(upper, *learned)
-            result, metrics = loss(params, task.query, query_key)
+        def value(slow: PyTree) -> tuple[Array, tuple[Array, Metrics]]:
+            params = state.params._replace(fast=upper, slow=slow)
+            returned = loss(params, task.query, query_key)
+            result = check_loss_value(returned)
             least = of_support(params._replace(fast=lower), support, support_key)
             gap = of_support(params, support, support_key) - least
-            return check_loss_value((result, metrics)) + strength * gap, (result, metrics)
+            return result + strength * gap, (result, returned[1])
 
-        (total, (result, metrics)), gradient = jax.value_and_grad(value, has_aux=True)(learned)
+        (total, (result, metrics)), gradient = jax.value_and_grad(value, has_aux=True)(slow)
         norm = optax.tree.norm(gradient)
         keep = jnp.isfinite(total) & jnp.isfinite(norm)
         extra = {"value": result, "grad": gradient} if wants_value else {}
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, learned, **extra)
-        params = Params(upper, *optax.apply_updates(learned, updates))
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, slow, **extra)
+        params = state.params._replace(fast=upper, slow=optax.apply_updates(slow, updates))
         moved = PenaltyState(params, lower, descents, optimizer_state, state.step)
         state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
         or_nan = lambda leaf: jnp.where(keep, leaf, jnp.nan)

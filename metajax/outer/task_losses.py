@@ -73,7 +73,7 @@ def query_loss(
     def task_loss(
         params: Params, task: Task, key: Array, step: Array | None = None
     ) -> tuple[Array, Metrics]:
-        _check_alike(task)
+        check_alike(task)
         adapt_key, query_key = jax.random.split(key)
         adapted = adaptation.adapt(params, task.support, adapt_key)
         query = after_support(task.support, task.query) if inductive else task.query
@@ -243,8 +243,12 @@ def _weighted_loss(
     return (losses * weights).sum(), jax.tree.map(lambda leaf: leaf[-1], metrics)
 
 
-def _check_alike(task: Task) -> None:
-    """Checks that support and query examples have the same structure, dtype and shape."""
+def check_alike(task: Task) -> None:
+    """Checks that support and query examples have the same structure, dtype and shape.
+
+    Raises:
+        ValueError: what differs.
+    """
     if isinstance(task.support.x, Modalities) and isinstance(task.query.x, Modalities):
         in_support, in_query = sorted(task.support.x.value), sorted(task.query.x.value)
         if in_support != in_query:

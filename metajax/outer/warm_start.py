@@ -60,7 +60,12 @@ def bilevel(
 
     def init(params: Params, tasks: PyTree = None, key: Array | None = None) -> State:
         check_params(params)
-        return State(params, optimizer.init(check_learned(params)), jnp.zeros((), jnp.int32))
+        learned = (params.slow, params.rule)
+        if not jax.tree.leaves(learned):
+            raise ValueError(
+                "There is nothing to learn: params.slow and params.rule have no array."
+            )
+        return State(params, optimizer.init(learned), jnp.zeros((), jnp.int32))
 
     @checked
     def step(state: State, tasks: Task, key: Array) -> tuple[State, Info]:
@@ -90,18 +95,6 @@ def bilevel(
         return state._replace(step=state.step + 1), info
 
     return OuterLoop(init, step)
-
-
-def check_learned(params: Params) -> tuple[PyTree, PyTree]:
-    """Checks that slow weights or the rule have an array, and returns both.
-
-    Raises:
-        ValueError: they have none.
-    """
-    learned = (params.slow, params.rule)
-    if not jax.tree.leaves(learned):
-        raise ValueError("There is nothing to learn: params.slow and params.rule have no array.")
-    return learned
 
 
 def only_task(tasks: Task) -> Task:

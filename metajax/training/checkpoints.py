@@ -183,7 +183,7 @@ def open_checkpoints(
         with processes.together():
             path.mkdir(parents=True, exist_ok=True)
             if processes.is_first:
-                stack.enter_context(_locked(path))
+                stack.enter_context(locked(path))
         manager = stack.enter_context(ocp.CheckpointManager(path, options=options))
         yield Checkpoints(manager, path, processes)
 
@@ -258,7 +258,7 @@ def _renamed(names: list[str], rename: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds a lock of the folder, which the system releases when the process ends in any way."""
     try:
         import fcntl

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,11 +22,13 @@ from metajax._checks import check_loss_value
 from metajax._learnable import check_weights
 from metajax.data.whole_files import open_whole
 from metajax.differentiate.strategies import Inner, descend
+from metajax.outer.task_losses import check_alike
+from metajax.training.checkpoints import locked
+from metajax.training.leaves import leaf_type
 from metajax.training.processes import digest_of
 from metajax.training.saving import load, save
-from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree, Size
+from metajax.types import Adaptation, Array, Batch, Loss, Metrics, Params, PyTree, Size, Task
 
-Supply: TypeAlias = Batch | Callable[[int], Batch]
 State: TypeAlias = tuple[PyTree, PyTree]
 """(fast weights, state of the optimizer)."""
 
@@ -61,14 +65,16 @@ def replay(
     """The exact meta-gradient of a training that is too long for one compiled program.
 
     It is the derivative of `query_loss(adaptation, loss)` with `unroll()`, computed step by step.
-    The training runs forward and keeps its state at k places. Each part between two of them, the
-    last one first, is run again in the same way, until a part is one segment of `fuse` steps, which
-    is differentiated in reverse mode. With n segments, about k log n / log k states are kept, and
-    each step runs 1 + log n / log k times forward.
+    The training runs forward, and its state is kept at k places. Then the parts between two places
+    are taken from the last to the first. Each is run again, with states at k places within it, and
+    so on, until a part is one segment of `fuse` steps, which is differentiated in reverse mode.
+    With n segments, about k log n / log k states are kept, and each step runs 1 + log n / log k
+    times forward.
 
     With a folder, the states of the first pass and the derivatives after each part are files. Where
-    the process is killed, forward or backward, the same call goes on from there, and ends with the
-    same numbers, bit for bit.
+    the process is killed, forward or backward, the same call goes on from there. It ends with the
+    same numbers, bit for bit where the device computes the same program twice with equal results,
+    as a CPU does.
 
     Args:
         adaptation: an `inner_loop`, alone and without `path`. Its `differentiate` is not used.
@@ -76,18 +82,21 @@ def replay(
         params: start, slow weights and rule.
         support: a `Batch`; or for data that are streamed a function from the number of a step to
             its `Batch`, such as `lambda step: batches[step]` of a `grain.MapDataset`. It must
-            return the same batch each time that it is asked for the same step.
+            return the same batch each time that it is asked for the same step, also in the next
+            process; only the first and the last batch are compared.
         query: the query set.
         key: as for `query_loss`.
         most_states: states in memory at once, those of the first pass included. A state is the fast
             weights and that of the optimizer.
-        fuse: steps in one compiled program.
+        fuse: steps in one compiled program, whose memory grows with them.
         folder: of the files; None keeps everything in memory.
 
     Raises:
         ValueError: an adaptation that is not a single `inner_loop`, or with `path`; support that is
-            neither a batch nor a function; too few states for so many steps; a folder of another
-            run, or with a damaged file; a loss that is not scalar.
+            neither a batch nor a function, or whose batches differ in shape; too few states for so
+            many steps; a training that diverges, or a derivative that is not finite; a folder that
+            another process works in, of another run, or with a damaged file; a loss that does not
+            return (scalar, metrics).
         OSError: the folder cannot be written. What was written before is there.
 
     >>> import optax
@@ -111,36 +120,44 @@ def replay(
     adapt_key, query_key = jax.random.split(key)
     training = _Training(adaptation, params, support, adapt_key, fuse)
     branches = _branches(training.segments, most_states)
-    fixed = support if isinstance(support, Batch) else ()
-    about = {
-        "params, query, support and key": digest_of((params, query, fixed, key)),
-        "steps": training.steps,
-        "fuse": fuse,
-        "most_states": most_states,
-        "jax": jax.__version__,
-    }
-    files = _Files(None if folder is None else pathlib.Path(folder), about)
-    places = _places(0, training.segments, branches)
-    states = _forward(training, places, files)
-    adapted = params._replace(fast=states[-1][0])
+    check_alike(Task(training.batch(0), query))
 
     def value(adapted: Params) -> tuple[Array, Metrics]:
-        result, metrics = loss(adapted, query, query_key)
-        return check_loss_value((result, metrics)), metrics
+        returned = loss(adapted, query, query_key)
+        return check_loss_value(returned), returned[1]
 
-    (result, metrics), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(adapted)
-    of_fast = jax.tree.leaves(slope.fast)
-    of_optimizer = [jnp.zeros_like(leaf) for leaf in _floats(states[-1])[len(of_fast) :]]
-    total = slope._replace(fast=jax.tree.map(jnp.zeros_like, slope.fast))
-    backward = ([*of_fast, *of_optimizer], total)
-    for number in reversed(range(len(places) - 1)):
-        low, high = places[number : number + 2]
-        done = files.read(f"backward-{low}", backward)
-        if done is None:
-            done = _backward(training, low, high, states[number], backward, branches)
-            files.write(f"backward-{low}", done)
-        backward = done
-    return Replayed(result, metrics, training.to_start(*backward), adapted)
+    of_query = jax.jit(jax.value_and_grad(value, has_aux=True))
+    with contextlib.ExitStack() as stack:
+        files = _Files(None, {})
+        if folder is not None:
+            about = {
+                "the params, the query set and the key": digest_of((params, query, key)),
+                "the support set": training.digest(),
+                "the training": training.program(),
+                "the loss of the query set": _text(of_query.lower(params)),
+                "the number of states": most_states,
+                "the version of JAX": jax.__version__,
+            }
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(pathlib.Path(folder)))
+            files = _Files(pathlib.Path(folder), about)
+        places = _places(0, training.segments, branches)
+        states = _forward(training, places, files)
+        adapted = params._replace(fast=states[-1][0])
+        (result, metrics), slope = of_query(adapted)
+        of_fast = jax.tree.leaves(slope.fast)
+        of_optimizer = [jnp.zeros_like(leaf) for leaf in _floats(states[-1])[len(of_fast) :]]
+        total = slope._replace(fast=jax.tree.map(jnp.zeros_like, slope.fast))
+        backward = ([*of_fast, *of_optimizer], total)
+        for number in reversed(range(len(places) - 1)):
+            low, high = places[number : number + 2]
+            done = files.read(f"backward-{low}", backward)
+            if done is None:
+                done = _backward(training, low, high, states[number], backward, branches)
+                _check_derivatives(done, low * fuse, high * fuse)
+                files.write(f"backward-{low}", done)
+            backward = done
+        return Replayed(result, metrics, training.to_start(*backward), adapted)
 
 
 class _Training:
@@ -153,18 +170,38 @@ class _Training:
     """
 
     def __init__(
-        self, adaptation: Adaptation, params: Params, support: Supply, key: Array, fuse: int
+        self,
+        adaptation: Adaptation,
+        params: Params,
+        support: Batch | Callable[[int], Batch],
+        key: Array,
+        fuse: int,
     ):
         assert adaptation.inner is not None
         self._inner: Callable[..., Inner] = adaptation.inner
         self._params = params
         self._support = support
         self.fuse = fuse
-        self.steps = self._inner(params, self._batch(0)).steps
+        self.steps = self._inner(params, self.batch(0)).steps
         self.segments = math.ceil(self.steps / fuse)
         self._keys = jax.random.split(key, self.steps)
         self._run = jax.jit(self._take_steps)
         self._pull = jax.jit(self._differentiate)
+
+    def batch(self, step: int) -> Batch:
+        """The support set, or what is streamed for a step."""
+        return self._support if isinstance(self._support, Batch) else self._support(step)
+
+    def digest(self) -> str:
+        """A digest of the support set, or of the first and the last batch of a stream."""
+        return digest_of((self.batch(0), self.batch(max(0, self.steps - 1))))
+
+    def program(self) -> str:
+        """A digest of what a segment computes, the optimizer included, and the number of steps."""
+        if not self.steps:
+            return "0 steps"
+        lowered = self._run.lower(self._params, self.start(), *self._data(0))
+        return f"{self.steps} steps of {_text(lowered)}"
 
     def start(self) -> State:
         """The state before the first step."""
@@ -184,9 +221,6 @@ class _Training:
         (more,) = jax.jit(lambda params: jax.vjp(start, params)[1](floats))(self._params)
         return jax.tree.map(jnp.add, total, more)
 
-    def _batch(self, step: int) -> Batch:
-        return self._support if isinstance(self._support, Batch) else self._support(step)
-
     def _data(self, segment: int) -> tuple[Array, Any]:
         """The keys of a segment and its batches, stacked, or the one batch of all steps."""
         steps = range(self.steps)[segment * self.fuse : (segment + 1) * self.fuse]
@@ -194,10 +228,16 @@ class _Training:
         if isinstance(self._support, Batch):
             return keys, self._support
         batches = [self._support(step) for step in steps]
+        kinds = {str(jax.tree.map(leaf_type, batch)) for batch in batches}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"Batches of steps {steps.start} to {steps.stop - 1} differ: {sorted(kinds)}. Give "
+                "all the same shapes and dtypes; rows of weight 0 are padding."
+            )
         return keys, jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
     def _start(self, params: Params) -> State:
-        inner = self._inner(params, self._batch(0))
+        inner = self._inner(params, self.batch(0))
         return inner.fast, inner.optimizer.init(inner.fast)
 
     def _take_steps(self, params: Params, state: State, keys: Array, data: Any) -> State:
@@ -238,16 +278,23 @@ class _Files:
             return
         path = folder / "about.json"
         if path.exists():
-            found = json.loads(path.read_text())
-            if differs := [name for name in about if found.get(name) != about[name]]:
+            try:
+                found = json.loads(path.read_text())
+                differs = [name for name in about if found.get(name) != about[name]]
+            except (AttributeError, ValueError) as error:
+                raise ValueError(f"{path} is damaged ({error}); delete {folder}.") from error
+            if differs:
                 raise ValueError(
-                    f"{folder} has a run that differs from this one in {differs}; give another "
-                    "folder, or delete it."
+                    f"{folder} has a run that differs from this one in {' and '.join(differs)}; "
+                    "give another folder, or delete it."
                 )
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.glob("*.npz")):
+            raise ValueError(f"{folder} has files of a run, but no about.json; delete it.")
         with _room_for(folder), open_whole(path) as file:
             file.write(json.dumps(about, indent=1).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def read(self, name: str, like: PyTree) -> PyTree | None:
         """What was written under a name, or None."""
@@ -290,10 +337,11 @@ def _forward(training: _Training, places: list[int], files: _Files) -> list[Stat
         if found is None:
             for segment in range(low, place):
                 state = training.run(segment, state)
-            if not all(np.isfinite(leaf).all() for leaf in _floats(state)):
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state[0])):
                 raise ValueError(
                     f"The training diverges between steps {low * training.fuse} and "
-                    f"{place * training.fuse}. Take a smaller step size, or clip gradients."
+                    f"{place * training.fuse}. Take a smaller step size, clip gradients, or look "
+                    "at the examples of these steps."
                 )
             files.write(f"state-{place}", state)
             found = state
@@ -326,6 +374,26 @@ def _backward(
     for first, last in reversed(list(itertools.pairwise(places))):
         backward = _backward(training, first, last, states.pop(), backward, branches)
     return backward
+
+
+def _check_derivatives(backward: PyTree, low: int, high: int) -> None:
+    """Checks that the derivatives after a part of the training are finite.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(backward)):
+        raise ValueError(
+            f"The derivative through steps {low} to {high} is not finite: give the optimizer a "
+            "term under its square root (eps_root=1e-8), take a smaller step size, or compute in "
+            "float64."
+        )
+
+
+def _text(lowered: Any) -> str:
+    """A digest of a program, without the addresses of functions."""
+    text = re.sub("0x[0-9a-f]+", "", lowered.as_text())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _places(low: int, high: int, branches: int) -> list[int]:
