@@ -115,7 +115,9 @@ def difference(found, expected):
 def main(options):
     lengths = (64,) if options.tiny else (512, 1024, 2048, 4096, 8192)
     rows = [row for length in lengths for row in measure(length, options.repeats)]
-    harness.save(options.out, "attention", harness.header(seed=0, repeats=options.repeats, rows=rows))
+    harness.save(
+        options.out, "attention", harness.header(seed=0, repeats=options.repeats, rows=rows)
+    )
 
 
 if __name__ == "__main__":
