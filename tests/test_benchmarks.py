@@ -322,6 +322,13 @@ def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
     assert (tmp_path / "attribution.png").exists()
 
 
+def test_signal_to_noise_is_set_against_the_gain(tmp_path):
+    report, _ = run_script("signal_to_noise", tmp_path)
+    assert len(report["rows"]) == 4 and len(report["correlation"]) == 2
+    assert all(one["ratio"] >= 0 for row in report["rows"] for one in row["seeds"])
+    assert (tmp_path / "signal_to_noise.png").exists()
+
+
 def test_attention_in_chunks_is_attention(tmp_path):
     report, _ = run_script("attention", tmp_path)
     assert [row["way"] for row in report["rows"]] == 5 * ["all at once"] + 5 * ["in chunks"]

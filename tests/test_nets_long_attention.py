@@ -114,6 +114,13 @@ def test_large_scores_and_a_first_chunk_without_valid_tokens():
         mj.nets.chunked_attention(queries, keys, values[:, 1:])
 
 
+def test_no_examples_and_no_tokens_give_nothing_and_zeros():
+    queries, keys, values = arrays()
+    none = mj.nets.chunked_attention(queries[:0], keys[:0], values[:0])
+    assert none.shape == (0, QUERIES, HEADS, WIDTH)
+    assert not mj.nets.chunked_attention(queries, keys[:, :0], values[:, :0]).any()
+
+
 def test_memory_grows_with_the_length_and_not_its_square():
     def temporaries(length):
         inputs = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3

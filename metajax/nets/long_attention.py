@@ -100,6 +100,7 @@ def _chunks(x: Array, size: int) -> Array:
     """[n, t, ...] -> [chunks, n, size, ...], padded with zeros; shorter sequences are one chunk."""
     n, length = x.shape[:2]
     size = max(1, min(size, length))
-    padding = [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2)
+    number = math.ceil(length / size)
+    padding = [(0, 0), (0, number * size - length)] + [(0, 0)] * (x.ndim - 2)
     padded = jnp.pad(x, padding)
-    return jnp.moveaxis(padded.reshape(n, -1, size, *x.shape[2:]), 1, 0)
+    return jnp.moveaxis(padded.reshape(n, number, size, *x.shape[2:]), 1, 0)
