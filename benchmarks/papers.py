@@ -124,7 +124,10 @@ def measured(row, title, runs):
     half = found[0][1]
     if len(found) > 1:
         half = float(mj.summarize(np.array([value for value, _ in found])).interval)
-    return f"{mean:.2f} ± {half:.2f}{seeds}", mean
+    mean_text, half_text = (
+        f"{value:.2f}" if value < 1000 else f"{value:.0e}" for value in (mean, half)
+    )
+    return f"{mean_text} ± {half_text}{seeds}", mean
 
 
 def published(column):
