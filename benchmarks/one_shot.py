@@ -361,7 +361,10 @@ def main(options):
             report["arms"][name] = measured(name, tests, options.steps, trained) | header
             harness.save(options.out, "one_shot", report)
     if options.final:
-        tests = tests_of(data.select_part(source, split, "test"), options.tasks)
+        evaluation = data.select_part(source, split, "test")
+        if options.tiny:
+            evaluation = data.select(evaluation, lambda name: "Tibetan" in name)
+        tests = tests_of(evaluation, options.tasks)
         trained = trained_once(background)
         for name, steps in ((next(iter(ARMS)), plain_steps), (CHOSEN, options.final_steps)):
             report["final"][name] = measured(name, tests, steps, trained) | header

@@ -145,7 +145,7 @@ def draw(rows, path):
 def main(options):
     cleans, minibatches, outer_steps = (10, 20, 50, 150), (16, 64, 256), OUTER_STEPS
     if options.tiny:
-        cleans, minibatches, outer_steps, options.seeds = (10, 20), (16, 32), 2, 2
+        cleans, minibatches, outer_steps, options.seeds = (10,), (16, 32), 2, 2
     rows = []
     for clean, minibatch in itertools.product(cleans, minibatches):
         found = [measure(seed, clean, minibatch, outer_steps) for seed in range(options.seeds)]

@@ -253,14 +253,14 @@ def test_one_shot_arms_are_trained_and_tested(tmp_path, as_script, monkeypatch):
     one = plain._replace(
         places=7, shift=1, pairs=True, strokes=True, transform="strong", turned=True
     )
-    arms = {"plain": plain, "everything": one, "two nets": one._replace(copies=1, nets=2)}
+    arms = {"plain": plain, "everything": one._replace(copies=1, nets=2)}
     monkeypatch.setattr(one_shot, "ARMS", arms)
     monkeypatch.setattr(one_shot, "CHOSEN", "plain")
     report = run_here(one_shot, tmp_path, "--arms", "--final")
     assert list(report["arms"]) == list(arms) and list(report["final"]) == ["plain"]
     for row in report["arms"].values():
         assert len(row["alphabets"]) == 1 and 0 < row["errors"][0] <= 100
-    assert len(report["final"]["plain"]["alphabets"]) == 20
+    assert list(report["final"]["plain"]["alphabets"]) == ["images_evaluation/Tibetan"]
 
 
 def test_features_that_moved_by_one_place_are_similar_where_they_may_shift():
@@ -312,11 +312,13 @@ def test_the_ladder_compares_learners_on_the_same_tasks(tmp_path, as_script, mon
 def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
     vectors = lambda texts: np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
     monkeypatch.setattr(mj.nets, "sentence_features", vectors)
+    few = attribution.intents(20, 5)
+    assert few.train.x.shape == (20, 8) and few.test.x.shape == (5, 8) and few.classes == 50
+    monkeypatch.setattr(attribution, "PROBLEMS", {"digits": attribution.digits})
     parts = run_here(attribution, tmp_path)
     report = {name: parts[name]["found"] for name in attribution.PARTS}
-    for problem in ("digits", "intents"):
-        assert next(iter(report["lds"][problem])) == "attribute"
-        assert [row["wrong"] for row in report["labels"][problem]] == [0.1, 0.4]
+    assert next(iter(report["lds"]["digits"])) == "attribute"
+    assert [row["wrong"] for row in report["labels"]["digits"]] == [0.1, 0.4]
     assert [row["activation"] for row in report["smoothness"]] == ["relu", "tanh"]
     assert report["cost"][0]["trainings"] > 0
     assert (tmp_path / "attribution.png").exists()
@@ -324,7 +326,7 @@ def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
 
 def test_signal_to_noise_is_set_against_the_gain(tmp_path):
     report, _ = run_script("signal_to_noise", tmp_path)
-    assert len(report["rows"]) == 4 and len(report["correlation"]) == 2
+    assert len(report["rows"]) == 2 and len(report["correlation"]) == 2
     assert all(one["ratio"] >= 0 for row in report["rows"] for one in row["seeds"])
     assert (tmp_path / "signal_to_noise.png").exists()
 
@@ -338,8 +340,7 @@ def test_attention_in_chunks_is_attention(tmp_path):
 def test_replay_has_the_gradient_of_one_program(tmp_path):
     report, _ = run_script("replay", tmp_path)
     norms = {row["way"]: row["norm"] for row in report["rows"]}
-    for way in ("unroll()", "unroll(remat=2)", "mixed_mode()"):
-        np.testing.assert_allclose(norms[way], norms["replay"], rtol=1e-4)
+    np.testing.assert_allclose(norms["unroll(remat=2)"], norms["replay"], rtol=1e-4)
     assert norms["replay, streamed"] > 0
 
 

@@ -43,6 +43,7 @@ def no_files(monkeypatch):
     characters = mj.data.dataset(images, np.arange(50 * 20) // 20, names=names, scale=255)
     monkeypatch.setattr(mj.data, "omniglot", lambda: characters)
     monkeypatch.setattr(cards, "SIZES", {"train": 30, "validation": 10, "test": 10})
+    monkeypatch.setattr(cards, "VALIDATION_TASKS", 4)
     monkeypatch.setattr(mj.data, "paired_digits", few_digits)
 
 
