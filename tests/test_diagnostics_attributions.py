@@ -116,7 +116,15 @@ def test_it_predicts_what_trainings_without_some_examples_do():
     assert abs(control.score.mean) < 0.4
     np.testing.assert_allclose(control.true, right.true, atol=1e-12)
     constant = diagnostics.lds(*arguments, jnp.ones_like(noise), KEY, trainings=40)
-    assert np.isnan(constant.score.mean)
+    assert constant.score.mean == 0
+    exact = lambda params, batch, key: (0 * loss(params, batch, key)[0] * (batch.y[0] > 0), {})
+    with pytest.raises(ValueError, match="No query has a loss that changes"):
+        diagnostics.lds(adaptation, exact, params, support, queries, noise, KEY, trainings=3)
+    some = lambda params, batch, key: (loss(params, batch, key)[0] * (batch.y[0] > 0), {})
+    changing = int((queries.y[:, 0] > 0).sum())
+    assert 0 < changing < QUERIES
+    few = diagnostics.lds(adaptation, some, params, support, queries, noise, KEY, trainings=5)
+    assert few.score.per_task.shape == (changing,)
 
 
 def test_weights_and_padding_count_in_what_is_predicted():

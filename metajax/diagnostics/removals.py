@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -22,8 +21,9 @@ class Removals(NamedTuple):
 
     Attributes:
         score: the linear datamodelling score: over queries, the mean and the interval of the rank
-            correlation of `predicted` and `true`. The correlation of a query is NaN where either is
-            constant, and so is then the mean.
+            correlation of `predicted` and `true`. Queries whose true change is constant, such as
+            those of loss 0, are not among them. Where only the prediction is constant, the
+            correlation counts as 0.
         predicted: [trainings, queries], the change of the loss that the scores predict.
         true: [trainings, queries], the change of the loss that was found.
     """
@@ -75,7 +75,8 @@ def lds(
 
     Raises:
         ValueError: a share that leaves out none or all; scores of another shape; fewer than 3
-            trainings; a training that diverges; what `attribute` refuses.
+            trainings; a training that diverges; no query whose loss changes; what `attribute`
+            refuses.
 
     Source: Park et al. 2023, arXiv 2303.14186, section 2; Ilyas and Engstrom 2025,
     arXiv 2504.16430, for one fixed start and order of the data.
@@ -123,7 +124,10 @@ def lds(
         raise ValueError("A training diverges, or a query loss is not finite; see attribute().")
     predicted = -(np.asarray(scores, np.float64) * weights)[:, rows].sum(axis=2).T
     correlations = [
-        scipy.stats.spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else math.nan
-        for pair in zip(predicted.T, true.T, strict=True)
+        scipy.stats.spearmanr(one, other).statistic if np.ptp(one) > 0 else 0.0
+        for one, other in zip(predicted.T, true.T, strict=True)
+        if np.ptp(other) > 0
     ]
+    if not correlations:
+        raise ValueError("No query has a loss that changes where examples are left out.")
     return Removals(summarize(jnp.asarray(correlations)), predicted, true)
