@@ -68,10 +68,10 @@ class Setting(NamedTuple):
     """
 
     batch: int = 256
-    eps_root: float = 1e-8
+    eps_root: float = 1e-6
     activation: str = "gelu"
     hidden: int = 64
-    rate: float = 3e-3
+    rate: float = 1e-3
 
 
 class Net(nnx.Module):
