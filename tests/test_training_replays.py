@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import metajax as mj
-from metajax.training import replays
+from metajax.training import replay_files, replays
 
 KEY = jax.random.key(5)
 FEATURES, ROWS = 3, 20
@@ -188,13 +188,13 @@ def run(folder=None):
 
 def run_slowly(folder):
     """Runs it, and says after each file how many there are."""
-    write = replays._Files.write
+    write = replay_files.ReplayFiles.write
 
     def told(self, name, tree):
         write(self, name, tree)
         print(name, flush=True)
 
-    replays._Files.write = told
+    replay_files.ReplayFiles.write = told
     run(folder)
 
 
@@ -214,18 +214,24 @@ def test_where_it_is_killed_it_goes_on_bit_for_bit(last, tmp_path, monkeypatch):
     assert not (tmp_path / "backward-0.npz").exists()
     files = {path.name for path in tmp_path.iterdir()}
     assert f"{last}.npz" in files
-    steps = replays._Training.run
+    steps = replays.SegmentedTraining.run
     counted = []
     monkeypatch.setattr(
-        replays._Training, "run", lambda self, *rest: counted.append(rest) or steps(self, *rest)
+        replays.SegmentedTraining,
+        "run",
+        lambda self, *rest: counted.append(rest) or steps(self, *rest),
     )
     found = run(tmp_path)
     assert kind == "state" or all(segment < int(number) + 12 for segment, _ in counted)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other)
     taken = []
-    monkeypatch.setattr(replays._Training, "run", lambda *arguments: taken.append(arguments))
-    monkeypatch.setattr(replays._Training, "pull", lambda *arguments: taken.append(arguments))
+    monkeypatch.setattr(
+        replays.SegmentedTraining, "run", lambda *arguments: taken.append(arguments)
+    )
+    monkeypatch.setattr(
+        replays.SegmentedTraining, "pull", lambda *arguments: taken.append(arguments)
+    )
     again = run(tmp_path)  # nothing is computed twice
     assert not taken
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
@@ -292,6 +298,6 @@ def test_bad_input_has_errors_that_say_what_to_do(tmp_path, monkeypatch):
     def full(path, tree):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(replays, "save", full)
+    monkeypatch.setattr(replay_files, "save", full)
     with pytest.raises(OSError, match="make room, and call again"):
         run(tmp_path)

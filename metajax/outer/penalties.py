@@ -12,7 +12,7 @@ from metajax._checked import checked
 from metajax._checks import check_loss_value, check_positive
 from metajax._learnable import check_params, needs_value
 from metajax.outer.outer_loops import Info, OuterLoop, checked_optimizer
-from metajax.outer.warm_start import only_task
+from metajax.outer.warm_start import moved_if, only_task
 from metajax.types import Array, Batch, Loss, Metrics, Params, PyTree, Sample, Size, Task
 
 
@@ -145,10 +145,6 @@ def penalized(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, slow, **extra)
         params = state.params._replace(fast=upper, slow=optax.apply_updates(slow, updates))
         moved = PenaltyState(params, lower, descents, optimizer_state, state.step)
-        state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
-        or_nan = lambda leaf: jnp.where(keep, leaf, jnp.nan)
-        shown, metrics, norm = jax.tree.map(or_nan, (result, metrics, norm))
-        info = Info(shown, metrics, norm, 1 - keep.astype(jnp.int32))
-        return state._replace(step=state.step + 1), info
+        return moved_if(keep, moved, state, Info(result, metrics, norm, jnp.int32(0)))
 
     return OuterLoop(init, step)

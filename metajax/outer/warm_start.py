@@ -12,7 +12,7 @@ import optax
 from metajax._checked import checked
 from metajax._learnable import check_params
 from metajax._tree import count_tasks
-from metajax.outer.outer_loops import Info, OuterLoop, State, checked_optimizer
+from metajax.outer.outer_loops import AnyState, Info, OuterLoop, State, checked_optimizer
 from metajax.types import Adaptation, Array, Loss, Metrics, Params, PyTree, Task
 
 
@@ -88,13 +88,26 @@ def bilevel(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, learned, **extra)
         params = Params(fast, *optax.apply_updates(learned, updates))
         moved = State(params, optimizer_state, state.step)
-        state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
-        or_nan = lambda leaf: jnp.where(keep, leaf, jnp.nan)
-        shown, metrics, norm = jax.tree.map(or_nan, (result, metrics, norm))
-        info = Info(shown, metrics, norm, 1 - keep.astype(jnp.int32))
-        return state._replace(step=state.step + 1), info
+        return moved_if(keep, moved, state, Info(result, metrics, norm, jnp.int32(0)))
 
     return OuterLoop(init, step)
+
+
+def moved_if(keep: Array, moved: AnyState, state: AnyState, info: Info) -> tuple[AnyState, Info]:
+    """The state after a step of one problem, and what the step reports.
+
+    Args:
+        keep: whether the loss and the gradient are finite.
+        moved: the state if they are.
+        state: the state if they are not; only its count goes on.
+        info: of the step. If they are not finite, its numbers are NaN, and one is skipped.
+    """
+    after: Any = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, state)
+    or_nan = lambda leaf: jnp.where(keep, leaf, jnp.nan)
+    loss, metrics, norm = jax.tree.map(or_nan, (info.loss, info.metrics, info.grad_norm))
+    return after._replace(step=after.step + 1), Info(
+        loss, metrics, norm, 1 - keep.astype(jnp.int32)
+    )
 
 
 def only_task(tasks: Task) -> Task:
