@@ -14,7 +14,9 @@ The net has one hidden layer, and the training is 500 steps of Adam on minibatch
   over the training, by the norm of the gradient, by the loss of a net that is trained on the clean
   examples alone, and by chance. One seed.
 - cost: seconds and memory of the derivative behind `attribute` against those of one training, for
-  several numbers of queries, steps and hidden units.
+  several strategies and numbers of queries, steps and hidden units.
+- peers: the same job in PyTorch, for one query and for sixteen, each in a process of its own, after
+  the derivatives were compared. It needs `pip install 'metajax[peers]'`.
 
 Writes benchmarks/results/attribution.json and .png.
 
@@ -28,7 +30,8 @@ import itertools
 import json
 import math
 import pathlib
-import time
+import resource
+import statistics
 from typing import NamedTuple
 
 import harness
@@ -46,13 +49,18 @@ QUERIES = 50
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-PARTS = ("lds", "smoothness", "labels", "cost")
-parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+PARTS = ("lds", "smoothness", "labels", "cost", "peers")
+parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:4])
 parser.add_argument("--steps", type=int, default=500)
 parser.add_argument("--trainings", type=int, default=100)
 parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
+STRATEGIES = {
+    "mixed_mode()": mj.mixed_mode(),
+    "unroll()": mj.unroll(),
+    "unroll(remat=2)": mj.unroll(remat=2),
+}
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
 
 
@@ -228,10 +236,25 @@ def scores_of(problem, setting, steps, queries):
 def measure_lds(problem, setting, options):
     """{method: [mean, half its interval]} of the linear datamodelling score."""
     queries = queries_of(problem, options.queries)
-    arguments = (*make_training(problem, setting, options.steps), problem.train, queries)
+    scores = scores_of(problem, setting, options.steps, queries)
+    # The queries stand once for each method, so that all methods share the trainings.
+    copies = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(scores)), queries)
+    training = make_training(problem, setting, options.steps)
+    removals = diagnostics.lds(
+        *training,
+        problem.train,
+        copies,
+        jnp.concatenate(list(scores.values())),
+        KEY,
+        trainings=options.trainings,
+        at_once=10,
+    )
     found = {}
-    for name, scores in scores_of(problem, setting, options.steps, queries).items():
-        found[name] = lds(arguments, scores, options)
+    for name, correlations in zip(
+        scores, np.split(removals.correlations, len(scores)), strict=True
+    ):
+        score = mj.summarize(correlations[~np.isnan(correlations)])
+        found[name] = [float(score.mean), float(score.interval)]
         print(name, found[name], flush=True)
     return found
 
@@ -301,9 +324,9 @@ def measure_labels(problem, setting, steps, share):
     return row
 
 
-def measure_cost(problem, setting, queries, steps, repeats):
-    """What the attributions of so many queries cost, against one training."""
-    adaptation, loss, params = make_training(problem, setting, steps)
+def make_job(problem, setting, queries, steps, strategy):
+    """(training, attribution, weights): functions of the weights of the examples, and ones."""
+    adaptation, loss, params = make_training(problem, setting, steps, strategy)
     adapt_key, query_key = jax.random.split(KEY)
     batches = queries_of(problem, queries)
 
@@ -315,29 +338,94 @@ def measure_cost(problem, setting, queries, steps, repeats):
         slope = jax.grad(lambda trained, query: loss(trained, query, query_key)[0])
         return jax.vmap(lambda query: pull(slope(trained, query))[0])(batches)
 
-    weight = jnp.ones(len(problem.train.y))
-    programs, costs, taken = {}, {}, {}
-    for name, run in (("training", train), ("attribution", attribute)):
-        programs[name], costs[name] = harness.compile_timed(run, weight)
-        jax.block_until_ready(programs[name](weight))
-    for name, program in programs.items():
-        started = time.perf_counter()
-        for _ in range(repeats):
-            jax.block_until_ready(program(weight))
-        taken[name] = (time.perf_counter() - started) / repeats
+    return train, attribute, jnp.ones(len(problem.train.y))
+
+
+def measure_cost(problem, setting, strategy, queries, steps, repeats):
+    """What the attributions of so many queries cost, against one training."""
+    *functions, weight = make_job(problem, setting, queries, steps, STRATEGIES[strategy])
+    runs, costs = {}, {}
+    for name, function in zip(("training", "attribution"), functions, strict=True):
+        program, costs[name] = harness.compile_timed(function, weight)
+        runs[name] = functools.partial(program, weight)
+    times = harness.in_turn(runs, repeats)
+    taken = {name: statistics.median(seconds) for name, seconds in times.items()}
     trainings = taken["attribution"] / taken["training"]
     row = {
+        "strategy": strategy,
         "queries": queries,
         "steps": steps,
         "hidden": setting.hidden,
         "seconds of a training": taken["training"],
         "trainings": trainings,
-        "trainings per query, but for the first": (trainings - 1) / queries,
+        "trainings per query": trainings / queries,
         "megabytes of a training": costs["training"]["temporary_bytes"] / 1e6,
         "megabytes": costs["attribution"]["temporary_bytes"] / 1e6,
     }
     print(row, flush=True)
     return row
+
+
+def build_ours(queries, steps, number, strategy):
+    """In a process of its own: the attribution of digits, and its result with resident bytes."""
+    problem = digits(number, 50)
+    _, attribute, weight = make_job(problem, Setting(), queries, steps, STRATEGIES[strategy])
+    program = jax.jit(attribute)
+    found = np.asarray(program(weight))
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return lambda: program(weight), (found, resident)
+
+
+def job_of(problem, queries, steps):
+    """What benchmarks/torch_attribution.py needs to do the same."""
+    setting = Setting()
+    _, _, params = make_training(problem, setting, steps)
+    number = len(problem.train.y)
+    numbered = mj.Batch(jnp.arange(number), jnp.arange(number))
+    draw = lambda key: mj.inner.minibatch(setting.batch)(numbered, jax.random.split(key)[0]).x
+    rows = jax.vmap(draw)(jax.random.split(jax.random.split(KEY)[0], steps))
+    schedule = optax.cosine_decay_schedule(setting.rate, steps)
+    layers = params.fast
+    start = [layers[layer][leaf] for layer in ("first", "last") for leaf in ("kernel", "bias")]
+    job = {
+        "x": problem.train.x,
+        "y": problem.train.y,
+        "rows": rows,
+        "rates": jax.vmap(schedule)(jnp.arange(steps)),
+        "start": start,
+        "queries": (problem.test.x[:queries], problem.test.y[:queries]),
+    }
+    return jax.tree.map(np.asarray, job) | {"eps_root": setting.eps_root}
+
+
+def measure_peers(number, queries, steps, repeats):
+    """Seconds and resident memory of the same attribution by each implementation."""
+    import torch_attribution
+
+    job = job_of(digits(number, 50), queries, steps)
+    processes = {
+        f"metajax, {strategy}": (build_ours, queries, steps, number, strategy)
+        for strategy in STRATEGIES
+    }
+    for way in ("torch.func", "torch.autograd"):
+        processes[way] = (torch_attribution.build, job, way)
+    rows, reference = [], None
+    for name, arguments in processes.items():
+        process = harness.Process(*arguments)
+        found, resident = process.facts()
+        reference = found if reference is None else reference
+        times = []
+        for _ in range(repeats):
+            process.tell()
+            times.append(process.seconds())
+        harness.close(process)
+        row = {"implementation": name, "queries": queries, "steps": steps}
+        row["seconds"] = statistics.median(times)
+        row["resident megabytes"] = resident / 1e6
+        row["difference"] = harness.difference(found, reference)
+        rows.append(row)
+        print(row, flush=True)
+    return rows
 
 
 def draw(rows, path):
@@ -374,16 +462,19 @@ def main(options):
     options.queries, options.few, options.repeats = QUERIES, 30, 3
     options.grid = ((16, 64, 256), (1e-12, 1e-8, 1e-6), ("relu", "gelu", "tanh"))
     options.sizes = [
-        *((64, queries, 500) for queries in (1, 4, 16, 64)),
-        *((64, 1, steps) for steps in (125, 2000)),
-        *((hidden, 1, 500) for hidden in (16, 256)),
+        *(("mixed_mode()", 64, queries, 500) for queries in (1, 4, 16, 64)),
+        *(("mixed_mode()", 64, 1, steps) for steps in (125, 2000)),
+        *(("mixed_mode()", hidden, 1, 500) for hidden in (16, 256)),
+        *((strategy, 64, 1, 500) for strategy in STRATEGIES if strategy != "mixed_mode()"),
+        *((strategy, 64, 1, 2000) for strategy in STRATEGIES if strategy != "mixed_mode()"),
+        *((strategy, 64, 16, 500) for strategy in STRATEGIES if strategy != "mixed_mode()"),
     ]
     number, others = 2000, 1000
     if options.tiny:
         number, others = 100, 12
         options.steps, options.trainings, options.queries, options.few = 3, 3, 2, 3
         options.grid = ((8,), (1e-8,), ("relu", "tanh"))
-        options.sizes, options.repeats = [(4, 2, 3)], 1
+        options.sizes, options.repeats = [("mixed_mode()", 4, 2, 3)], 1
     setting = Setting(batch=8, hidden=4) if options.tiny else Setting()
     path = options.out / "attribution.json"
     report = json.loads(path.read_text()) if path.exists() else {}
@@ -414,11 +505,16 @@ def main(options):
         )
     if "cost" in options.parts:
         rows = []
-        for hidden, queries, steps in options.sizes:
+        for strategy, hidden, queries, steps in options.sizes:
             wider = setting._replace(hidden=hidden)
-            digits_only = problems["digits"]()
-            rows.append(measure_cost(digits_only, wider, queries, steps, options.repeats))
+            arguments = (problems["digits"](), wider, strategy, queries, steps)
+            rows.append(measure_cost(*arguments, options.repeats))
         add("cost", rows)
+    if "peers" in options.parts:
+        rows = []
+        for queries in (2,) if options.tiny else (1, 16):
+            rows += measure_peers(number, queries, options.steps, options.repeats)
+        add("peers", rows)
 
 
 if __name__ == "__main__":

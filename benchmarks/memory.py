@@ -3,15 +3,20 @@
 6 layers, width 128, sequence 256, batch 4, 8 inner Adam steps; the meta-parameters are weights of
 the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the
 net). Gradients are compared before anything is timed, and the runs are interleaved. Writes
-benchmarks/results/memory.json and .png.
+benchmarks/results/memory.json and .png. With --long: the same at sequence 1 024, with all scores of
+attention at once and in chunks (`chunked_attention`); programs that need more than 8 GB are compiled
+and not run. Writes benchmarks/results/memory_long.json.
 
 python benchmarks/memory.py
+python benchmarks/memory.py --long --repeats 1
 python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see that it runs
 """
 
 import argparse
+import itertools
 import math
 import pathlib
+import statistics
 from typing import NamedTuple
 
 import harness
@@ -32,6 +37,7 @@ class Sizes(NamedTuple):
     heads: int = 4
     tokens: int = 64
     steps: int = 8
+    chunked: bool = False
 
 
 TINY = Sizes(layers=2, width=16, length=16, heads=2, tokens=8, steps=3)
@@ -45,6 +51,7 @@ STRATEGIES = {
 }
 """{name: (strategy, whether the layers are computed again in the backward pass)}."""
 
+MOST_BYTES = 8e9
 TINY_STRATEGIES = (
     "`unroll()`",
     "`unroll(remat=1)`, block remat",
@@ -56,6 +63,7 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("--tiny", action="store_true")
+parser.add_argument("--long", action="store_true", help="at sequence 1 024")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
@@ -80,9 +88,10 @@ def start(sizes):
     return {"embed": normal(9, sizes.tokens, width), "blocks": blocks}
 
 
-def block(weights, x_BxTxD, heads):
+def block(weights, x_BxTxD, heads, chunked):
     """One layer: causal attention and two linear layers, each added to its input."""
-    x_BxTxD += attention(weights, jax.nn.standardize(x_BxTxD), heads)
+    attend = attention_in_chunks if chunked else attention
+    x_BxTxD += attend(weights, jax.nn.standardize(x_BxTxD), heads)
     hidden = jax.nn.gelu(jax.nn.standardize(x_BxTxD) @ weights["up"])
     return x_BxTxD + hidden @ weights["down"]
 
@@ -100,11 +109,19 @@ def attention(weights, x_BxTxD, heads):
     return mixed.swapaxes(1, 2).reshape(x_BxTxD.shape) @ weights["out"]
 
 
+def attention_in_chunks(weights, x_BxTxD, heads):
+    """The same as `attention`, with one chunk of the scores at a time."""
+    parts = (x_BxTxD @ weights["qkv"]).reshape(*x_BxTxD.shape[:2], 3, heads, -1)
+    q, k, v = jnp.moveaxis(parts, 2, 0)
+    mixed = mj.nets.chunked_attention(q, k, v, causal=True)
+    return mixed.reshape(x_BxTxD.shape) @ weights["out"]
+
+
 def next_token_loss(sizes, block_remat, weighted):
     """The cross-entropy of the next token, of examples that may be weighted by `params.slow`."""
 
     def layer(x, weights):
-        return block(weights, x, sizes.heads), None
+        return block(weights, x, sizes.heads, sizes.chunked), None
 
     if block_remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -163,6 +180,27 @@ def measure(sizes, repeats, strategies=STRATEGIES):
     return rows
 
 
+def measure_long(sizes, repeats, strategies):
+    """A row for each strategy and way of attention, run where it needs little enough."""
+    rows, reference = [], None
+    for (name, (strategy, block_remat)), chunked in itertools.product(
+        strategies.items(), (True, False)
+    ):
+        arguments = (sizes._replace(chunked=chunked), strategy, block_remat)
+        gradient, weights = meta_gradient(*arguments)
+        program, cost = harness.compile_timed(gradient, weights)
+        row = {"implementation": name, "in chunks": chunked} | cost
+        if cost["temporary_bytes"] <= MOST_BYTES:
+            found = program(weights)
+            reference = found if reference is None else reference
+            row["gradient_error"] = harness.difference(found, reference)
+            taken = [harness.seconds(lambda: program(weights)) for _ in range(repeats)]
+            row["seconds"] = statistics.median(taken)
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
 def draw(rows, path):
     """Memory and seconds of every strategy."""
     import matplotlib
@@ -190,9 +228,14 @@ def draw(rows, path):
 
 
 def main(options):
+    few = {name: STRATEGIES[name] for name in TINY_STRATEGIES}
+    if options.long:
+        sizes = TINY if options.tiny else Sizes(length=1024)
+        rows = measure_long(sizes, options.repeats, few if options.tiny else STRATEGIES)
+        harness.save(options.out, "memory_long", harness.header(seed=0, rows=rows))
+        return
     if options.tiny:
-        strategies = {name: STRATEGIES[name] for name in TINY_STRATEGIES}
-        rows = measure(TINY, options.repeats, strategies)
+        rows = measure(TINY, options.repeats, few)
     else:
         rows = measure(Sizes(), options.repeats)
     harness.save(options.out, "memory", harness.header(seed=0, rows=rows))

@@ -1,6 +1,9 @@
 """The tables of attributions, from benchmarks/results/attribution.json."""
 
+import numpy as np
 from tables import cell, read, table
+
+from metajax import summarize
 
 
 def scores():
@@ -43,22 +46,87 @@ def wrong_labels():
 
 
 def costs():
-    """What attributions cost, in trainings."""
+    """What attributions cost, in trainings, and the same job elsewhere."""
     rows = []
     for row in read("attribution")["cost"]["found"]:
         rows.append(
             [
+                f"`{row['strategy']}`",
                 row["hidden"],
                 row["steps"],
                 row["queries"],
                 f"{row['seconds of a training']:.2g}",
                 f"{row['trainings']:.1f}",
-                f"{row['trainings per query, but for the first']:.2f}",
+                f"{row['trainings per query']:.1f}",
                 f"{row['megabytes']:.0f}",
             ]
         )
-    header = ["hidden units", "steps", "queries", "seconds of a training", "cost in trainings"]
-    return table([*header, "of each further query", "temporaries, MB"], rows)
+    header = ["strategy", "hidden units", "steps", "queries", "seconds of a training"]
+    header += ["cost in trainings", "of each query", "temporaries, MB"]
+    return table(header, rows)
 
 
-MADE = (scores, smooth, wrong_labels, costs)
+def peers():
+    """The same attribution in PyTorch."""
+    found = read("attribution")["peers"]
+    rows = []
+    for row in found["found"]:
+        rows.append(
+            [
+                row["queries"],
+                row["implementation"],
+                f"{row['seconds']:.2g}",
+                f"{row['resident megabytes']:.0f}",
+                f"{row['difference']:.0e}",
+            ]
+        )
+    header = ["queries", "implementation", "seconds", "resident, MB", "difference"]
+    return f"{table(header, rows)}\n\n{found['header']['steps']} steps."
+
+
+def attention():
+    """Attention over long sequences, all scores at once and in chunks."""
+    report = read("attention")
+    rows = {}
+    for row in report["rows"]:
+        cells = rows.setdefault((row["tokens"], row["what"]), {})
+        taken = f"{1000 * row['seconds']:.0f} ms" if "seconds" in row else "not run"
+        cells[row["way"]] = f"{taken}, {row['temporary_bytes'] / 1e6:.0f} MB"
+        if "difference" in row and row["way"] == "in chunks":
+            cells["difference"] = f"{row['difference']:.0e}"
+    ways = ["all at once", "in chunks", "difference"]
+    lines = [[*key, *(cells.get(way, "") for way in ways)] for key, cells in rows.items()]
+    return table(["tokens", "what", *ways], lines)
+
+
+def replays():
+    """Meta-gradients of long trainings."""
+    rows = []
+    for row in read("replay")["rows"]:
+        if "seconds" in row:
+            taken, resident = f"{row['seconds']:.1f}", f"{row['resident_bytes'] / 1e6:.0f}"
+        else:
+            taken, resident = "not run", f"needs {row['temporary_bytes'] / 1e6:.0f}"
+        way = row["way"] if row["way"].startswith("replay") else f"`{row['way']}`"
+        rows.append([row["steps"], way, taken, resident])
+    return table(["steps", "way", "seconds", "resident, MB"], rows)
+
+
+def signals():
+    """Where learned weights help, beside the signal-to-noise ratio of the outer gradient."""
+    report = read("signal_to_noise")
+    rows = []
+    for row in report["rows"]:
+        ratio = summarize(np.array([one["ratio"] for one in row["seeds"]]))
+        gain = summarize(np.array([one["gain"] for one in row["seeds"]]))
+        cells = [cell([float(one.mean), float(one.interval)], 2) for one in (ratio, gain)]
+        rows.append([row["clean"], row["minibatch"], *cells])
+    header = ["clean images", "minibatch", "signal-to-noise ratio", "gain, points"]
+    about = (
+        f"95 % intervals over {report['seeds']} seeds. Rank correlation of ratio and gain over "
+        f"these settings: {cell(report['correlation'], 2)}."
+    )
+    return f"{table(header, rows)}\n\n{about}"
+
+
+MADE = (scores, smooth, wrong_labels, costs, peers, attention, replays, signals)

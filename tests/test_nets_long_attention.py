@@ -129,3 +129,32 @@ def test_memory_grows_with_the_length_and_not_its_square():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(2048) < 2.5 * temporaries(1024)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("long", [4, 512], ids=["in chunks", "all at once"])
+def test_causal_attention_reads_a_window_of_what_came_before(window, long, monkeypatch):
+    monkeypatch.setattr("metajax.nets.attention.LONG", long)
+    net = mj.nets.Transformer(8, 1, 2, causal=True, window=window, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (1, 9, 8), jnp.float32)
+    outputs = jax.jacobian(net)(x)[0, :, :, 0]  # [output token, width, input token, width]
+    reads = np.abs(outputs).sum(axis=(1, 3)) > 0
+    behind = np.subtract.outer(np.arange(9), np.arange(9))
+    np.testing.assert_array_equal(reads, (behind >= 0) & (behind < (window or 100)))
+
+
+def test_causal_chunks_are_causal_attention():
+    queries, keys, values = (part[:, :QUERIES] for part in arrays())
+    causal = np.tril(np.ones((QUERIES, QUERIES), bool))
+    scores = jnp.einsum("nqhd,nthd->nhqt", queries, keys) / WIDTH**0.5
+    share = jax.nn.softmax(jnp.where(causal, scores, -1e30))
+    expected = jnp.einsum("nhqt,nthd->nqhd", share, values)
+    found = mj.nets.chunked_attention(queries, keys, values, causal=True, chunk=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_an_order_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="window=3 needs causal=True"):
+        mj.nets.Attention(8, 2, window=3, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="as many queries as tokens.*5 and 7"):
+        mj.nets.chunked_attention(*arrays(), causal=True)

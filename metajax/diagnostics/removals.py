@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -24,11 +25,14 @@ class Removals(NamedTuple):
             correlation of `predicted` and `true`. Queries whose true change is constant, such as
             those of loss 0, are not among them. Where only the prediction is constant, the
             correlation counts as 0.
+        correlations: [queries], the rank correlation of each query, NaN for those that are not
+            among them.
         predicted: [trainings, queries], the change of the loss that the scores predict.
         true: [trainings, queries], the change of the loss that was found.
     """
 
     score: Summary
+    correlations: np.ndarray
     predicted: np.ndarray
     true: np.ndarray
 
@@ -123,11 +127,14 @@ def lds(
     if not np.isfinite(true).all():
         raise ValueError("A training diverges, or a query loss is not finite; see attribute().")
     predicted = -(np.asarray(scores, np.float64) * weights)[:, rows].sum(axis=2).T
-    correlations = [
-        scipy.stats.spearmanr(one, other).statistic if np.ptp(one) > 0 else 0.0
-        for one, other in zip(predicted.T, true.T, strict=True)
-        if np.ptp(other) > 0
-    ]
-    if not correlations:
+
+    def correlate(predicted: np.ndarray, true: np.ndarray) -> float:
+        if np.ptp(true) == 0:
+            return math.nan
+        return scipy.stats.spearmanr(predicted, true).statistic if np.ptp(predicted) > 0 else 0.0
+
+    correlations = np.array([correlate(*pair) for pair in zip(predicted.T, true.T, strict=True)])
+    counted = correlations[~np.isnan(correlations)]
+    if not len(counted):
         raise ValueError("No query has a loss that changes where examples are left out.")
-    return Removals(summarize(jnp.asarray(correlations)), predicted, true)
+    return Removals(summarize(jnp.asarray(counted)), correlations, predicted, true)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from metajax._checked import checked
-from metajax.nets.long_attention import LONG, chunked_attention
+from metajax.nets.long_attention import LONG, check_order, chunked_attention, in_order
 from metajax.nets.tokens import keep_valid
 from metajax.types import Array, Count, Size
 
@@ -26,22 +26,36 @@ class Attention(nnx.Module):
     Args:
         width: width of queries, tokens and outputs.
         heads: number of heads; divides `width`.
+        causal: whether query i reads the tokens up to i only.
+        window: how many tokens a query of a causal attention reads at most, its own the last of
+            them; None means all before it.
         rngs: for the weights.
 
     Raises:
-        ValueError: heads that do not divide the width.
+        ValueError: heads that do not divide the width; a window without `causal`.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762.
     """
 
-    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: Size,
+        heads: Size,
+        *,
+        causal: bool = False,
+        window: Size | None = None,
+        rngs: nnx.Rngs,
+    ):
         if heads < 1 or width % heads:
             raise ValueError(f"{heads=} must divide {width=}.")
+        check_order(0, 0, causal, window)
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.key = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.output = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.heads = heads
+        self.causal = causal
+        self.window = window
 
     def __call__(
         self,
@@ -68,13 +82,22 @@ class Attention(nnx.Module):
         key = self._split(self.key(tokens))
         value = self._split(self.value(values))
         if max(queries.shape[1], tokens.shape[1]) > LONG:
-            mean = chunked_attention(query, key, value, valid)
+            mean = chunked_attention(
+                query, key, value, valid, causal=self.causal, window=self.window
+            )
             return self.output(mean.reshape(queries.shape))
         root = np.sqrt(query.shape[-1]).astype(query.dtype)
         scores = jnp.einsum("nqhd,nthd->nhqt", query, key) / root
+        length = tokens.shape[1]
+        check_order(queries.shape[1], length, self.causal, self.window)
+        # The lowest number, not -inf: without a valid token the weights stay finite.
+        lowest = jnp.finfo(scores.dtype).min
         if valid is not None:
-            # The lowest number, not -inf: without a valid token the weights stay finite.
-            scores = jnp.where(valid[:, None, None], scores, jnp.finfo(scores.dtype).min)
+            scores = jnp.where(valid[:, None, None], scores, lowest)
+        if self.causal:
+            place = jnp.arange(length)
+            in_reach = in_order(place, place, self.window)[None, None]
+            scores = jnp.where(in_reach, scores, lowest)
         mean = jnp.einsum("nhqt,nthd->nqhd", jax.nn.softmax(scores), value)
         return self.output(mean.reshape(queries.shape))
 
@@ -91,14 +114,24 @@ class Block(nnx.Module):
     Args:
         width: width of the tokens. The hidden layer is four times as wide.
         heads: number of heads; divides `width`.
+        causal: whether tokens read none after them.
+        window: how many tokens one reads at most, as in `Attention`.
         rngs: for the weights.
 
     Source: Xiong et al. 2020, arXiv 2002.04745.
     """
 
-    def __init__(self, width: Size, heads: Size, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: Size,
+        heads: Size,
+        *,
+        causal: bool = False,
+        window: Size | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.before_attention = nnx.LayerNorm(width, rngs=rngs)
-        self.attention = Attention(width, heads, rngs=rngs)
+        self.attention = Attention(width, heads, causal=causal, window=window, rngs=rngs)
         self.before_hidden = nnx.LayerNorm(width, rngs=rngs)
         self.hidden = nnx.Linear(width, 4 * width, rngs=rngs)
         self.output = nnx.Linear(4 * width, width, rngs=rngs)
@@ -138,11 +171,23 @@ class Transformer(nnx.Module):
         width: width of the tokens.
         layers: number of blocks.
         heads: number of heads; divides `width`.
+        causal: whether tokens read none after them.
+        window: how many tokens one reads at most in a layer, as in `Attention`.
         rngs: for the weights.
     """
 
-    def __init__(self, width: Size, layers: Count, heads: Size, *, rngs: nnx.Rngs):
-        self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(layers)])
+    def __init__(
+        self,
+        width: Size,
+        layers: Count,
+        heads: Size,
+        *,
+        causal: bool = False,
+        window: Size | None = None,
+        rngs: nnx.Rngs,
+    ):
+        block = lambda: Block(width, heads, causal=causal, window=window, rngs=rngs)
+        self.blocks = nnx.List([block() for _ in range(layers)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
 
     def __call__(self, tokens: Array, valid: Array | None = None) -> Array:

@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax._checked import checked
 from metajax._checks import shapes
@@ -25,7 +26,14 @@ CHUNK = 256
 
 @checked
 def chunked_attention(
-    queries: Array, keys: Array, values: Array, valid: Array | None = None, *, chunk: Size = CHUNK
+    queries: Array,
+    keys: Array,
+    values: Array,
+    valid: Array | None = None,
+    *,
+    causal: bool = False,
+    window: Size | None = None,
+    chunk: Size = CHUNK,
 ) -> Array:
     """softmax(Q Kᵀ / √d) V of each head, with only one chunk of the scores at a time.
 
@@ -40,13 +48,17 @@ def chunked_attention(
         values: [n, t, heads, d].
         valid: bool[n, t], which tokens may be read; None means all. A query of an example without a
             valid token reads a mean that means nothing; `Attention` has zeros as such values.
+        causal: whether query i reads the tokens up to i only.
+        window: how many tokens a query of a causal attention reads at most, its own the last of
+            them; None means all before it.
         chunk: queries and tokens in a chunk.
 
     Returns:
         [n, q, heads, d], in the dtype of the queries.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other; a causal attention of unequal numbers of
+            queries and tokens; a window without `causal`.
 
     >>> values = jnp.arange(40.0).reshape(1, 5, 2, 4)
     >>> alike = jnp.zeros_like(values)
@@ -61,39 +73,65 @@ def chunked_attention(
             "Queries must be [n, q, heads, d], keys and values both [n, t, heads, d], got "
             f"{shapes((queries, keys, values))}."
         )
+    check_order(length, keys.shape[1], causal, window)
     root = math.sqrt(of_head[-1])
     if valid is None:
         valid = jnp.ones(keys.shape[:2], bool)
-    tokens = tuple(_chunks(part, chunk) for part in (keys, values, valid))
+    places = jnp.arange(length)[None], jnp.arange(keys.shape[1])[None]
+    tokens = tuple(_chunks(part, chunk) for part in (keys, values, valid, places[1]))
 
-    def add(query: Array, sums: tuple[Array, ...], part: tuple[Array, ...]) -> tuple[Array, ...]:
+    def add(
+        asked: tuple[Array, Array], sums: tuple[Array, ...], part: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
         """Adds a chunk of tokens to (largest score, sum of the softmax, sum of the values)."""
+        query, query_at = asked
         largest, total, weighted = sums
-        key, value, valid = part
+        key, value, valid, key_at = part
         scores = widened(jnp.einsum("nqhd,nthd->nhqt", query, key)) / root
-        scores = jnp.where(valid[:, None, None], scores, jnp.finfo(scores.dtype).min)
+        read = valid[:, None, None]
+        if causal:
+            read &= in_order(query_at[0], key_at[0], window)[None, None]
+        scores = jnp.where(read, scores, jnp.finfo(scores.dtype).min)
         larger = jax.lax.stop_gradient(jnp.maximum(largest, scores.max(axis=3)))
         share = jnp.exp(scores - larger[..., None])
         before = jnp.exp(largest - larger)
         total = total * before + share.sum(axis=3)
-        read = jnp.einsum("nhqt,nthd->nhqd", share, widened(value))
-        weighted = weighted * before[..., None] + read
+        added = jnp.einsum("nhqt,nthd->nhqd", share, widened(value))
+        weighted = weighted * before[..., None] + added
         return larger, total, weighted
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def answer(query: Array) -> Array:
-        """One chunk of queries: [n, chunk, heads, d] -> [n, heads, chunk, d]."""
-        added = jax.checkpoint(functools.partial(add, query), prevent_cse=False)
+    def answer(asked: tuple[Array, Array]) -> Array:
+        """One chunk of queries [n, chunk, heads, d] and their places -> [n, heads, chunk, d]."""
+        query, _ = asked
+        added = jax.checkpoint(functools.partial(add, asked), prevent_cse=False)
         none = jnp.zeros_like(widened(query)).transpose(0, 2, 1, 3)
         start = (jnp.full_like(none[..., 0], jnp.finfo(none.dtype).min), none[..., 0], none)
         step = lambda sums, part: (added(sums, part), None)
         (_, total, weighted), _ = jax.lax.scan(step, start, tokens)
         return weighted / jnp.where(total > 0, total, 1)[..., None]  # 0 without any token
 
-    answers = jax.lax.map(answer, _chunks(queries, chunk))
+    answers = jax.lax.map(answer, (_chunks(queries, chunk), _chunks(places[0], chunk)))
     chunks, _, _, size, _ = answers.shape
     found = answers.transpose(1, 0, 3, 2, 4).reshape(n, chunks * size, *of_head)
     return found[:, :length].astype(queries.dtype)
+
+
+def check_order(queries: int, tokens: int, causal: bool, window: int | None) -> None:
+    """Checks the arguments that limit what a query reads by its place."""
+    if window is not None and not causal:
+        raise ValueError(f"{window=} needs causal=True.")
+    if causal and queries != tokens:
+        raise ValueError(
+            "Causal attention needs as many queries as tokens, query i at the place of token i; "
+            f"got {queries} and {tokens}."
+        )
+
+
+def in_order(query_at: Array, key_at: Array, window: int | None) -> Array:
+    """Whether a query at one place reads a token at another, bool[q, t]."""
+    behind = query_at[:, None] - key_at[None]
+    return (behind >= 0) & (behind < (window or np.inf))
 
 
 def _chunks(x: Array, size: int) -> Array:
