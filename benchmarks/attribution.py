@@ -1,4 +1,4 @@
-"""What attributions predict, what they find, and what they cost.
+"""What attributions predict, and what they find.
 
 Real digits (2 000 of MNIST's), and 50 intents of CLINC150 by frozen features of a sentence encoder.
 The net has one hidden layer, and the training is 500 steps of Adam on minibatches.
@@ -9,14 +9,12 @@ The net has one hidden layer, and the training is 500 steps of Adam on minibatch
   queries, which share the trainings.
 - smoothness: the same score against batch size, `eps_root` and activation, with the metasmoothness
   of each training.
+- changes: the same where one choice of the training is another: its step size, logits that are
+  scaled, a normalised hidden layer, a small convolution with its largest or its mean values pooled.
 - labels: which per cent of the examples that rank highest has a wrong label, of 10 and 40 % wrong
   ones: by attribution to the loss of 1 000 clean examples, by the loss at the end and in the mean
-  over the training, by the norm of the gradient, by the loss of a net that is trained on the clean
-  examples alone, and by chance. One seed.
-- cost: seconds and memory of the derivative behind `attribute` against those of one training, for
-  several strategies and numbers of queries, steps and hidden units.
-- peers: the same job in PyTorch, for one query and for sixteen, each in a process of its own, after
-  the derivatives were compared. It needs `pip install 'metajax[peers]'`.
+  over the training, by the norm of the gradient, by the weights that `bilevel` learns on the clean
+  examples, by the loss of a net that is trained on them alone, and by chance. One seed.
 
 Writes benchmarks/results/attribution.json and .png.
 
@@ -30,8 +28,6 @@ import itertools
 import json
 import math
 import pathlib
-import resource
-import statistics
 from typing import NamedTuple
 
 import harness
@@ -49,18 +45,13 @@ QUERIES = 50
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-PARTS = ("lds", "smoothness", "labels", "cost", "peers")
-parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:4])
+PARTS = ("lds", "smoothness", "changes", "labels")
+parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
 parser.add_argument("--steps", type=int, default=500)
 parser.add_argument("--trainings", type=int, default=100)
 parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
-STRATEGIES = {
-    "mixed_mode()": mj.mixed_mode(),
-    "unroll()": mj.unroll(),
-    "unroll(remat=2)": mj.unroll(remat=2),
-}
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
 
 
@@ -73,6 +64,9 @@ class Setting(NamedTuple):
         activation: of the hidden layer.
         hidden: units of the hidden layer.
         rate: step size, which decays to zero.
+        scale: what the logits are multiplied by.
+        norm: whether the hidden layer is normalised.
+        pool: "max" or "mean" for a convolution in place of the hidden layer; "" for none.
     """
 
     batch: int = 256
@@ -80,19 +74,50 @@ class Setting(NamedTuple):
     activation: str = "gelu"
     hidden: int = 64
     rate: float = 1e-3
+    scale: float = 1.0
+    norm: bool = False
+    pool: str = ""
+
+
+CHANGES = {
+    "none": {},
+    "step size 3e-4": {"rate": 3e-4},
+    "step size 3e-3": {"rate": 3e-3},
+    "step size 1e-2": {"rate": 1e-2},
+    "logits times 0.1": {"scale": 0.1},
+    "layer normalisation": {"norm": True},
+    "convolution, mean-pooled": {"pool": "mean"},
+    "convolution, max-pooled": {"pool": "max"},
+}
 
 
 class Net(nnx.Module):
-    """One hidden layer."""
+    """One hidden layer, or for images a convolution that is pooled in squares of 7 x 7."""
 
     def __init__(self, inputs, outputs, setting, rngs):
-        self.first = nnx.Linear(inputs, setting.hidden, rngs=rngs)
-        self.last = nnx.Linear(setting.hidden, outputs, rngs=rngs)
+        hidden = setting.hidden
+        if setting.pool:
+            hidden = 16 * 8
+            self.first = nnx.Conv(1, 8, (3, 3), rngs=rngs)
+        else:
+            self.first = nnx.Linear(inputs, hidden, rngs=rngs)
+        self.last = nnx.Linear(hidden, outputs, rngs=rngs)
+        self.norm = nnx.LayerNorm(hidden, rngs=rngs) if setting.norm else None
         self.activation = ACTIVATIONS[setting.activation]
+        self.scale = setting.scale
+        self.pool = setting.pool
 
     def __call__(self, x):
         """[n, inputs] -> [n, outputs]."""
-        return self.last(self.activation(self.first(x)))
+        if self.pool:
+            hidden = self.first(x.reshape(-1, 28, 28, 1)).reshape(-1, 4, 7, 4, 7, 8)
+            pooled = hidden.max((2, 4)) if self.pool == "max" else hidden.mean((2, 4))
+            hidden = pooled.reshape(len(x), -1)
+        else:
+            hidden = self.first(x)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        return self.scale * self.last(self.activation(hidden))
 
 
 class Problem(NamedTuple):
@@ -259,32 +284,63 @@ def measure_lds(problem, setting, options):
     return found
 
 
-def lds(arguments, scores, options):
-    """[mean, half its interval] of the score of these attributions."""
-    score = diagnostics.lds(*arguments, scores, KEY, trainings=options.trainings, at_once=10).score
-    return [float(score.mean), float(score.interval)]
-
-
-def measure_smoothness(problem, options):
-    """A row for each setting: its score, its metasmoothness and the accuracy of the net."""
-    rows = []
+def measure_smoothness(problem, setting, options):
+    """The score of a setting, its metasmoothness and the accuracy of the net."""
     queries = queries_of(problem, options.queries)
-    for batch, eps_root, activation in itertools.product(*options.grid):
-        setting = Setting(batch, eps_root, activation)
-        training = make_training(problem, setting, options.steps)
-        found = diagnostics.attribute(*training, problem.train, queries, KEY, queries_at_once=10)
-        few = argparse.Namespace(trainings=options.few)
-        score = lds((*training, problem.train, queries), found.examples, few)
-        adaptation, loss, params = training
-        trained = jax.jit(adaptation.adapt)(params, problem.train, jax.random.split(KEY)[0])
-        accuracy = jax.jit(loss)(trained, problem.test, KEY)[1]["accuracy"]
-        row = setting._asdict() | {"lds": score, "smoothness": found.smoothness}
-        rows.append(row | {"accuracy": 100 * float(accuracy)})
-        print(rows[-1], flush=True)
-    return rows
+    training = make_training(problem, setting, options.steps)
+    found = diagnostics.attribute(*training, problem.train, queries, KEY, queries_at_once=10)
+    removals = diagnostics.lds(
+        *training,
+        problem.train,
+        queries,
+        found.examples,
+        KEY,
+        trainings=options.few,
+        at_once=10,
+    )
+    adaptation, loss, params = training
+    trained = jax.jit(adaptation.adapt)(params, problem.train, jax.random.split(KEY)[0])
+    accuracy = jax.jit(loss)(trained, problem.test, KEY)[1]["accuracy"]
+    row = {
+        "lds": [float(removals.score.mean), float(removals.score.interval)],
+        "smoothness": found.smoothness,
+        "accuracy": 100 * float(accuracy),
+    }
+    print(setting, row, flush=True)
+    return setting._asdict() | row
 
 
-def measure_labels(problem, setting, steps, share):
+def learned_weights(problem, setting, outer_steps):
+    """Logits of the weights of the examples, learned on the test examples by `bilevel`.
+
+    The last column of x has the number of the example. Each outer step goes on from the weights of
+    the net where the last one ended, by 20 steps.
+    """
+    _, loss, params = make_training(problem, setting, 1)
+    number = len(problem.train.y)
+
+    def weighted(params, batch, key):
+        weight = jax.nn.sigmoid(params.slow["logits"][batch.x[:, -1].astype(jnp.int32)])
+        return loss(params, mj.Batch(batch.x[:, :-1], batch.y, weight), key)
+
+    adaptation = mj.inner_loop(
+        weighted,
+        optax.adam(setting.rate, eps_root=setting.eps_root),
+        steps=20,
+        sample=mj.inner.minibatch(setting.batch),
+        differentiate=mj.mixed_mode(),
+    )
+    numbers = jnp.arange(number, dtype=jnp.float32)[:, None]
+    numbered = problem.train._replace(x=jnp.concatenate([problem.train.x, numbers], axis=1))
+    outer = mj.bilevel(adaptation, loss, optax.adam(0.1))
+    one = jax.tree.map(lambda leaf: leaf[None], mj.Task(numbered, problem.test))
+    state = outer.init(params._replace(slow={"logits": jnp.zeros(number)}))
+    draw = lambda tasks, key: tasks
+    state, _ = mj.training.scan(outer, state, draw, one, KEY, steps=outer_steps)
+    return state.params.slow["logits"]
+
+
+def measure_labels(problem, setting, steps, share, outer_steps):
     """Which per cent of the examples that rank highest has a wrong label, of as many as are wrong.
 
     Args:
@@ -292,6 +348,7 @@ def measure_labels(problem, setting, steps, share):
         setting: of the net.
         steps: of the training.
         share: of wrong labels.
+        outer_steps: of `bilevel`.
     """
     number = len(problem.train.y)
     rng = np.random.default_rng(1)
@@ -310,6 +367,7 @@ def measure_labels(problem, setting, steps, share):
     by_clean, _, _ = path_of(noisy._replace(train=problem.test), setting, steps)
     scores = {
         "attribute": found.examples[0],
+        "weights of bilevel": -learned_weights(noisy, setting, outer_steps),
         "loss": losses(at(-1)),
         "mean loss over the training": sum(losses(at(step)) for step in points),
         "norm of the gradient": jax.vmap(optax.tree.norm)(gradients),
@@ -322,110 +380,6 @@ def measure_labels(problem, setting, steps, share):
         row[name] = 100 * float(np.isin(highest, wrong).mean())
     print(row, flush=True)
     return row
-
-
-def make_job(problem, setting, queries, steps, strategy):
-    """(training, attribution, weights): functions of the weights of the examples, and ones."""
-    adaptation, loss, params = make_training(problem, setting, steps, strategy)
-    adapt_key, query_key = jax.random.split(KEY)
-    batches = queries_of(problem, queries)
-
-    def train(weight):
-        return adaptation.adapt(params, problem.train._replace(weight=weight), adapt_key)
-
-    def attribute(weight):
-        trained, pull = jax.vjp(train, weight)
-        slope = jax.grad(lambda trained, query: loss(trained, query, query_key)[0])
-        return jax.vmap(lambda query: pull(slope(trained, query))[0])(batches)
-
-    return train, attribute, jnp.ones(len(problem.train.y))
-
-
-def measure_cost(problem, setting, strategy, queries, steps, repeats):
-    """What the attributions of so many queries cost, against one training."""
-    *functions, weight = make_job(problem, setting, queries, steps, STRATEGIES[strategy])
-    runs, costs = {}, {}
-    for name, function in zip(("training", "attribution"), functions, strict=True):
-        program, costs[name] = harness.compile_timed(function, weight)
-        runs[name] = functools.partial(program, weight)
-    times = harness.in_turn(runs, repeats)
-    taken = {name: statistics.median(seconds) for name, seconds in times.items()}
-    trainings = taken["attribution"] / taken["training"]
-    row = {
-        "strategy": strategy,
-        "queries": queries,
-        "steps": steps,
-        "hidden": setting.hidden,
-        "seconds of a training": taken["training"],
-        "trainings": trainings,
-        "trainings per query": trainings / queries,
-        "megabytes of a training": costs["training"]["temporary_bytes"] / 1e6,
-        "megabytes": costs["attribution"]["temporary_bytes"] / 1e6,
-    }
-    print(row, flush=True)
-    return row
-
-
-def build_ours(queries, steps, number, strategy):
-    """In a process of its own: the attribution of digits, and its result with resident bytes."""
-    problem = digits(number, 50)
-    _, attribute, weight = make_job(problem, Setting(), queries, steps, STRATEGIES[strategy])
-    program = jax.jit(attribute)
-    found = np.asarray(program(weight))
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return lambda: program(weight), (found, resident)
-
-
-def job_of(problem, queries, steps):
-    """What benchmarks/torch_attribution.py needs to do the same."""
-    setting = Setting()
-    _, _, params = make_training(problem, setting, steps)
-    number = len(problem.train.y)
-    numbered = mj.Batch(jnp.arange(number), jnp.arange(number))
-    draw = lambda key: mj.inner.minibatch(setting.batch)(numbered, jax.random.split(key)[0]).x
-    rows = jax.vmap(draw)(jax.random.split(jax.random.split(KEY)[0], steps))
-    schedule = optax.cosine_decay_schedule(setting.rate, steps)
-    layers = params.fast
-    start = [layers[layer][leaf] for layer in ("first", "last") for leaf in ("kernel", "bias")]
-    job = {
-        "x": problem.train.x,
-        "y": problem.train.y,
-        "rows": rows,
-        "rates": jax.vmap(schedule)(jnp.arange(steps)),
-        "start": start,
-        "queries": (problem.test.x[:queries], problem.test.y[:queries]),
-    }
-    return jax.tree.map(np.asarray, job) | {"eps_root": setting.eps_root}
-
-
-def measure_peers(number, queries, steps, repeats):
-    """Seconds and resident memory of the same attribution by each implementation."""
-    import torch_attribution
-
-    job = job_of(digits(number, 50), queries, steps)
-    processes = {
-        f"metajax, {strategy}": (build_ours, queries, steps, number, strategy)
-        for strategy in STRATEGIES
-    }
-    for way in ("torch.func", "torch.autograd"):
-        processes[way] = (torch_attribution.build, job, way)
-    rows, reference = [], None
-    for name, arguments in processes.items():
-        process = harness.Process(*arguments)
-        found, resident = process.facts()
-        reference = found if reference is None else reference
-        times = []
-        for _ in range(repeats):
-            process.tell()
-            times.append(process.seconds())
-        harness.close(process)
-        row = {"implementation": name, "queries": queries, "steps": steps}
-        row["seconds"] = statistics.median(times)
-        row["resident megabytes"] = resident / 1e6
-        row["difference"] = harness.difference(found, reference)
-        rows.append(row)
-        print(row, flush=True)
-    return rows
 
 
 def draw(rows, path):
@@ -459,22 +413,15 @@ def draw(rows, path):
 
 
 def main(options):
-    options.queries, options.few, options.repeats = QUERIES, 30, 3
+    options.queries, options.few = QUERIES, 30
     options.grid = ((16, 64, 256), (1e-12, 1e-8, 1e-6), ("relu", "gelu", "tanh"))
-    options.sizes = [
-        *(("mixed_mode()", 64, queries, 500) for queries in (1, 4, 16, 64)),
-        *(("mixed_mode()", 64, 1, steps) for steps in (125, 2000)),
-        *(("mixed_mode()", hidden, 1, 500) for hidden in (16, 256)),
-        *((strategy, 64, 1, 500) for strategy in STRATEGIES if strategy != "mixed_mode()"),
-        *((strategy, 64, 1, 2000) for strategy in STRATEGIES if strategy != "mixed_mode()"),
-        *((strategy, 64, 16, 500) for strategy in STRATEGIES if strategy != "mixed_mode()"),
-    ]
     number, others = 2000, 1000
     if options.tiny:
         number, others = 100, 12
         options.steps, options.trainings, options.queries, options.few = 3, 3, 2, 3
         options.grid = ((8,), (1e-8,), ("relu", "tanh"))
-        options.sizes, options.repeats = [("mixed_mode()", 4, 2, 3)], 1
+        for name in [*CHANGES][1:-1]:
+            CHANGES.pop(name)
     setting = Setting(batch=8, hidden=4) if options.tiny else Setting()
     path = options.out / "attribution.json"
     report = json.loads(path.read_text()) if path.exists() else {}
@@ -491,30 +438,28 @@ def main(options):
     if "lds" in options.parts:
         add("lds", {name: measure_lds(make(), setting, options) for name, make in problems.items()})
     if "smoothness" in options.parts:
-        rows = measure_smoothness(problems["digits"](), options)
+        settings = [
+            Setting(batch, eps_root, activation)
+            for batch, eps_root, activation in itertools.product(*options.grid)
+        ]
+        measure = functools.partial(measure_smoothness, problems["digits"](), options=options)
+        rows = [measure(setting) for setting in settings]
         add("smoothness", rows)
         draw(rows, options.out / "attribution.png")
+    if "changes" in options.parts:
+        rows = []
+        for name, change in CHANGES.items():
+            changed = setting._replace(**change)
+            row = measure_smoothness(problems["digits"](), changed, options)
+            rows.append({"change": name} | row)
+        add("changes", rows)
     if "labels" in options.parts:
-        measure = lambda problem, share: measure_labels(problem, setting, options.steps, share)
-        add(
-            "labels",
-            {
-                name: [measure(make(), share) for share in (0.1, 0.4)]
-                for name, make in problems.items()
-            },
-        )
-    if "cost" in options.parts:
-        rows = []
-        for strategy, hidden, queries, steps in options.sizes:
-            wider = setting._replace(hidden=hidden)
-            arguments = (problems["digits"](), wider, strategy, queries, steps)
-            rows.append(measure_cost(*arguments, options.repeats))
-        add("cost", rows)
-    if "peers" in options.parts:
-        rows = []
-        for queries in (2,) if options.tiny else (1, 16):
-            rows += measure_peers(number, queries, options.steps, options.repeats)
-        add("peers", rows)
+        outer_steps = 3 if options.tiny else 50
+        found = {}
+        for name, make in problems.items():
+            arguments = (make(), setting, options.steps)
+            found[name] = [measure_labels(*arguments, share, outer_steps) for share in (0.1, 0.4)]
+        add("labels", found)
 
 
 if __name__ == "__main__":

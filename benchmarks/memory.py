@@ -4,8 +4,8 @@
 the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the
 net). Gradients are compared before anything is timed, and the runs are interleaved. Writes
 benchmarks/results/memory.json and .png. With --long: the same at sequence 1 024, with all scores of
-attention at once and in chunks (`chunked_attention`); programs that need more than 8 GB are compiled
-and not run. Writes benchmarks/results/memory_long.json.
+attention at once and in chunks (`chunked_attention`); programs that need more than 8 GB are
+compiled and not run. Writes benchmarks/results/memory_long.json.
 
 python benchmarks/memory.py
 python benchmarks/memory.py --long --repeats 1
@@ -13,6 +13,7 @@ python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see th
 """
 
 import argparse
+import functools
 import itertools
 import math
 import pathlib
@@ -194,7 +195,8 @@ def measure_long(sizes, repeats, strategies):
             found = program(weights)
             reference = found if reference is None else reference
             row["gradient_error"] = harness.difference(found, reference)
-            taken = [harness.seconds(lambda: program(weights)) for _ in range(repeats)]
+            run = functools.partial(program, weights)
+            taken = [harness.seconds(run) for _ in range(repeats)]
             row["seconds"] = statistics.median(taken)
         rows.append(row)
         print(row, flush=True)

@@ -22,15 +22,13 @@ def scores():
     return f"{table(['linear datamodelling score', *problems], rows)}\n\n{about}"
 
 
-def smooth():
-    """The score against batch size, eps_root and activation, with metasmoothness and accuracy."""
+def changed():
+    """The same where one choice of the training is another."""
     rows = []
-    for row in read("attribution")["smoothness"]["found"]:
-        setting = [row["batch"], f"{row['eps_root']:g}", row["activation"]]
+    for row in read("attribution")["changes"]["found"]:
         rest = [f"{row['smoothness']:.2f}", cell(row["lds"], 2), f"{row['accuracy']:.1f}"]
-        rows.append([*setting, *rest])
-    header = ["batch", "`eps_root`", "activation", "metasmoothness", "score", "accuracy, %"]
-    return table(header, rows)
+        rows.append([row["change"], *rest])
+    return table(["what is changed", "metasmoothness", "score", "accuracy, %"], rows)
 
 
 def wrong_labels():
@@ -48,7 +46,7 @@ def wrong_labels():
 def costs():
     """What attributions cost, in trainings, and the same job elsewhere."""
     rows = []
-    for row in read("attribution")["cost"]["found"]:
+    for row in read("attribution_cost")["cost"]:
         rows.append(
             [
                 f"`{row['strategy']}`",
@@ -68,9 +66,9 @@ def costs():
 
 def peers():
     """The same attribution in PyTorch."""
-    found = read("attribution")["peers"]
+    report = read("attribution_cost")
     rows = []
-    for row in found["found"]:
+    for row in report["peers"]:
         rows.append(
             [
                 row["queries"],
@@ -81,7 +79,7 @@ def peers():
             ]
         )
     header = ["queries", "implementation", "seconds", "resident, MB", "difference"]
-    return f"{table(header, rows)}\n\n{found['header']['steps']} steps."
+    return f"{table(header, rows)}\n\n{report['steps']} steps."
 
 
 def attention():
@@ -129,4 +127,18 @@ def signals():
     return f"{table(header, rows)}\n\n{about}"
 
 
-MADE = (scores, smooth, wrong_labels, costs, peers, attention, replays, signals)
+def attention_in_training():
+    """The transformer of memory.py at sequence 1 024."""
+    rows = []
+    for row in read("memory_long")["rows"]:
+        taken = f"{row['seconds']:.1f}" if "seconds" in row else "not run"
+        error = f"{row['gradient_error']:.0e}" if "seconds" in row else ""
+        way = "in chunks" if row["in chunks"] else "all at once"
+        megabytes = f"{row['temporary_bytes'] / 1e6:,.0f}"
+        rows.append([row["implementation"], way, megabytes, taken, error])
+    header = ["strategy", "scores", "temporaries, MB", "seconds", "difference of the gradient"]
+    return table(header, rows)
+
+
+MADE = (scores, changed, wrong_labels, replays, costs, peers)
+ATTENTION = (attention, attention_in_training)

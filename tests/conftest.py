@@ -50,6 +50,7 @@ ALLOWED_SKIPS = {
         for name in ("alignment", "characters", "speech", "video")
     ),
     "tests/test_benchmarks.py::test_attributions_are_scored_and_drawn",
+    "tests/test_benchmarks.py::test_attributions_are_timed_against_trainings_and_pytorch",
     "tests/test_benchmarks.py::test_one_shot_arms_are_trained_and_tested",
     "tests/test_benchmarks.py::test_optimizers_are_tuned_and_drawn",
     "tests/test_benchmarks.py::test_the_ladder_compares_learners_on_the_same_tasks",

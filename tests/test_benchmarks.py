@@ -320,8 +320,15 @@ def test_attributions_are_scored_and_drawn(tmp_path, as_script, monkeypatch):
     assert next(iter(report["lds"]["digits"])) == "attribute"
     assert [row["wrong"] for row in report["labels"]["digits"]] == [0.1, 0.4]
     assert [row["activation"] for row in report["smoothness"]] == ["relu", "tanh"]
-    assert report["cost"][0]["trainings"] > 0
+    assert [row["change"] for row in report["changes"]] == ["none", "convolution, max-pooled"]
     assert (tmp_path / "attribution.png").exists()
+
+
+@pytest.mark.usefixtures("packs")
+def test_attributions_are_timed_against_trainings_and_pytorch(tmp_path):
+    report, _ = run_script("attribution_cost", tmp_path)
+    assert report["cost"][0]["trainings"] > 0
+    assert all(row["difference"] < 1e-3 for row in report["peers"])
 
 
 def test_signal_to_noise_is_set_against_the_gain(tmp_path):

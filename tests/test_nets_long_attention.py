@@ -156,5 +156,5 @@ def test_causal_chunks_are_causal_attention():
 def test_an_order_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="window=3 needs causal=True"):
         mj.nets.Attention(8, 2, window=3, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="as many queries as tokens.*5 and 7"):
+    with pytest.raises(ValueError, match="got 5 and 7"):
         mj.nets.chunked_attention(*arrays(), causal=True)
