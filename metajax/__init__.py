@@ -78,6 +78,7 @@ from metajax.outer import outer_loop as outer_loop
 from metajax.outer import persistent as persistent
 from metajax.outer import predict as predict
 from metajax.outer import query_loss as query_loss
+from metajax.outer import online as online
 from metajax.outer import reptile as reptile
 from metajax.outer import summarize as summarize
 from metajax.outer import supervised as supervised

@@ -13,6 +13,14 @@ from metajax.nets.audio import log_mel as log_mel
 from metajax.nets.convolutional_processes import ConvolutionalProcess as ConvolutionalProcess
 from metajax.nets.division import join_params as join_params
 from metajax.nets.division import split_params as split_params
+from metajax.nets.fast_weight_rules import FastRule as FastRule
+from metajax.nets.fast_weight_rules import Tokens as Tokens
+from metajax.nets.fast_weight_rules import delta_rule as delta_rule
+from metajax.nets.fast_weight_rules import descent as descent
+from metajax.nets.fast_weight_rules import orthogonal_descent as orthogonal_descent
+from metajax.nets.fast_weight_rules import ridge_rule as ridge_rule
+from metajax.nets.fast_weights import FastState as FastState
+from metajax.nets.fast_weights import FastWeights as FastWeights
 from metajax.nets.frameworks import from_equinox as from_equinox
 from metajax.nets.frameworks import from_haiku as from_haiku
 from metajax.nets.frameworks import from_linen as from_linen

@@ -16,6 +16,9 @@ from metajax.outer.penalties import penalized as penalized
 from metajax.outer.persistent_evolution import PersistentState as PersistentState
 from metajax.outer.persistent_evolution import persistent as persistent
 from metajax.outer.prediction import predict as predict
+from metajax.outer.prequential import Online as Online
+from metajax.outer.prequential import Scores as Scores
+from metajax.outer.prequential import online as online
 from metajax.outer.task_losses import query_loss as query_loss
 from metajax.outer.task_losses import reptile as reptile
 from metajax.outer.task_losses import supervised as supervised

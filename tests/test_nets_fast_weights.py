@@ -1,0 +1,201 @@
+"""Layers of fast weights: dual forms equal loops, nothing reads the future, states carry on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import metajax as mj
+from metajax import nets
+from metajax.nets import FastState, FastWeights
+
+WIDTH, HEADS, CHUNK, LENGTH = 6, 2, 4, 11
+RULES = {
+    "descent": nets.descent,
+    "descent with momentum": functools.partial(nets.descent, momentum=True),
+    "orthogonal": nets.orthogonal_descent,
+    "orthogonal with momentum": functools.partial(nets.orthogonal_descent, momentum=True),
+    "delta": nets.delta_rule,
+    "ridge": functools.partial(nets.ridge_rule, 0.5),
+}
+CASES = [*((name, None) for name in RULES if name != "orthogonal"), ("descent with momentum", 5)]
+X = jax.random.normal(jax.random.key(1), (2, LENGTH, WIDTH), jnp.float64)
+VALID = jax.random.bernoulli(jax.random.key(2), 0.7, (2, LENGTH))
+
+
+def make_layer(rule, hidden=None, **options):
+    """A layer in float64 whose weights are all away from where they start."""
+    options = {"chunk": CHUNK, "decay": None, **options}
+    layer = FastWeights(WIDTH, HEADS, rule, hidden=hidden, rngs=nnx.Rngs(0), **options)
+    graph, weights = nnx.split(layer)
+    leaves, structure = jax.tree.flatten(weights)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    moved = [
+        leaf.astype(jnp.float64) + 0.3 * jax.random.normal(key, leaf.shape, jnp.float64)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return nnx.merge(graph, jax.tree.unflatten(structure, moved))
+
+
+def in_parts(layer, x, valid, lengths):
+    state, outputs, begin = layer.initial_state(len(x)), [], 0
+    for length in lengths:
+        part = slice(begin, begin + length)
+        output, state = layer.read_on(x[:, part], state, valid[:, part])
+        outputs.append(output)
+        begin += length
+    return jnp.concatenate(outputs, axis=1), state
+
+
+@pytest.mark.parametrize(("name", "hidden"), CASES)
+def test_the_dual_form_is_the_loop_and_parts_are_the_whole(name, hidden):
+    layers = [make_layer(RULES[name](), hidden, dual=dual) for dual in (True, False)]
+
+    @jax.jit
+    def run(x, valid):
+        dual, loop = (layer(x, valid) for layer in layers)
+        parts, state = in_parts(layers[0], x, valid, (1, 5, 2, 3))
+        direction = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+        slopes = [jax.grad(lambda x, f=f: (direction * f(x, valid)).sum())(x) for f in layers]
+        return dual, loop, parts, slopes, state.skipped
+
+    dual, loop, parts, slopes, skipped = run(X, VALID)
+    np.testing.assert_allclose(dual, loop, atol=1e-12)
+    np.testing.assert_allclose(dual, parts, atol=1e-12)
+    np.testing.assert_allclose(*slopes, atol=1e-12)
+    assert np.abs(dual).max() > 0.1 and not np.any(skipped)
+
+
+@pytest.mark.parametrize("name", ["descent with momentum", "orthogonal", "delta", "ridge"])
+def test_no_token_reads_a_later_one_or_one_that_is_not_valid(name):
+    layer = make_layer(RULES[name]())
+    reads = jax.jit(jax.jacobian(lambda x: layer(x, VALID).sum(axis=(0, 2))))(X)
+    reads = np.abs(reads).sum(axis=3)  # [output token, sequence, input token]
+    assert not np.triu(reads.max(axis=1), 1).any()
+    assert not (reads * ~np.asarray(VALID)).any()
+    first_and_last = reads[:, np.arange(2), np.asarray(VALID).argmax(axis=1)]
+    assert (first_and_last[-1] > 0).any()
+
+
+def by_hand(layer, x):
+    """Queries, keys, values, rates and shares of the first head, [t, ...], in NumPy."""
+    size = WIDTH // HEADS
+    kernel = lambda part: np.asarray(part.kernel[...])[:, :size]
+    unit = lambda rows: rows / np.sqrt((rows**2).sum(axis=1, keepdims=True) + 1e-6)
+    logits = lambda one: x @ np.asarray(one.kernel[...]) + np.asarray(one.bias[...])
+    gate = lambda one: 1 / (1 + np.exp(-logits(one.linear)[:, 0]))
+    query, key = unit(x @ kernel(layer.query)), unit(x @ kernel(layer.key))
+    return query, key, x @ kernel(layer.value), gate(layer.rate), 1 - gate(layer.decay)
+
+
+def test_the_rules_are_those_of_the_papers():
+    """Each written out in NumPy, over two chunks."""
+    x = np.asarray(X[0, : 2 * CHUNK])
+    seen = {}
+    layers = {name: make_layer(RULES[name]()) for name in ("descent", "delta", "ridge")}
+    for name, layer in layers.items():
+        tokens = by_hand(layer, x)
+        start = np.asarray(layer.start[0][...][0])
+        if name == "descent":
+            weights, base, outputs = start, start, []
+            for index, (query, key, value, rate, keep) in enumerate(zip(*tokens, strict=True)):
+                base = weights if index % CHUNK == 0 else base
+                weights = keep * weights - rate * np.outer(base @ key - value, key)
+                outputs.append(weights @ query)
+        elif name == "delta":
+            weights, outputs = start, []
+            for query, key, value, rate, keep in zip(*tokens, strict=True):
+                weights = keep * weights
+                weights = weights + rate * np.outer(value - weights @ key, key)
+                outputs.append(weights @ query)
+        else:
+            outputs = []
+            query, key, value, rate, keep = tokens
+            for index in range(len(x)):
+                shares = np.ones(index + 1)
+                if index >= CHUNK:
+                    shares[:CHUNK] = keep[:CHUNK].prod()
+                weight = (rate[: index + 1] * shares)[:, None]
+                keys, rest = key[: index + 1], value[: index + 1] - key[: index + 1] @ start.T
+                square = keys.T @ (weight * keys) + 0.5 * np.eye(len(start))
+                solution = start + np.linalg.solve(square, keys.T @ (weight * rest)).T
+                outputs.append(solution @ query[index])
+        seen[name] = np.stack(outputs)
+    for name, layer in layers.items():
+        layer.output.kernel[...] = jnp.eye(WIDTH, dtype=jnp.float64)
+        found = jax.jit(layer)(jnp.asarray(x)[None])[0, :, : WIDTH // HEADS]
+        np.testing.assert_allclose(found, seen[name], atol=1e-12)
+
+
+def test_an_orthogonal_step_is_as_long_as_the_rates_of_its_chunk():
+    layer = make_layer(nets.orthogonal_descent(), decay=0.0, rate=0.25)
+    _, state = jax.jit(layer.read_on)(X[:, :CHUNK], layer.initial_state(2))
+    step = state.memory.weights[0] - layer.start[0][...][None]
+    lengths = jnp.linalg.svd(step, compute_uv=False)
+    assert ((lengths > 0.25 * CHUNK * 0.6) & (lengths < 0.25 * CHUNK * 1.3)).all()
+
+
+@pytest.mark.parametrize("name", ["descent with momentum", "ridge"])
+def test_mixed_mode_through_the_layer_is_unroll(name):
+    apply, params = nets.functional(make_layer(RULES[name]()))
+    loss = mj.losses.squared_error(apply)
+    x = X[:, : CHUNK + 1]
+    task = mj.Task(mj.Batch(x, x[:, ::-1]), mj.Batch(x[::-1], x))
+
+    def gradient(strategy):
+        adaptation = mj.inner_loop(loss, optax.sgd(0.1), steps=2, differentiate=strategy)
+        value = lambda params: mj.query_loss(adaptation, loss)(params, task, jax.random.key(0))[0]
+        return jax.jit(jax.grad(value))(params)
+
+    found, expected = gradient(mj.mixed_mode()), gradient(mj.unroll())
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-11)
+    assert optax.tree.norm(expected) > 0.01
+
+
+def test_first_order_learns_less_than_the_exact_gradient_and_remat_changes_nothing():
+    def slope(layer):
+        _, weights, rest = nnx.split(layer, nnx.Param, ...)
+        graph = nnx.graphdef(layer)
+        value = lambda weights: (nnx.merge(graph, weights, rest)(X) ** 2).sum()
+        return jax.jit(jax.grad(value))(weights)
+
+    exact = slope(make_layer(nets.descent()))
+    again = slope(make_layer(nets.descent(), remat=True))
+    first = slope(make_layer(nets.descent(exact=False)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), exact, again)
+    assert not np.any(first.key.kernel[...]) and not np.any(first.value.kernel[...])
+    assert np.any(exact.key.kernel[...]) and np.any(first.rate.linear.kernel[...])
+
+
+def test_a_chunk_that_diverges_is_left_out_and_counted():
+    layer = make_layer(nets.descent(), decay=0.0, rate=1e300)
+    output, state = jax.jit(layer.read_on)(X, layer.initial_state(2))
+    assert np.isfinite(output).all()
+    assert isinstance(state, FastState) and np.all(state.skipped > 0)
+    assert np.isfinite(jax.tree.leaves(state.memory)[0]).all()
+
+
+def test_wrong_arguments_are_refused():
+    make = functools.partial(FastWeights, WIDTH, HEADS, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="heads=4 must divide width=6"):
+        FastWeights(WIDTH, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="linear memory only; leave out hidden=8"):
+        make(nets.delta_rule(), hidden=8)
+    with pytest.raises(ValueError, match=r"momentum=0.5 needs a rule with momentum"):
+        make(nets.ridge_rule(), momentum=0.5)
+    with pytest.raises(ValueError, match=r"rate=-0.1 must be 0 or more"):
+        make(rate=-0.1)
+    with pytest.raises(ValueError, match=r"decay=1.5 must be from 0 to 1"):
+        make(decay=1.5)
+    with pytest.raises(ValueError, match="penalty"):
+        nets.ridge_rule(0.0)
+    layer = make()
+    with pytest.raises(ValueError, match="of another layer or of another number of sequences"):
+        layer.read_on(X, layer.initial_state(3))
+    with pytest.raises(ValueError, match="of another layer"):
+        layer.read_on(X, make(nets.ridge_rule()).initial_state(2))
