@@ -19,6 +19,7 @@ FAMILIES = {
     "closed_form": ["r2d2", "metaopt_net", "proto_maml", "dkt", "bayesian_linear"],
     "written": ["cavia", "mmaml", "hypernetwork_head", "leo", "meta_net"],
     "in_one_pass": ["neural_process", "in_context"],
+    "continual": ["oml", "anml"],
     "unlabelled": [
         "soft_kmeans_protonets", "transductive", "label_propagation", "transductive_fine_tuning",
         "centroid_networks",

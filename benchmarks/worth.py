@@ -1,4 +1,4 @@
-"""The tables of attributions, from benchmarks/results/attribution.json."""
+"""The tables of long trainings: attributions, replays, attention and noise of gradients."""
 
 import numpy as np
 from tables import cell, read, table
@@ -142,3 +142,4 @@ def attention_in_training():
 
 MADE = (scores, changed, wrong_labels, replays, costs, peers)
 ATTENTION = (attention, attention_in_training)
+SIGNALS = (signals,)

@@ -89,7 +89,8 @@ def by_hand(layer, x):
     logits = lambda one: x @ np.asarray(one.kernel[...]) + np.asarray(one.bias[...])
     gate = lambda one: 1 / (1 + np.exp(-logits(one.linear)[:, 0]))
     query, key = unit(x @ kernel(layer.query)), unit(x @ kernel(layer.key))
-    return query, key, x @ kernel(layer.value), gate(layer.rate), 1 - gate(layer.decay)
+    keep = np.ones(len(x)) if layer.decay == 0.0 else 1 - gate(layer.decay)
+    return query, key, x @ kernel(layer.value), gate(layer.rate), keep
 
 
 def test_the_rules_are_those_of_the_papers():
@@ -199,3 +200,22 @@ def test_wrong_arguments_are_refused():
         layer.read_on(X, layer.initial_state(3))
     with pytest.raises(ValueError, match="of another layer"):
         layer.read_on(X, make(nets.ridge_rule()).initial_state(2))
+
+
+def test_a_rule_of_ones_own_is_a_rule():
+    """Linear attention: the memory is a sum."""
+
+    def learn(memory, tokens: nets.Tokens):
+        stored = tokens.rate[:, None] * tokens.value
+        outputs = tokens.query @ memory.T + jnp.tril(tokens.query @ tokens.key.T) @ stored
+        return outputs, memory + stored.T @ tokens.key
+
+    rule = nets.FastRule(lambda weights: weights[0], learn, learn, lambda m: m, True, False, 0.5)
+    layer = make_layer(rule, decay=0.0)
+    layer.output.kernel[...] = jnp.eye(WIDTH, dtype=jnp.float64)
+    x = np.asarray(X[0])
+    query, key, value, rate, _ = by_hand(layer, x)
+    start = np.asarray(layer.start[0][...][0])
+    expected = query @ start.T + np.tril(query @ key.T) @ (rate[:, None] * value)
+    found = jax.jit(layer)(X[:1])[0, :, : WIDTH // HEADS]
+    np.testing.assert_allclose(found, expected, atol=1e-12)

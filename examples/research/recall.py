@@ -2,9 +2,9 @@
 
 A sequence lists pairs of a key and a value, a pair in each token, and then asks for the value of
 each key, in another order. A layer of fast weights learns the pairs while it reads. Each rule has a
-state of the same size, width x width numbers, in a net with the same parameters. A sum of the products of values
-and keys (linear attention, with and without decay) is the control. The script reports and draws the
-accuracy against the number of pairs.
+state of the same size, width x width numbers, in a net with the same parameters. A sum of the
+products of values and keys (linear attention, with and without decay) is the control. The script
+reports and draws the accuracy against the number of pairs.
 
     python examples/research/recall.py --out .
 """

@@ -15,6 +15,8 @@ from metajax.algorithms.comparisons import relation_nets as relation_nets
 from metajax.algorithms.comparisons import tadam as tadam
 from metajax.algorithms.context import cavia as cavia
 from metajax.algorithms.context import mmaml as mmaml
+from metajax.algorithms.continual import anml as anml
+from metajax.algorithms.continual import oml as oml
 from metajax.algorithms.described import am3 as am3
 from metajax.algorithms.described import cross_modal_adaptation as cross_modal_adaptation
 from metajax.algorithms.described import fumi as fumi

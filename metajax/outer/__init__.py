@@ -24,4 +24,5 @@ from metajax.outer.task_losses import reptile as reptile
 from metajax.outer.task_losses import supervised as supervised
 from metajax.outer.task_losses import switch_at as switch_at
 from metajax.outer.task_losses import with_queries as with_queries
+from metajax.outer.task_sequences import continual_loss as continual_loss
 from metajax.outer.warm_start import bilevel as bilevel
