@@ -92,13 +92,13 @@ CHANGES = {
 
 
 class Net(nnx.Module):
-    """One hidden layer, or for images a convolution that is pooled in squares of 7 x 7."""
+    """One hidden layer, or for images a convolution that is pooled in squares of 2 x 2."""
 
     def __init__(self, inputs, outputs, setting, rngs):
         hidden = setting.hidden
         if setting.pool:
-            hidden = 16 * 8
-            self.first = nnx.Conv(1, 8, (3, 3), rngs=rngs)
+            hidden = 7 * 7 * 4
+            self.first = mj.nets.Conv(1, 4, stride=2, rngs=rngs)
         else:
             self.first = nnx.Linear(inputs, hidden, rngs=rngs)
         self.last = nnx.Linear(hidden, outputs, rngs=rngs)
@@ -110,7 +110,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         """[n, inputs] -> [n, outputs]."""
         if self.pool:
-            hidden = self.first(x.reshape(-1, 28, 28, 1)).reshape(-1, 4, 7, 4, 7, 8)
+            hidden = self.first(x.reshape(-1, 28, 28, 1)).reshape(-1, 7, 2, 7, 2, 4)
             pooled = hidden.max((2, 4)) if self.pool == "max" else hidden.mean((2, 4))
             hidden = pooled.reshape(len(x), -1)
         else:
@@ -452,7 +452,7 @@ def main(options):
             changed = setting._replace(**change)
             row = measure_smoothness(problems["digits"](), changed, options)
             rows.append({"change": name} | row)
-        add("changes", rows)
+            add("changes", rows)
     if "labels" in options.parts:
         outer_steps = 3 if options.tiny else 50
         found = {}

@@ -14,6 +14,7 @@ import first_lines
 import papers
 import performance
 import robustness
+import worth
 from tables import OVER_TASKS, ROOT, cell, difference, read, table
 
 parser = argparse.ArgumentParser(
@@ -480,8 +481,10 @@ PAGES = {
     ),
     "docs/algorithms.md": catalogue.MADE,
     "docs/applications.md": applications.MADE,
+    "docs/attribution.md": worth.MADE,
+    "docs/bilevel.md": worth.SIGNALS,
     "docs/papers.md": papers.MADE,
-    "docs/performance.md": performance.MADE,
+    "docs/performance.md": (*performance.MADE, *worth.ATTENTION),
 }
 
 
