@@ -67,7 +67,7 @@ ONLINE_RATE = 0.1  # of OML
 
 
 def make_net(outputs, sizes):
-    """A convolutional net whose statistics are of each image alone, so that a stream can be read."""
+    """A convolutional net whose statistics are of each image alone, as a stream needs them."""
     return mj.nets.Conv4(outputs, width=sizes.width, norm=mj.nets.GroupNorm, rngs=nnx.Rngs(0))
 
 
