@@ -12,8 +12,10 @@ python benchmarks/signal_to_noise.py --tiny --out /tmp/results    # to see that 
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
+import tempfile
 
 import harness
 import jax
@@ -53,10 +55,9 @@ def digits(seed):
     return mj.Batch(x[:TRAIN], noisy[:TRAIN]), others, mj.Batch(x[test], y[test])
 
 
-def problem(seed, minibatch):
-    """(adaptation, loss, params): the slow weights are the logits of the weights of examples."""
-    net = mj.nets.MLP(64, (64,), CLASSES, rngs=nnx.Rngs(seed))
-    apply, params = mj.nets.functional(net)
+def make_problem(minibatch):
+    """(adaptation, loss): the slow weights are the logits of the weights of examples."""
+    apply, _ = make_net(0)
     loss = mj.losses.cross_entropy(apply)
 
     def weighted(params, batch, key):
@@ -71,7 +72,12 @@ def problem(seed, minibatch):
         sample=mj.inner.minibatch(minibatch),
         differentiate=mj.mixed_mode(),
     )
-    return adaptation, loss, params._replace(slow={"logits": jnp.zeros(TRAIN)})
+    return adaptation, loss
+
+
+def make_net(seed):
+    """(apply, params) of the net that is trained."""
+    return mj.nets.functional(mj.nets.MLP(64, (64,), CLASSES, rngs=nnx.Rngs(seed)))
 
 
 def numbered(batch):
@@ -79,39 +85,42 @@ def numbered(batch):
     return batch._replace(x=np.concatenate([batch.x, np.arange(len(batch.y))[:, None]], axis=1))
 
 
-def measure(seed, clean, minibatch, outer_steps):
-    """{ratio, gain, accuracies} of one setting and seed."""
-    train, others, test = digits(seed)
-    adaptation, loss, params = problem(seed, minibatch)
-    support = numbered(train)
+def measure(clean, minibatch, seeds, outer_steps):
+    """[{ratio, gain, accuracies} of each seed] of one setting."""
+    adaptation, loss = make_problem(minibatch)
 
-    def task_loss(params, validation, key):
+    def only_slow(params, task, key):
+        """The loss of a task as a function of the logits; its context is where the net starts."""
         adapt_key, query_key = jax.random.split(key)
-        return loss(adaptation.adapt(params, support, adapt_key), validation, query_key)
+        start = params._replace(fast=task.context)
+        return loss(adaptation.adapt(start, task.support, adapt_key), task.query, query_key)
 
-    rng = np.random.default_rng(seed)
-    rows = np.stack([rng.permutation(len(others.y))[:clean] for _ in range(8)])
-    tasks = jax.tree.map(lambda leaf: leaf[rows], others)
-    only_slow = lambda slow, task, key: task_loss(params._replace(slow=slow.slow), task, key)
-    noise = diagnostics.measure_noise(
-        only_slow, mj.Params({}, params.slow), tasks, jax.random.key(seed), draws=8
-    )
-    validation = jax.tree.map(lambda leaf: leaf[0], tasks)
-    accuracies = {}
-    for name, rate in (("learned", RATE), ("uniform", 0.0)):
+    @functools.partial(jax.jit, static_argnames="rate")
+    def train(params, one, test, key, rate):
         outer = mj.bilevel(adaptation, loss, optax.adam(rate))
-        one = jax.tree.map(lambda leaf: leaf[None], mj.Task(support, validation))
-        state, _ = mj.training.scan(
-            outer,
-            outer.init(params),
-            lambda tasks, key: tasks,
-            one,
-            jax.random.key(seed),
-            steps=outer_steps,
-        )
-        accuracies[name] = 100 * float(loss(state.params, test, None)[1]["accuracy"])
-    gain = accuracies["learned"] - accuracies["uniform"]
-    return {"ratio": max(noise.signal, 0) / noise.noise, "gain": gain, **accuracies}
+        state = outer.init(params)
+        draw = lambda tasks, key: tasks
+        state, _ = mj.training.scan(outer, state, draw, one, key, steps=outer_steps)
+        return 100 * loss(state.params, test, None)[1]["accuracy"]
+
+    rows = []
+    for seed in range(seeds):
+        noisy, others, test = digits(seed)
+        _, params = make_net(seed)
+        slow = {"logits": jnp.zeros(TRAIN)}
+        rng = np.random.default_rng(seed)
+        drawn = np.stack([rng.permutation(len(others.y))[:clean] for _ in range(8)])
+        queries = jax.tree.map(lambda leaf, drawn=drawn: leaf[drawn], others)
+        eight = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), tree)
+        tasks = mj.Task(eight(numbered(noisy)), queries, eight(params.fast))
+        key = jax.random.key(seed)
+        noise = diagnostics.measure_noise(only_slow, mj.Params({}, slow), tasks, key, draws=8)
+        one = jax.tree.map(lambda leaf: leaf[:1], tasks._replace(context=()))
+        start = params._replace(slow=slow)
+        learned, uniform = (float(train(start, one, test, key, rate)) for rate in (RATE, 0.0))
+        ratio = max(noise.signal, 0) / noise.noise
+        rows.append({"ratio": ratio, "gain": learned - uniform, "learned": learned})
+    return rows
 
 
 def draw(rows, path):
@@ -143,12 +152,15 @@ def draw(rows, path):
 
 
 def main(options):
+    # The program of a setting is the same for every seed, but for `measure_noise`, which compiles.
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     cleans, minibatches, outer_steps = (10, 20, 50, 150), (16, 64, 256), OUTER_STEPS
     if options.tiny:
         cleans, minibatches, outer_steps, options.seeds = (10,), (16, 32), 2, 2
     rows = []
     for clean, minibatch in itertools.product(cleans, minibatches):
-        found = [measure(seed, clean, minibatch, outer_steps) for seed in range(options.seeds)]
+        found = measure(clean, minibatch, options.seeds, outer_steps)
         rows.append({"clean": clean, "minibatch": minibatch, "seeds": found})
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         print(clean, minibatch, means, flush=True)
