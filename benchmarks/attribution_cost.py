@@ -16,7 +16,6 @@ import functools
 import importlib.util
 import json
 import pathlib
-import resource
 import statistics
 
 import harness
@@ -90,8 +89,7 @@ def build_ours(problem, setting, queries, steps, strategy):
     _, attribute, weight = make_job(problem, setting, queries, steps, STRATEGIES[strategy])
     program = jax.jit(attribute)
     found = np.asarray(program(weight))
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return lambda: program(weight), (found, resident)
+    return lambda: program(weight), (found, harness.peak_resident())
 
 
 def job_of(problem, setting, queries, steps):

@@ -82,6 +82,19 @@ def processor():
     return platform.machine()
 
 
+def peak_resident():
+    """The largest resident memory of this process so far, in bytes; NaN where it cannot be read.
+
+    That of `getrusage` would include the process that started this one.
+    """
+    path = pathlib.Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return math.nan
+
+
 def compile_timed(function, *arguments):
     """The compiled program, and its cost: seconds to trace and to compile, temporary bytes."""
     start = time.perf_counter()

@@ -13,7 +13,6 @@ python benchmarks/replay.py --tiny --out /tmp/results    # to see that it runs
 import argparse
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -81,7 +80,7 @@ def measure(way, steps):
     found = jax.block_until_ready(run())
     row["seconds"] = time.perf_counter() - started
     row["norm"] = float(optax.tree.norm(found))
-    row["resident_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    row["resident_bytes"] = harness.peak_resident()
     return row
 
 

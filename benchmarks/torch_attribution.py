@@ -5,8 +5,7 @@ minibatches, and the derivative of each query loss by the weight of every exampl
 kept for the backward pass, as a recorded training is in PyTorch.
 """
 
-import resource
-
+import harness
 import torch
 from torch import nn
 
@@ -82,4 +81,4 @@ def build(job, way):
         return torch.stack(found).numpy()
 
     found = run()
-    return run, (found, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return run, (found, harness.peak_resident())
