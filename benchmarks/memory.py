@@ -4,11 +4,11 @@
 the examples. "Block remat" computes each layer again in its backward pass (`jax.checkpoint` in the
 net). Gradients are compared before anything is timed, and the runs are interleaved. Writes
 benchmarks/results/memory.json and .png. With --long: the same at sequence 1 024, with all scores of
-attention at once and in chunks (`chunked_attention`); programs that need more than 8 GB are
-compiled and not run. Writes benchmarks/results/memory_long.json.
+attention at once and in chunks (`chunked_attention`); programs that need more than 8 GB, and with
+--repeats 0 all, are compiled and not run. Writes benchmarks/results/memory_long.json.
 
 python benchmarks/memory.py
-python benchmarks/memory.py --long --repeats 1
+python benchmarks/memory.py --long --repeats 0
 python benchmarks/memory.py --tiny --repeats 1 --out /tmp/results    # to see that it runs
 """
 
@@ -197,7 +197,7 @@ def measure_long(sizes, repeats, strategies):
         gradient, weights = meta_gradient(*arguments)
         program, cost = harness.compile_timed(gradient, weights)
         row = {"implementation": name, "in chunks": chunked} | cost
-        if cost["temporary_bytes"] <= MOST_BYTES:
+        if repeats and cost["temporary_bytes"] <= MOST_BYTES:
             found = program(weights)
             reference = found if reference is None else reference
             row["gradient_error"] = harness.difference(found, reference)

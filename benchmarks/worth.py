@@ -128,16 +128,13 @@ def signals():
 
 
 def attention_in_training():
-    """The transformer of memory.py at sequence 1 024."""
-    rows = []
+    """Memory of the transformer of memory.py at sequence 1 024."""
+    rows = {}
     for row in read("memory_long")["rows"]:
-        taken = f"{row['seconds']:.1f}" if "seconds" in row else "not run"
-        error = f"{row['gradient_error']:.0e}" if "seconds" in row else ""
-        way = "in chunks" if row["in chunks"] else "all at once"
-        megabytes = f"{row['temporary_bytes'] / 1e6:,.0f}"
-        rows.append([row["implementation"], way, megabytes, taken, error])
-    header = ["strategy", "scores", "temporaries, MB", "seconds", "difference of the gradient"]
-    return table(header, rows)
+        cells = rows.setdefault(row["implementation"], {})
+        cells[row["in chunks"]] = f"{row['temporary_bytes'] / 1e6:,.0f}"
+    lines = [[name, cells[False], cells[True]] for name, cells in rows.items()]
+    return table(["temporaries, MB", "all scores at once", "in chunks"], lines)
 
 
 MADE = (scores, changed, wrong_labels, replays, costs, peers)
