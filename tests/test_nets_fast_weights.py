@@ -60,13 +60,21 @@ def test_the_dual_form_is_the_loop_and_parts_are_the_whole(name, hidden):
         dual, loop = (layer(x, valid) for layer in layers)
         parts, state = in_parts(layers[0], x, valid, (1, 5, 2, 3))
         direction = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-        slopes = [jax.grad(lambda x, f=f: (direction * f(x, valid)).sum())(x) for f in layers]
-        return dual, loop, parts, slopes, state.skipped
 
-    dual, loop, parts, slopes, skipped = run(X, VALID)
+        def value(weights, x, layer):
+            return (direction * nnx.merge(nnx.graphdef(layer), weights)(x, valid)).sum()
+
+        gradients = [
+            jax.grad(value, (0, 1))(nnx.state(layer), jnp.where(valid[..., None], x, 0), layer)
+            for layer in layers
+        ]
+        return dual, loop, parts, gradients, state.skipped
+
+    x = jnp.where(VALID[..., None], X, jnp.nan)  # whatever stands where nothing is valid
+    dual, loop, parts, gradients, skipped = run(x, VALID)
     np.testing.assert_allclose(dual, loop, atol=1e-12)
     np.testing.assert_allclose(dual, parts, atol=1e-12)
-    np.testing.assert_allclose(*slopes, atol=1e-12)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-11), *gradients)
     assert np.abs(dual).max() > 0.1 and not np.any(skipped)
 
 
@@ -77,8 +85,8 @@ def test_no_token_reads_a_later_one_or_one_that_is_not_valid(name):
     reads = np.abs(reads).sum(axis=3)  # [output token, sequence, input token]
     assert not np.triu(reads.max(axis=1), 1).any()
     assert not (reads * ~np.asarray(VALID)).any()
-    first_and_last = reads[:, np.arange(2), np.asarray(VALID).argmax(axis=1)]
-    assert (first_and_last[-1] > 0).any()
+    first = reads[:, np.arange(2), np.asarray(VALID).argmax(axis=1)]
+    assert (first[-2:].max(axis=0) > 0).all()
 
 
 def by_hand(layer, x):
@@ -93,20 +101,41 @@ def by_hand(layer, x):
     return query, key, x @ kernel(layer.value), gate(layer.rate), keep
 
 
+def beta(name):
+    return 0.7 if "momentum" in name else None
+
+
+def newton_schulz(matrix):
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
+    return x
+
+
 def test_the_rules_are_those_of_the_papers():
     """Each written out in NumPy, over two chunks."""
     x = np.asarray(X[0, : 2 * CHUNK])
     seen = {}
-    layers = {name: make_layer(RULES[name]()) for name in ("descent", "delta", "ridge")}
+    names = ("descent", "descent with momentum", "orthogonal", "delta", "ridge")
+    layers = {name: make_layer(RULES[name](), momentum=beta(name)) for name in names}
     for name, layer in layers.items():
         tokens = by_hand(layer, x)
         start = np.asarray(layer.start[0][...][0])
-        if name == "descent":
-            weights, base, outputs = start, start, []
+        if name.startswith("descent"):
+            weights, base, moved, outputs = start, start, 0, []
             for index, (query, key, value, rate, keep) in enumerate(zip(*tokens, strict=True)):
                 base = weights if index % CHUNK == 0 else base
-                weights = keep * weights - rate * np.outer(base @ key - value, key)
+                moved = (beta(name) or 0) * moved + rate * np.outer(base @ key - value, key)
+                weights = keep * weights - moved
                 outputs.append(weights @ query)
+        elif name == "orthogonal":
+            weights, outputs = start, []
+            for begin in (0, CHUNK):
+                query, key, value, rate, keep = (part[begin : begin + CHUNK] for part in tokens)
+                outputs += list(query @ weights.T)
+                gradient = (rate[:, None] * (key @ weights.T - value)).T @ key
+                weights = keep.prod() * weights - rate.sum() * newton_schulz(gradient)
         elif name == "delta":
             weights, outputs = start, []
             for query, key, value, rate, keep in zip(*tokens, strict=True):
@@ -179,6 +208,55 @@ def test_a_chunk_that_diverges_is_left_out_and_counted():
     assert np.isfinite(output).all()
     assert isinstance(state, FastState) and np.all(state.skipped > 0)
     assert np.isfinite(jax.tree.leaves(state.memory)[0]).all()
+    slope = jax.jit(jax.grad(lambda x: (layer(x) ** 2).sum()))(X)
+    assert not np.isfinite(slope).all()
+
+
+def test_a_chunk_that_diverges_in_its_second_part_ends_all_the_same():
+    layer = make_layer(nets.descent(), decay=0.0, rate=0.1)
+    _, state = layer.read_on(X[:, :2], layer.initial_state(2))
+    _, state = layer.read_on(jnp.full((2, 2, WIDTH), jnp.inf), state)
+    assert not state.was_read.any() and np.all(state.skipped == 1)
+    np.testing.assert_array_equal(state.memory.base[0], state.memory.weights[0])
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_orthogonal_steps_have_moderate_derivatives_at_the_first_chunk(hidden):
+    """The gradient of a hidden layer under a last layer of zeros is zero, and has no direction."""
+    rule = nets.orthogonal_descent()
+    layer = FastWeights(WIDTH, HEADS, rule, hidden=hidden, chunk=CHUNK, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(layer)
+    value = lambda weights: (nnx.merge(graph, weights)(X.astype(jnp.float32)) ** 2).mean()
+    gradient = jax.jit(jax.grad(value))(weights)
+    assert 0 < optax.tree.norm(gradient) < 10
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["descent", "orthogonal", "ridge"])
+def test_sixteen_bits_learn_in_thirty_two(name, dtype):
+    layer = FastWeights(WIDTH, HEADS, RULES[name](), chunk=CHUNK, decay=0.001, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(layer)
+    narrow = nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(dtype), weights))
+    x = X.astype(dtype)
+    output, state = narrow.read_on(
+        x, narrow.initial_state(2), jnp.zeros_like(VALID).at[1].set(True)
+    )
+    assert output.dtype == dtype and not state.skipped.any()
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.memory)} == {jnp.dtype(jnp.float32)}
+    expected = layer(x.astype(jnp.float32))
+    np.testing.assert_allclose(output[1].astype(np.float32), expected[1], atol=0.05)
+
+
+def test_whole_numbers_and_nothing_are_read():
+    layer = make_layer(nets.descent(), decay=0.0, rate=0.1)
+    numbers = jnp.round(3 * X).astype(jnp.int32)
+    np.testing.assert_allclose(layer(numbers), layer(numbers.astype(jnp.float64)), atol=1e-12)
+    assert np.any(layer(numbers))
+    state = layer.initial_state(2)
+    output, after = layer.read_on(X[:, :0], state)
+    assert output.shape == (2, 0, WIDTH)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    assert layer(X[:0]).shape == (0, LENGTH, WIDTH)
 
 
 def test_wrong_arguments_are_refused():
@@ -191,8 +269,10 @@ def test_wrong_arguments_are_refused():
         make(nets.ridge_rule(), momentum=0.5)
     with pytest.raises(ValueError, match=r"rate=-0.1 must be 0 or more"):
         make(rate=-0.1)
-    with pytest.raises(ValueError, match=r"decay=1.5 must be from 0 to 1"):
-        make(decay=1.5)
+    with pytest.raises(ValueError, match=r"decay=1.0 must be 0 or more and below 1"):
+        make(decay=1.0)
+    with pytest.raises(ValueError, match=r"first_rate=2.0 must be above 0 and below 1"):
+        make(nets.delta_rule()._replace(first_rate=2.0))
     with pytest.raises(ValueError, match="penalty"):
         nets.ridge_rule(0.0)
     layer = make()
@@ -200,6 +280,8 @@ def test_wrong_arguments_are_refused():
         layer.read_on(X, layer.initial_state(3))
     with pytest.raises(ValueError, match="of another layer"):
         layer.read_on(X, make(nets.ridge_rule()).initial_state(2))
+    with pytest.raises(ValueError, match="of another layer"):
+        layer.read_on(X, make(chunk=CHUNK).initial_state(2))
 
 
 def test_a_rule_of_ones_own_is_a_rule():

@@ -143,6 +143,19 @@ def test_causal_attention_reads_a_window_of_what_came_before(window, long, monke
     np.testing.assert_array_equal(reads, (behind >= 0) & (behind < (window or 100)))
 
 
+@pytest.mark.parametrize("long", [1, 512], ids=["in chunks", "all at once"])
+def test_no_later_token_is_read_where_none_before_is_valid(long, monkeypatch):
+    monkeypatch.setattr("metajax.nets.attention.LONG", long)
+    attention = mj.nets.Attention(4, 1, causal=True, window=2, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 5, 4), jnp.float32)
+    valid = jnp.array([[False, True, True, False, False]])
+    read = lambda x: attention(x, x, valid)
+    reads = np.abs(jax.jacobian(read)(x)[0, :, :, 0]).sum(axis=(1, 3)) > 0
+    assert not np.triu(reads, 1).any()
+    assert not np.any(read(x)[0, 0]) and not np.any(read(x)[0, 4])
+    assert np.any(read(x)[0, 3])
+
+
 def test_causal_chunks_are_causal_attention():
     queries, keys, values = (part[:, :QUERIES] for part in arrays())
     causal = np.tril(np.ones((QUERIES, QUERIES), bool))

@@ -72,6 +72,23 @@ def test_the_derivative_of_the_scores_is_exact_under_each_strategy():
     np.testing.assert_allclose(expected.fast["slope"], difference, rtol=1e-6)
 
 
+def test_rows_of_weight_zero_and_fields_of_a_batch_are_walked():
+    """Weights count, rows of weight 0 do not, and `info` is not divided."""
+    learned = learner(2, window=4)
+    key = jax.random.key(0)
+    weight = jnp.array([1.0, 2, 0, 0, 1, 3, 1])
+    stream = STREAM._replace(weight=weight, reference=weight > 0, info=jnp.ones((2, 3)))
+    found = jax.jit(learned.scores)(PARAMS, stream, key)
+    np.testing.assert_array_equal(found.weights, [3, 0, 4, 1])
+    assert found.losses[1] == 0
+    error = 0.5 * X[:2] + 0.2 - (3 * X[:2] + 1)
+    np.testing.assert_allclose(found.losses[0], np.average(error**2, weights=[1, 2]), rtol=1e-10)
+    nothing = stream._replace(weight=jnp.zeros(ROWS))
+    loss, _ = learned.task_loss(PARAMS, mj.Task(nothing, nothing), key)
+    after = learned.adaptation.adapt(PARAMS, nothing, key)
+    assert loss == 0 and after.fast["slope"] == 0.5
+
+
 def test_an_outer_loop_learns_where_a_stream_starts():
     def stream(seed):
         rng = np.random.default_rng(seed)
@@ -108,6 +125,8 @@ def test_what_cannot_walk_a_stream_is_refused():
     path = mj.inner_loop(LOSS, optax.sgd(RATE), steps=1, path=True)
     with pytest.raises(ValueError, match="without path=True"):
         mj.online(path, LOSS, chunk=1)
+    with pytest.raises(ValueError, match="needs a row or more"):
+        learner(2).scores(PARAMS, mj.Batch(jnp.zeros(0), jnp.zeros(0)), jax.random.key(0))
     grows = mj.Adaptation(
         lambda params, key: params,
         lambda params, batch, key: params._replace(fast={"slope": jnp.ones(2)}),

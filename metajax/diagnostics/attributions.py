@@ -83,7 +83,8 @@ def attribute(
         support: the examples to learn from. Weights that are None are ones.
         queries: a `Batch` whose leaves are [queries, examples, ...]. For each row of a batch by
             itself, take `jax.tree.map(lambda leaf: leaf[:, None], batch)`.
-        key: for the training and the query losses, used as `query_loss` does.
+        key: `split(key)` gives the key of the training and that of the query losses, as in
+            `query_loss`, so that `query_loss(adaptation, loss)` with it is the same training.
         queries_at_once: queries whose backward passes run side by side; None takes all.
         smoothness_step: step of `metasmoothness`, which takes three trainings more. None leaves it
             out.

@@ -94,12 +94,13 @@ def lds(
     left_out = round(leave_out * len(candidates))
     if not 0 < left_out < len(candidates):
         raise ValueError(
-            f"{leave_out=} leaves out {left_out} of {len(candidates)} examples; it must be some "
-            "and not all."
+            f"{leave_out=} leaves out {left_out} of {len(candidates)} examples; it must be from "
+            f"1 / {len(candidates)} to below 1."
         )
     if jnp.shape(scores) != (number, examples):
         raise ValueError(
-            f"scores must be [queries, examples] = [{number}, {examples}], got {shapes(scores)}."
+            f"scores must be [queries, examples] = [{number}, {examples}], got {shapes(scores)}; "
+            "transpose them, or give one row for each query."
         )
     if trainings < 3:
         raise ValueError(f"{trainings=} must be 3 or more for a correlation.")

@@ -69,8 +69,8 @@ class Attention(nnx.Module):
         Args:
             queries: [n, q, width].
             tokens: [n, t, width].
-            valid: bool[n, t], which tokens may be read; None means all. A query of an example
-                without a valid token gives zero.
+            valid: bool[n, t], which tokens may be read; None means all. A query without a valid
+                token in its reach gives zero.
             values: [n, t, width], what is read where a token is attended to. None means the tokens.
 
         Returns:
@@ -94,11 +94,16 @@ class Attention(nnx.Module):
         lowest = jnp.finfo(scores.dtype).min
         if valid is not None:
             scores = jnp.where(valid[:, None, None], scores, lowest)
-        if self.causal:
+        if not self.causal:
+            share = jax.nn.softmax(scores)
+        else:
             place = jnp.arange(length)
             in_reach = in_order(place, place, self.window)[None, None]
-            scores = jnp.where(in_reach, scores, lowest)
-        mean = jnp.einsum("nhqt,nthd->nqhd", jax.nn.softmax(scores), value)
+            if valid is not None:
+                in_reach = in_reach & valid[:, None, None]
+            # Without a valid token in reach the softmax would read all others, later ones too.
+            share = jax.nn.softmax(jnp.where(in_reach, scores, lowest)) * in_reach
+        mean = jnp.einsum("nhqt,nthd->nqhd", share, value)
         return self.output(mean.reshape(queries.shape))
 
     def _split(self, x: Array) -> Array:

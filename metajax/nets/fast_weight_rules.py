@@ -55,7 +55,7 @@ class FastRule(NamedTuple):
         finish: state -> state at the end of a chunk.
         linear: whether the memory must be one matrix.
         momentum: whether the rule has momentum.
-        first_rate: where a learned step size starts.
+        first_rate: where a learned step size starts, between 0 and 1.
     """
 
     start: Callable[[Weights], Any]
@@ -80,7 +80,7 @@ def same(state: Any) -> Any:
     return state
 
 
-class Descended(NamedTuple):
+class DescentState(NamedTuple):
     """Fast weights that descend.
 
     Attributes:
@@ -106,16 +106,17 @@ def descent(*, momentum: bool = False, exact: bool = True) -> FastRule:
     Args:
         momentum: whether there is momentum.
         exact: whether derivatives pass through the inner gradients ∇ℓ, as in MAML. False holds
-            them constant, as in first-order MAML.
+            them constant, as in first-order MAML. Projections to keys and values, which only these
+            gradients read, then stay as they are.
 
     Source: Sun et al. 2024, arXiv 2407.04620, for the descent and its dual form; Behrouz, Zhong and
     Mirrokni 2025, arXiv 2501.00663, for decay and momentum.
     """
 
-    def start(weights: Weights) -> Descended:
-        return Descended(weights, weights, jax.tree.map(jnp.zeros_like, weights))
+    def start(weights: Weights) -> DescentState:
+        return DescentState(weights, weights, jax.tree.map(jnp.zeros_like, weights))
 
-    def by_token(state: Descended, tokens: Tokens) -> tuple[Array, Descended]:
+    def by_token(state: DescentState, tokens: Tokens) -> tuple[Array, DescentState]:
         def step(carry: tuple[Weights, Weights], token: Any) -> tuple[Any, Array]:
             (query, rate, valid, keep, beta), of_token = token
             weights, before = carry
@@ -134,11 +135,11 @@ def descent(*, momentum: bool = False, exact: bool = True) -> FastRule:
         rows = (tokens.query, tokens.rate, tokens.valid.astype(ones.dtype), keep, beta)
         carry = state.weights, state.momentum
         (weights, moved), outputs = jax.lax.scan(
-            step, carry, (rows, tuple(slopes(state.base, tokens, exact)))
+            step, carry, (rows, tuple(gradients_of(state.base, tokens, exact)))
         )
-        return outputs, Descended(state.base, weights, moved if momentum else state.momentum)
+        return outputs, DescentState(state.base, weights, moved if momentum else state.momentum)
 
-    def at_once(state: Descended, tokens: Tokens) -> tuple[Array, Descended]:
+    def at_once(state: DescentState, tokens: Tokens) -> tuple[Array, DescentState]:
         of_keep = kept_within(tokens.keep, tokens.rate)
         of_start = kept_since_start(tokens.keep, tokens.rate)
         if tokens.momentum is None:
@@ -152,7 +153,9 @@ def descent(*, momentum: bool = False, exact: bool = True) -> FastRule:
             of_momentum = of_keep @ beta_since_start
         x = tokens.query
         weights, moved = [], []
-        parts = zip(state.weights, state.momentum, slopes(state.base, tokens, exact), strict=True)
+        parts = zip(
+            state.weights, state.momentum, gradients_of(state.base, tokens, exact), strict=True
+        )
         for index, (matrix, before, (errors, inputs)) in enumerate(parts):
             if index:
                 x = jax.nn.gelu(x)
@@ -167,15 +170,15 @@ def descent(*, momentum: bool = False, exact: bool = True) -> FastRule:
             x = output
             weights.append(after)
             moved.append(before)
-        return x, Descended(state.base, tuple(weights), tuple(moved))
+        return x, DescentState(state.base, tuple(weights), tuple(moved))
 
-    def finish(state: Descended) -> Descended:
+    def finish(state: DescentState) -> DescentState:
         return state._replace(base=state.weights)
 
     return FastRule(start, by_token, at_once, finish, False, momentum, first_rate=0.1)
 
 
-class Normalised(NamedTuple):
+class OrthogonalState(NamedTuple):
     """Fast weights whose steps are orthogonal.
 
     Attributes:
@@ -196,12 +199,14 @@ class Normalised(NamedTuple):
 def orthogonal_descent(
     *, momentum: bool = False, exact: bool = True, iterations: Size = 5
 ) -> FastRule:
-    """One step for each chunk, by an orthogonal matrix that is near its gradient, as in Muon.
+    """One step for each chunk, by an orthogonal matrix near its gradient, as Muon takes it.
 
     G = Σₜ ηₜ ∇ℓₜ(W),  M ← β M + G,  W ← α W - (Σₜ ηₜ) orthogonal(M),  oₜ = f(qₜ; W)
 
     with ℓₜ as in `descent`, and α and β the products of those of the tokens. The outputs of a chunk
-    read the weights of its start, which have learned from the chunks before.
+    read the weights of its start, which have learned from the chunks before. LaCT differs in the
+    loss (-f(k)·v), the memory (SwiGLU), and in that it keeps the length of the weights. Where M is
+    zero, nothing changes.
 
     Args:
         momentum: whether there is momentum; without it, β = 0.
@@ -212,12 +217,14 @@ def orthogonal_descent(
     kellerjordan.github.io/posts/muon.
     """
 
-    def start(weights: Weights) -> Normalised:
+    def start(weights: Weights) -> OrthogonalState:
         none = jax.tree.map(jnp.zeros_like, weights)
         zero = jnp.zeros_like(weights[0][0, 0])
-        return Normalised(weights, none, none, {"rate": zero, "keep": zero + 1, "beta": zero + 1})
+        return OrthogonalState(
+            weights, none, none, {"rate": zero, "keep": zero + 1, "beta": zero + 1}
+        )
 
-    def add(state: Normalised, tokens: Tokens, gradient: Weights) -> Normalised:
+    def add(state: OrthogonalState, tokens: Tokens, gradient: Weights) -> OrthogonalState:
         sums = dict(state.sums, rate=state.sums["rate"] + tokens.rate.sum())
         if tokens.keep is not None:
             sums["keep"] *= tokens.keep.prod()
@@ -225,25 +232,25 @@ def orthogonal_descent(
             sums["beta"] *= tokens.momentum.prod()
         return state._replace(gradient=gradient, sums=sums)
 
-    def by_token(state: Normalised, tokens: Tokens) -> tuple[Array, Normalised]:
+    def by_token(state: OrthogonalState, tokens: Tokens) -> tuple[Array, OrthogonalState]:
         def step(gradient: Weights, token: Any) -> tuple[Weights, Array]:
             query, rate, of_token = token
             of_token = tuple(rate * jnp.outer(error, entry) for error, entry in of_token)
             gradient = tuple(old + one for old, one in zip(gradient, of_token, strict=True))
             return gradient, read(state.weights, query[None])[0]
 
-        rows = tokens.query, tokens.rate, tuple(slopes(state.weights, tokens, exact))
+        rows = tokens.query, tokens.rate, tuple(gradients_of(state.weights, tokens, exact))
         gradient, outputs = jax.lax.scan(step, state.gradient, rows)
         return outputs, add(state, tokens, gradient)
 
-    def at_once(state: Normalised, tokens: Tokens) -> tuple[Array, Normalised]:
-        parts = zip(state.gradient, slopes(state.weights, tokens, exact), strict=True)
+    def at_once(state: OrthogonalState, tokens: Tokens) -> tuple[Array, OrthogonalState]:
+        parts = zip(state.gradient, gradients_of(state.weights, tokens, exact), strict=True)
         gradient = tuple(
             old + (tokens.rate[:, None] * errors).T @ inputs for old, (errors, inputs) in parts
         )
         return read(state.weights, tokens.query), add(state, tokens, gradient)
 
-    def finish(state: Normalised) -> Normalised:
+    def finish(state: OrthogonalState) -> OrthogonalState:
         sums, moved = state.sums, state.gradient
         if momentum:
             parts = zip(state.momentum, moved, strict=True)
@@ -263,8 +270,9 @@ def delta_rule() -> FastRule:
 
     Wₜ = αₜ Wₜ₋₁ + ηₜ (vₜ - αₜ Wₜ₋₁ kₜ) kₜᵀ,  oₜ = Wₜ qₜ
 
-    It is descent with every gradient at the weights of the token before. Keys of length 1 and rates
-    of at most 1 keep it stable. The dual form solves one triangular system for each chunk.
+    It is descent with every gradient at the weights of the token before, after their decay. Keys of
+    length 1 and rates of at most 1 keep it stable. The dual form solves one triangular system for
+    each chunk.
 
     Source: Yang et al. 2024, arXiv 2406.06484; with decay, Yang, Kautz and Hatamizadeh 2024,
     arXiv 2412.06464.
@@ -305,7 +313,7 @@ def delta_rule() -> FastRule:
     return FastRule(start, by_token, at_once, same, True, False, first_rate=0.5)
 
 
-class Regressed(NamedTuple):
+class RidgeState(NamedTuple):
     """A ridge regression of values on keys.
 
     Attributes:
@@ -323,12 +331,14 @@ class Regressed(NamedTuple):
 
 @checked
 def ridge_rule(penalty: float = 1.0) -> FastRule:
-    """Ridge regression of all values so far on their keys (as in MesaNet), in closed form.
+    """Ridge regression of all values so far on their keys, in closed form.
 
-    Wₜ = argmin_W Σ_{i≤t} ηᵢ |W kᵢ - vᵢ|² + λ |W - W₀|²,  oₜ = Wₜ qₜ
+    Wₜ = argmin_W Σ_{i≤t} γᵢ ηᵢ |W kᵢ - vᵢ|² + λ |W - W₀|²,  oₜ = Wₜ qₜ
 
-    Past tokens keep a share of their weight at the end of each chunk, the product of those of its
-    tokens. The dual form takes one Cholesky factor for the past and one of [c, c] for the chunk.
+    with γᵢ = 1 for the tokens of the chunk of t. At the end of each chunk, the γ of all tokens so
+    far is multiplied by the product of the shares that its tokens keep. MesaNet has this decay at
+    every token, and W₀ = 0. The dual form takes one Cholesky factor for the past and one of
+    [c, c] for the chunk.
 
     Args:
         penalty: λ, above 0.
@@ -340,18 +350,18 @@ def ridge_rule(penalty: float = 1.0) -> FastRule:
     """
     check_positive("penalty", penalty)
 
-    def start(weights: Weights) -> Regressed:
+    def start(weights: Weights) -> RidgeState:
         (matrix,) = weights
         square = jnp.zeros((matrix.shape[1], matrix.shape[1]), matrix.dtype)
-        return Regressed(matrix, square, jnp.zeros_like(matrix), jnp.ones_like(matrix[0, 0]))
+        return RidgeState(matrix, square, jnp.zeros_like(matrix), jnp.ones_like(matrix[0, 0]))
 
     def penalised(keys: Array) -> Array:
         return keys + penalty * jnp.eye(len(keys), dtype=keys.dtype)
 
-    def kept(state: Regressed, tokens: Tokens) -> Array:
+    def kept(state: RidgeState, tokens: Tokens) -> Array:
         return state.keep if tokens.keep is None else state.keep * tokens.keep.prod()
 
-    def by_token(state: Regressed, tokens: Tokens) -> tuple[Array, Regressed]:
+    def by_token(state: RidgeState, tokens: Tokens) -> tuple[Array, RidgeState]:
         def step(sums: tuple[Array, Array], token: tuple[Array, ...]) -> tuple[Any, Array]:
             query, key, value, rate = token
             keys = sums[0] + rate * jnp.outer(key, key)
@@ -361,9 +371,9 @@ def ridge_rule(penalty: float = 1.0) -> FastRule:
 
         rows = tokens.query, tokens.key, tokens.value, tokens.rate
         (keys, values), outputs = jax.lax.scan(step, (state.keys, state.values), rows)
-        return outputs, Regressed(state.start, keys, values, kept(state, tokens))
+        return outputs, RidgeState(state.start, keys, values, kept(state, tokens))
 
-    def at_once(state: Regressed, tokens: Tokens) -> tuple[Array, Regressed]:
+    def at_once(state: RidgeState, tokens: Tokens) -> tuple[Array, RidgeState]:
         root = sqrt_or_zero(tokens.rate)[:, None]
         key = root * tokens.key
         value = root * (tokens.value - tokens.key @ state.start.T)
@@ -381,16 +391,16 @@ def ridge_rule(penalty: float = 1.0) -> FastRule:
         outputs = tokens.query @ state.start.T + (state.values @ of_query).T + reach @ surprise
         keys = state.keys + key.T @ key
         values = state.values + value.T @ key
-        return outputs, Regressed(state.start, keys, values, kept(state, tokens))
+        return outputs, RidgeState(state.start, keys, values, kept(state, tokens))
 
-    def finish(state: Regressed) -> Regressed:
+    def finish(state: RidgeState) -> RidgeState:
         keys, values = state.keep * state.keys, state.keep * state.values
-        return Regressed(state.start, keys, values, jnp.ones_like(state.keep))
+        return RidgeState(state.start, keys, values, jnp.ones_like(state.keep))
 
     return FastRule(start, by_token, at_once, finish, True, False, first_rate=0.5)
 
 
-def slopes(base: Weights, tokens: Tokens, exact: bool) -> list[tuple[Array, Array]]:
+def gradients_of(base: Weights, tokens: Tokens, exact: bool) -> list[tuple[Array, Array]]:
     """(errors [c, outputs], inputs [c, inputs]) of each matrix of a memory.
 
     The gradient of the loss of token i by the matrix is errors[i]·inputs[i]ᵀ.
@@ -434,7 +444,9 @@ def orthogonal(matrix: Array, iterations: int) -> Array:
     """An orthogonal matrix near one, by Newton and Schulz's iteration of degree five."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
-    x = x / jnp.sqrt((x**2).sum() + 1e-12)
+    square = (x**2).sum()
+    is_zero = square < 1e-12  # it has no direction, and the derivative of its direction is infinite
+    x = jnp.where(is_zero, 0, x) / jnp.sqrt(jnp.where(is_zero, 1, square))
     for _ in range(iterations):
         square = x @ x.T
         x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x

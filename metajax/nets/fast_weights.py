@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,22 +14,22 @@ from flax import nnx
 
 from metajax._checked import checked
 from metajax._checks import shapes
-from metajax._tree import keep_rows
+from metajax._tree import keep_rows, widened
 from metajax.nets.fast_weight_rules import FastRule, Tokens, descent
-from metajax.types import Array, PyTree, Size
+from metajax.types import Array, Count, PyTree, Size
 
 
 class FastState(NamedTuple):
     """What a layer of fast weights carries from one part of a sequence to the next.
 
     Attributes:
-        memory: state of the rule, leaves [n, heads, ...].
-        place: how many tokens of the current chunk were read.
+        memory: state of the rule, leaves [n, heads, ...], in float32 or wider.
+        was_read: bool[chunk], which positions of the current chunk were read.
         skipped: int32[n, heads], chunks whose update was not finite and was left out.
     """
 
     memory: PyTree
-    place: Array
+    was_read: Array
     skipped: Array
 
 
@@ -38,13 +39,13 @@ class FastWeights(nnx.Module):
 
     Each head has a memory f, which starts from learned weights and learns f(k) ≈ v from the tokens
     by the rule; the output is f(q) after the token. Keys, values and queries are linear in the
-    tokens, keys and queries of length 1. The start, the projections and the step sizes are ordinary
-    weights: training the net trains how the layer learns.
+    tokens; keys and queries are divided by their length. The start, the projections and the step
+    sizes are ordinary weights: training the net trains how the layer learns.
 
     Step sizes, decay and momentum are numbers, or learned: sigmoid(a·x + b) of each token x.
 
-    A chunk whose update is not finite is left out: its outputs are 0, and `FastState.skipped`
-    counts it. Its derivatives are not finite, so that an outer loop leaves the task out.
+    A chunk whose update is not finite is left out. Its outputs are 0, and the state that `read_on`
+    returns counts it; its derivative is not finite, so that an outer loop leaves the task out.
 
     Args:
         width: width of the tokens.
@@ -53,8 +54,8 @@ class FastWeights(nnx.Module):
         chunk: tokens between two states of the rule, which are computed side by side.
         hidden: width of the hidden layer of a memory; None is a linear memory.
         rate: step size, 0 or more; None learns it, from the rule's `first_rate` on.
-        decay: share of the weights that each token forgets, from 0 to 1; None learns it, from 0.02
-            on.
+        decay: share of the weights that each token forgets, 0 or more and below 1; None learns it,
+            from 0.02 on.
         momentum: share of the momentum that each token keeps, from 0 to 1, of a rule that has it;
             None learns it, from 0.5 on.
         dual: whether a chunk is computed at once, by the dual form, or token by token.
@@ -96,9 +97,12 @@ class FastWeights(nnx.Module):
             )
         if rate is not None and not rate >= 0:
             raise ValueError(f"{rate=} must be 0 or more.")
-        for name, share in (("decay", decay), ("momentum", momentum)):
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must be from 0 to 1.")
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"{decay=} must be 0 or more and below 1.")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"{momentum=} must be from 0 to 1.")
+        if not 0 < rule.first_rate < 1:
+            raise ValueError(f"{rule.first_rate=} must be above 0 and below 1.")
         size = width // heads
         sizes = (size, size) if hidden is None else (size, hidden, size)
         matrices = []
@@ -122,24 +126,29 @@ class FastWeights(nnx.Module):
         Args:
             x: [n, t, width].
             valid: bool[n, t], which tokens are learned from; None means all. The others give zero.
+                They keep their position in the chunks, so pad sequences on the right.
 
         Returns:
-            [n, t, width].
+            [n, t, width], in the dtype of the projections.
         """
-        return self.read_on(x, self.initial_state(len(x)), valid)[0]
+        chunks = math.ceil(x.shape[1] / self.chunk)
+        return self._read(x, self.initial_state(len(x)), valid, chunks)[0]
 
-    def initial_state(self, n: Size) -> FastState:
+    def initial_state(self, n: Count) -> FastState:
         """The state before the first token, of n sequences."""
-        memory = jax.vmap(self.rule.start)(tuple(matrix[...] for matrix in self.start))
+        matrices = tuple(widened(matrix[...]) for matrix in self.start)
+        memory = jax.vmap(self.rule.start)(matrices)
         stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *leaf.shape)), memory)
-        return FastState(stacked, jnp.zeros((), jnp.int32), jnp.zeros((n, self.heads), jnp.int32))
+        skipped = jnp.zeros((n, self.heads), jnp.int32)
+        return FastState(stacked, jnp.zeros(self.chunk, bool), skipped)
 
     def read_on(
         self, x: Array, state: FastState, valid: Array | None = None
     ) -> tuple[Array, FastState]:
         """The output at every token of the next part of sequences, and the state after it.
 
-        Parts of any length one after the other give what the whole sequence gives at once.
+        Parts of any length one after the other give what the whole sequence gives at once, but for
+        chunks that are left out.
 
         Args:
             x: [n, t, width].
@@ -149,23 +158,29 @@ class FastWeights(nnx.Module):
         Returns:
             ([n, t, width], state).
         """
-        n, length, width = x.shape
-        expected = jax.eval_shape(lambda: self.initial_state(n))
+        expected = jax.eval_shape(lambda: self.initial_state(len(x)))
         if shapes(state) != shapes(expected):
             raise ValueError(
                 f"The state is of another layer or of another number of sequences: {shapes(state)} "
                 f"instead of {shapes(expected)}."
             )
+        # The first token may be the last of a chunk.
+        return self._read(x, state, valid, math.ceil((x.shape[1] + self.chunk - 1) / self.chunk))
+
+    def _read(
+        self, x: Array, state: FastState, valid: Array | None, chunks: int
+    ) -> tuple[Array, FastState]:
+        """`read_on`, where the tokens reach into so many chunks at most."""
+        n, length, width = x.shape
         valid = jnp.ones((n, length), bool) if valid is None else valid
         tokens = self._tokens(keep_rows(valid, x), valid)
         # Tokens stand in chunks at their place, behind those of the current chunk that were read.
-        chunks = -(-(length + self.chunk - 1) // self.chunk)
-        divide = functools.partial(_divide, place=state.place, chunks=chunks, chunk=self.chunk)
+        place = state.was_read.sum()
+        divide = functools.partial(_divide, place=place, chunks=chunks, chunk=self.chunk)
         divided = jax.tree.map(divide, tokens)
-        is_read = divided.valid
-        stays = lambda share: None if share is None else jnp.where(is_read, share, 1)
+        stays = lambda share: None if share is None else jnp.where(divided.valid, share, 1)
         divided = divided._replace(keep=stays(divided.keep), momentum=stays(divided.momentum))
-        is_whole = (jnp.arange(chunks) + 1) * self.chunk <= state.place + length
+        is_whole = (jnp.arange(chunks) + 1) * self.chunk <= place + length
         step = self._read_chunk
         if self.remat:
             step = jax.checkpoint(step, prevent_cse=False)
@@ -173,25 +188,33 @@ class FastWeights(nnx.Module):
         (memory, skipped), outputs = jax.lax.scan(step, carry, (divided, is_whole))
         # [chunks, n, heads, chunk, d] -> [n, chunks * chunk, width]
         outputs = outputs.transpose(1, 0, 3, 2, 4).reshape(n, chunks * self.chunk, width)
-        outputs = jax.lax.dynamic_slice_in_dim(outputs, state.place, length, axis=1)
-        after = FastState(memory, (state.place + length) % self.chunk, skipped)
-        return keep_rows(valid, self.output(outputs)), after
+        outputs = jax.lax.dynamic_slice_in_dim(outputs, place, length, axis=1)
+        was_read = jnp.arange(self.chunk) < (place + length) % self.chunk
+        read = self.output(outputs.astype(jnp.result_type(self.output.kernel[...])))
+        return keep_rows(valid, read), FastState(memory, was_read, skipped)
 
     def _tokens(self, x: Array, valid: Array) -> Tokens:
-        """What the heads read of every token, leaves [n, t, heads, ...]."""
+        """What the heads read of every token, leaves [n, t, heads, ...], in float32 or wider."""
         of_heads = (*x.shape[:2], self.heads)
-        split = lambda part: part.reshape(*of_heads, -1)
-        gate = lambda one: one(x) if isinstance(one, Gate) else jnp.full(of_heads, one, x.dtype)
+        size = x.shape[2] // self.heads
+        split = lambda part: widened(part).reshape(*of_heads, size)
+        query, key, value = (split(one(x)) for one in (self.query, self.key, self.value))
         is_read = jnp.broadcast_to(valid[..., None], of_heads)
+
+        def gate(one: Gate | float) -> Array:
+            return (
+                widened(one(x)) if isinstance(one, Gate) else jnp.full(of_heads, one, value.dtype)
+            )
+
         never_forgets = not isinstance(self.decay, Gate) and self.decay == 0
         return Tokens(
-            query=_unit(split(self.query(x))),
-            key=_unit(split(self.key(x))),
-            value=split(self.value(x)),
+            query=_unit(query),
+            key=_unit(key),
+            value=value,
             rate=jnp.where(is_read, gate(self.rate), 0),
             valid=is_read,
             keep=None if never_forgets else 1 - gate(self.decay),
-            momentum=gate(self.momentum) if self.rule.momentum else None,
+            momentum=None if self.momentum is None else gate(self.momentum),
         )
 
     def _read_chunk(
@@ -203,12 +226,13 @@ class FastWeights(nnx.Module):
 
         def of_head(memory: PyTree, tokens: Tokens) -> tuple[PyTree, Array, Array]:
             outputs, learned = learn(memory, tokens)
-            finished = self.rule.finish(learned)
-            choose = functools.partial(jax.tree.map, jnp.where)
-            after = choose(jax.tree.map(lambda _: is_whole, learned), finished, learned)
-            leaves = (outputs, after)
-            finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(leaves)]).all()
-            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, memory)
+            leaves = jax.tree.leaves((outputs, learned, self.rule.finish(learned)))
+            finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+            choose = lambda condition, one, other: jax.tree.map(
+                functools.partial(jnp.where, condition), one, other
+            )
+            kept = choose(finite, learned, memory)
+            after = choose(is_whole, self.rule.finish(kept), kept)
             return after, jnp.where(finite, outputs, 0), ~finite
 
         memory, skipped = carry

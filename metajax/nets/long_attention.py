@@ -46,8 +46,9 @@ def chunked_attention(
         queries: [n, q, heads, d].
         keys: [n, t, heads, d].
         values: [n, t, heads, d].
-        valid: bool[n, t], which tokens may be read; None means all. A query of an example without a
-            valid token reads a mean that means nothing; `Attention` has zeros as such values.
+        valid: bool[n, t], which tokens may be read; None means all. A query without a valid token
+            in its reach gives zero if `causal`. Otherwise it reads a mean that means nothing;
+            `Attention` has zeros as such values.
         causal: whether query i reads the tokens up to i only.
         window: how many tokens a query of a causal attention reads at most, its own the last of
             them; None means all before it.
@@ -94,6 +95,8 @@ def chunked_attention(
         scores = jnp.where(read, scores, jnp.finfo(scores.dtype).min)
         larger = jax.lax.stop_gradient(jnp.maximum(largest, scores.max(axis=3)))
         share = jnp.exp(scores - larger[..., None])
+        if causal:
+            share = jnp.where(read, share, 0)  # also where no token of the chunk is in reach
         before = jnp.exp(largest - larger)
         total = total * before + share.sum(axis=3)
         added = jnp.einsum("nhqt,nthd->nhqd", share, widened(value))

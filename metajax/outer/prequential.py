@@ -64,14 +64,16 @@ def online(
     Args:
         adaptation: how one chunk changes the fast weights, such as an `inner_loop` of one step.
         loss: (params, batch, key) -> (scalar, metrics), a mean over rows weighted by
-            `batch.weight`. It scores the chunks.
+            `batch.weight`, and 0 of a batch of weight 0, as the losses of metajax. It scores the
+            chunks. A chunk of weight 0 is not learned from.
         chunk: rows that are scored together. The last chunk is padded by rows of weight 0.
         window: rows that are learned from after a chunk, its own the last of them; None means those
-            of the chunk. Before the start there are rows of weight 0.
+            of the chunk. Before the start there are rows of weight 0, and the padding of the last
+            chunk counts among the rows.
 
     Raises:
-        ValueError: a window shorter than a chunk, or an adaptation with `path`; when traced, an
-            adaptation that changes the shapes of the fast weights.
+        ValueError: a window shorter than a chunk, or an adaptation with `path`; when traced, a
+            stream without rows, or an adaptation that changes the shapes of the fast weights.
 
     >>> import optax
     >>> from metajax.inner import inner_loop
@@ -93,6 +95,8 @@ def online(
         raise ValueError("online() takes an adaptation without path=True.")
 
     def scores(params: Params, stream: Batch, key: Array) -> Scores:
+        if not count_rows(stream):
+            raise ValueError("A stream needs a row or more, got none.")
         chunks = math.ceil(count_rows(stream) / chunk)
         padded = _padded(stream, window - chunk, chunks * chunk)
 
@@ -102,14 +106,19 @@ def online(
             rows = functools.partial(_rows, padded, number * chunk)
             asked = rows(window - chunk, chunk)
             returned = loss(current, asked, score_key)
-            score = check_loss_value(returned), returned[1], row_weights(asked).sum()
-            learned = adaptation.adapt(current, rows(0, window), adapt_key).fast
+            weight = row_weights(asked).sum()
+            counts = lambda value: jnp.where(weight > 0, value, 0)
+            score = counts(check_loss_value(returned)), jax.tree.map(counts, returned[1]), weight
+            seen = rows(0, window)
+            learned = adaptation.adapt(current, seen, adapt_key).fast
             if shapes(learned) != shapes(fast):
                 raise ValueError(
                     "online() takes an adaptation that keeps the shapes of the fast weights, got "
                     f"{shapes(learned)} from {shapes(fast)}."
                 )
-            return learned, score
+            has_rows = row_weights(seen).sum() > 0
+            after = jax.tree.map(lambda new, old: jnp.where(has_rows, new, old), learned, fast)
+            return after, score
 
         fast, found = jax.lax.scan(step, params.fast, jnp.arange(chunks))
         return Scores(*found, params._replace(fast=fast))
@@ -119,7 +128,8 @@ def online(
 
     def task_loss(params: Params, task: Task, key: Array) -> tuple[Array, Metrics]:
         losses, metrics, weights, _ = scores(params, task.support, key)
-        share = weights.astype(losses.dtype) / weights.sum()
+        total = weights.sum()
+        share = weights.astype(losses.dtype) / jnp.where(total > 0, total, 1)
         mean = lambda values: (values * share).sum()
         return mean(losses), jax.tree.map(mean, metrics)
 

@@ -39,7 +39,7 @@ def query_loss(
 ) -> TaskLoss:
     """Adapts to the support set and takes the loss of the query set.
 
-    L(adapt(params, support), query).
+    L(adapt(params, support), query). `adapt_key, query_key = split(key)` are the keys of the two.
 
     Args:
         adaptation: how the fast weights are rewritten.
