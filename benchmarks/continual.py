@@ -214,7 +214,7 @@ def main(options):
         steps=steps,
         seconds={"classification": union_seconds, "OML": oml_seconds},
         rates={"head": [head_rate, head_tries], "whole net": [net_rate, net_tries]},
-        classes=split.digest,
+        digest=split.digest,
         sizes=sizes._asdict(),
         rows=rows,
     )

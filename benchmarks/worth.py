@@ -90,7 +90,8 @@ def attention():
         cells = rows.setdefault((row["tokens"], row["what"]), {})
         taken = f"{1000 * row['seconds']:.0f} ms" if "seconds" in row else "not run"
         cells[row["way"]] = f"{taken}, {row['temporary_bytes'] / 1e6:.0f} MB"
-        if "difference" in row and row["way"] == "in chunks":
+        # All at once comes first; where it was not run, there is nothing to compare with.
+        if "difference" in row and not cells["all at once"].startswith("not run"):
             cells["difference"] = f"{row['difference']:.0e}"
     ways = ["all at once", "in chunks", "difference"]
     lines = [[*key, *(cells.get(way, "") for way in ways)] for key, cells in rows.items()]

@@ -48,6 +48,9 @@ import workloads  # noqa: E402
 
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 NO_CLASSES = {
+    "attention",
+    "attribution",
+    "attribution_cost",
     "bilevel",
     "damage",
     "devices",
@@ -59,6 +62,7 @@ NO_CLASSES = {
     "growth",
     "kills",
     "memory",
+    "memory_long",
     "missing",
     "optimizers",
     "peers-w1",
@@ -66,6 +70,9 @@ NO_CLASSES = {
     "peers-w2-32-tasks",
     "processes",
     "real_tables",
+    "recall",
+    "replay",
+    "signal_to_noise",
     "sinusoid",
     "subsets",
     "sweeps",
@@ -329,6 +336,17 @@ def test_attributions_are_timed_against_trainings_and_pytorch(tmp_path):
     report, _ = run_script("attribution_cost", tmp_path)
     assert report["cost"][0]["trainings"] > 0
     assert all(row["difference"] < 1e-3 for row in report["peers"])
+
+
+@pytest.mark.usefixtures("packs")
+def test_a_stream_of_characters_is_learned_and_forgotten(tmp_path):
+    report, _ = run_script("continual", tmp_path)
+    assert [row["learner"] for row in report["rows"]][3] == "OML"
+    for row in report["rows"]:
+        assert np.shape(row["matrix"]) == (2, 2)
+        assert 0 <= row["accuracy"][0] <= 100
+    assert report["rows"][0]["minus class means"] == [0, 0]
+    assert (tmp_path / "continual.png").exists()
 
 
 def test_signal_to_noise_is_set_against_the_gain(tmp_path):

@@ -2,9 +2,10 @@
 
 A sequence lists pairs of a key and a value, a pair in each token, and then asks for the value of
 each key, in another order. A layer of fast weights learns the pairs while it reads. Each rule has a
-state of the same size, width x width numbers, in a net with the same parameters. A sum of the
-products of values and keys (linear attention, with and without decay) is the control. The script
-reports and draws the accuracy against the number of pairs.
+memory of the same size, width x width numbers, in a net with the same parameters (the ridge rule
+also carries a matrix of its keys, and decay has a gate). A sum of the products of values and keys
+(linear attention, with and without decay) is the control. The script reports and draws the accuracy
+against the number of pairs.
 
     python examples/research/recall.py --out .
 """
@@ -33,7 +34,7 @@ class Config(NamedTuple):
 
     pairs: tuple = (8, 16, 32)
     words: int = 64  # keys, and as many values
-    width: int = 32  # a state of 32 x 32
+    width: int = 32  # a memory of 32 x 32
     chunk: int = 16
     sequences: int = 32  # in a step
     steps: int = 1000
