@@ -17,7 +17,7 @@ from metajax.types import Array, Size
 LONG = 512
 """The number of queries or tokens above which `Attention` takes chunks.
 
-On a CPU, the gradient in chunks takes about as long as that of all scores at once at 512 tokens, and
+On a CPU, the gradient in chunks takes no longer than that of all scores at once at 512 tokens, and
 half as long at 1024, where it needs a tenth of the memory; docs/performance.md has the table.
 """
 CHUNK = 256
