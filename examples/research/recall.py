@@ -23,7 +23,6 @@ import optax
 from flax import nnx
 
 import metajax as mj
-from metajax import nets
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the folder of common.py
 import common
@@ -59,7 +58,7 @@ def total(decay):
         memory, outputs = jax.lax.scan(step, memory, rows)
         return outputs, memory
 
-    rule = nets.FastRule(
+    rule = mj.nets.FastRule(
         start=lambda weights: weights[0],
         by_token=by_token,
         at_once=by_token,
@@ -72,10 +71,10 @@ def total(decay):
 
 
 RULES = {
-    "ridge": (nets.ridge_rule(0.1), {}),
-    "delta rule": (nets.delta_rule(), {}),
-    "descent": (nets.descent(), {}),
-    "descent, first order": (nets.descent(exact=False), {}),
+    "ridge": (mj.nets.ridge_rule(0.1), {}),
+    "delta rule": (mj.nets.delta_rule(), {}),
+    "descent": (mj.nets.descent(), {}),
+    "descent, first order": (mj.nets.descent(exact=False), {}),
     "sum": total(decay=False),
     "sum with decay": total(decay=True),
 }
@@ -88,7 +87,7 @@ class Net(nnx.Module):
         width = config.width
         self.key = nnx.Embed(config.words, width, rngs=rngs)
         self.value = nnx.Embed(config.words + 1, width, rngs=rngs)  # the last one is a question
-        self.fast = nets.FastWeights(width, 1, rule, chunk=config.chunk, rngs=rngs, **options)
+        self.fast = mj.nets.FastWeights(width, 1, rule, chunk=config.chunk, rngs=rngs, **options)
         self.head = nnx.Linear(width, config.words, rngs=rngs)
 
     def __call__(self, tokens):
@@ -134,7 +133,7 @@ def recall_loss(apply):
 
 def train(rule, options, config, pairs):
     """Accuracy in % on new sequences, with its interval."""
-    apply, params = nets.functional(Net(rule, options, config, nnx.Rngs(0)))
+    apply, params = mj.nets.functional(Net(rule, options, config, nnx.Rngs(0)))
     loss = recall_loss(apply)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.rate, 100, max(config.steps, 101))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
