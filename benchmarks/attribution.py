@@ -10,7 +10,8 @@ The net has one hidden layer, and the training is 500 steps of Adam on minibatch
 - smoothness: the same score against batch size, `eps_root` and activation, with the metasmoothness
   of each training.
 - changes: the same where one choice of the training is another: its step size, logits that are
-  scaled, a normalised hidden layer, a small convolution with its largest or its mean values pooled.
+  scaled, a normalised hidden layer, a small convolution with its largest or its mean values pooled
+  (of 20 queries). Rows are kept by name, so that `--changes` may add some.
 - labels: which per cent of the examples that rank highest has a wrong label, of 10 and 40 % wrong
   ones: by attribution to the loss of 1 000 clean examples, by the loss at the end and in the mean
   over the training, by the norm of the gradient, by the weights that `bilevel` learns on the clean
@@ -47,6 +48,7 @@ parser = argparse.ArgumentParser(
 )
 PARTS = ("lds", "smoothness", "changes", "labels")
 parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+parser.add_argument("--changes", nargs="+", default=None, help="names of changes; all by default")
 parser.add_argument("--steps", type=int, default=500)
 parser.add_argument("--trainings", type=int, default=100)
 parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
@@ -286,7 +288,7 @@ def measure_lds(problem, setting, options):
 
 def measure_smoothness(problem, setting, options):
     """The score of a setting, its metasmoothness and the accuracy of the net."""
-    queries = queries_of(problem, options.queries)
+    queries = queries_of(problem, min(options.queries, 20) if setting.pool else options.queries)
     training = make_training(problem, setting, options.steps)
     found = diagnostics.attribute(*training, problem.train, queries, KEY, queries_at_once=10)
     removals = diagnostics.lds(
@@ -447,12 +449,12 @@ def main(options):
         add("smoothness", rows)
         draw(rows, options.out / "attribution.png")
     if "changes" in options.parts:
-        rows = []
-        for name, change in CHANGES.items():
-            changed = setting._replace(**change)
+        rows = {row["change"]: row for row in report.get("changes", {"found": []})["found"]}
+        for name in options.changes or CHANGES:
+            changed = setting._replace(**CHANGES[name])
             row = measure_smoothness(problems["digits"](), changed, options)
-            rows.append({"change": name} | row)
-            add("changes", rows)
+            rows[name] = {"change": name} | row
+            add("changes", [rows[name] for name in CHANGES if name in rows])
     if "labels" in options.parts:
         outer_steps = 3 if options.tiny else 50
         found = {}
