@@ -49,7 +49,7 @@ def oml(
 
     Source: Javed and White 2019, arXiv 1905.12588.
 
-    Checked against: the steps and their derivative, in NumPy.
+    Checked against: the steps in NumPy, and their derivative by central differences.
     """
     apply, params = as_function(net, fast=in_part(head))
     of_net = loss_of(loss, apply)
@@ -94,7 +94,7 @@ def anml(
 
     Source: Beaulieu et al. 2020, arXiv 2002.09571.
 
-    Checked against: the steps and their derivative, in NumPy.
+    Checked against: the steps in NumPy, and their derivative by central differences.
     """
     embed, params = as_function(encoder)
     open_gate, gate_params = as_function(gate)

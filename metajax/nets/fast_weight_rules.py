@@ -23,7 +23,7 @@ Weights: TypeAlias = tuple[Array, ...]
 
 
 class Tokens(NamedTuple):
-    """What one head reads of a chunk of c tokens. Those that are not valid change nothing.
+    """What one head reads of a chunk of c tokens. Those that are not valid are not learned from.
 
     Attributes:
         query: [c, d], where the memory is read.
