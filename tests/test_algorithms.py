@@ -97,8 +97,13 @@ def test_learning_lowers_the_loss_on_unseen_tasks(name):
 def test_every_leaf_receives_gradient(name):
     _, slopes = gradient(name, make_tasks())
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+        where = jax.tree_util.keystr(path)
         is_written = path[0].name == "fast" and path[1].key in ALGORITHMS[name].writes
-        assert bool((slope != 0).any()) != is_written, jax.tree_util.keystr(path)
+        if name == "r2d2" and where == ".rule['offset']":
+            # The softmax does not change by an offset of all logits; rounding may leave a trace.
+            assert abs(slope) < 1e-12
+        else:
+            assert bool((slope != 0).any()) != is_written, where
 
 
 @every

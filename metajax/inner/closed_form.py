@@ -63,7 +63,8 @@ def ridge(embed: Apply, ways: Size | None = None, *, entry: str = "head") -> Ada
     """Writes the head of ridge regression (R2-D2).
 
     W = (XᵀDX + λI)⁻¹ XᵀDY with the row weights D, and the logits are a X W + b. λ, a and b are
-    learned and stored in `params.rule`. The system that is solved is the smaller of two equal ones:
+    learned and stored in `params.rule`; b is one number for all classes, which the softmax ignores.
+    The system that is solved is the smaller of two equal ones:
     (XᵀDX + λI)⁻¹ XᵀD = Xᵀ(DXXᵀ + λI)⁻¹ D.
 
     A class without support gets the bias -1e9. With `ways`, the label -1 marks a row without a
