@@ -439,6 +439,32 @@ def test_minibatches_differ_from_step_to_step():
     assert len(set(seen)) == 4
 
 
+@pytest.mark.parametrize(
+    "strategy", [mj.unroll(), mj.unroll(remat=2), mj.mixed_mode(), mj.truncated(9)]
+)
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_steps_walk_through_the_rows_in_order(strategy, make_key):
+    """Nine steps of five rows each, of twelve rows: the walk begins anew after the last row."""
+    params, task = ridge_problem()
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    walk = mj.inner_loop(
+        ridge_loss, optimizer, steps=9, differentiate=strategy, sample=mj.inner.in_order(5)
+    )
+
+    def by_hand(params):
+        fast, state = params.fast, optimizer.init(params.fast)
+        for step in range(9):
+            rows = jnp.array([(5 * step + row) % 12 for row in range(5)])
+            batch = mj.inner.take(task.support, rows)
+            value = lambda fast, batch=batch: ridge_loss(params._replace(fast=fast), batch, KEY)[0]
+            updates, state = optimizer.update(jax.grad(value)(fast), state, fast)
+            fast = optax.apply_updates(fast, updates)
+        return ridge_loss(params._replace(fast=fast), task.query, KEY)[0]
+
+    value = lambda params: mj.query_loss(walk, ridge_loss)(params, task, make_key(0))[0]
+    assert_close(jax.value_and_grad(value)(params), jax.value_and_grad(by_hand)(params), 1e-11)
+
+
 @pytest.mark.parametrize("make", [mj.learned_rates, mj.leaf_rates, mj.shared_rate])
 def test_step_sizes_of_their_own_for_every_step(make):
     params, task = ridge_problem()

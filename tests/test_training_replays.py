@@ -72,6 +72,17 @@ def test_it_is_the_gradient_of_unroll_over_200_steps(most_states, fuse):
     assert_same(found.params, adapted, rtol=1e-12)
 
 
+def test_a_walk_through_the_rows_goes_on_in_every_segment():
+    params, support, query = problem()
+    optimizer = optax.sgd(0.02, momentum=0.5)
+    adaptation = mj.inner_loop(squares, optimizer, steps=30, sample=mj.inner.in_order(3))
+    found = mj.training.replay(
+        adaptation, squares, params, support, query, KEY, most_states=5, fuse=4
+    )
+    result = (found.loss, found.metrics, found.gradient)
+    assert_same(result, expected(adaptation, params, support, query), rtol=1e-9, atol=1e-13)
+
+
 @pytest.mark.parametrize("fuse", [1, 4])
 def test_streamed_batches_are_those_of_their_steps(fuse):
     params, _support, query = problem()

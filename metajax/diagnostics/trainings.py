@@ -93,4 +93,4 @@ def _losses(adaptation: Adaptation, params: Params, support: Batch, key: Array) 
         return (descent.fast, descent.optimizer), inner.loss(carry[0], inner.inputs, key)
 
     start = (inner.fast, inner.optimizer.init(inner.fast))
-    return jax.lax.scan(step, start, jax.random.split(key, inner.steps))[1]
+    return jax.lax.scan(step, start, inner.step_keys(key))[1]

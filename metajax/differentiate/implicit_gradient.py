@@ -10,7 +10,7 @@ import optax
 
 from metajax._checked import checked
 from metajax.differentiate.closures import hoist_constants
-from metajax.differentiate.mixed_derivatives import mixed_products
+from metajax.differentiate.mixed_derivatives import products_of_step
 from metajax.differentiate.solvers import Solver, conjugate_gradient
 from metajax.differentiate.strategies import Inner, Strategy, descend, result
 from metajax.types import Array, PyTree, Scalar
@@ -90,7 +90,7 @@ def implicit(
             if stop is not None:
                 missed |= optax.tree.norm(gradient) > stop
             minus_w = optax.tree.scale(-1, w)
-            _, of_inputs = mixed_products(inner.whole_loss, fast, inputs, minus_w, key)
+            _, of_inputs = products_of_step(inner.whole_loss, fast, inputs, minus_w, key)
             of_inputs = jax.tree.map(lambda leaf: jnp.where(missed, jnp.nan, leaf), of_inputs)
             return None, of_inputs, None
 

@@ -59,7 +59,7 @@ def mixed_mode(*, remat: Count = 1, save_gradients: bool = True) -> Strategy:
 
     def solve(inner: Inner, keys: Array) -> PyTree:
         inner = hoist_constants(inner, keys)
-        gradient = _gradient_with(inner.loss, mixed_products)
+        gradient = _gradient_with(inner.loss, products_of_step)
 
         def named(fast: PyTree, inputs: PyTree, key: Array) -> PyTree:
             return checkpoint_name(gradient(fast, inputs, key), "inner_gradient")
@@ -99,7 +99,7 @@ def one_step(*, difference: float | None = None) -> Strategy:
         loss: InnerLoss, fast: PyTree, inputs: PyTree, u: PyTree, key: Array
     ) -> tuple[PyTree, PyTree]:
         if difference is None:
-            _, of_inputs = mixed_products(loss, fast, inputs, u, key)
+            _, of_inputs = products_of_step(loss, fast, inputs, u, key)
         else:
             of_inputs = _central_difference(loss, fast, inputs, u, key, difference)
         return jax.tree.map(jnp.zeros_like, fast), of_inputs
@@ -124,6 +124,13 @@ def mixed_products(
         u: like the fast weights.
         key: of the loss.
     """
+    return products_of_step(loss, fast, inputs, u, key)
+
+
+def products_of_step(
+    loss: InnerLoss, fast: PyTree, inputs: PyTree, u: PyTree, key: Array
+) -> tuple[PyTree, PyTree]:
+    """`mixed_products` with the key of a step, which may have the number of the step with it."""
     floats, rebuild = split_floats(inputs)
 
     def value(fast: PyTree, floats: list[Array]) -> Array:

@@ -32,6 +32,7 @@ class Inner(NamedTuple):
         path: whether the fast weights after every step are wanted, instead of the last ones.
         needs_value: whether the optimizer needs the loss itself, as `optax.polyak_sgd` does.
         steps: number of steps.
+        step_keys: (key) -> keys [steps], one for each step.
     """
 
     loss: InnerLoss
@@ -40,8 +41,9 @@ class Inner(NamedTuple):
     fast: PyTree
     inputs: PyTree
     path: bool
-    needs_value: bool = False
-    steps: int = 0
+    needs_value: bool
+    steps: int
+    step_keys: Callable[[Array], Array]
 
 
 class Strategy(NamedTuple):

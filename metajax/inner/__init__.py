@@ -46,6 +46,7 @@ from metajax.inner.rate_networks import generated_rates as generated_rates
 from metajax.inner.relations import mean_features as mean_features
 from metajax.inner.relations import predicted_head as predicted_head
 from metajax.inner.relations import relation_head as relation_head
+from metajax.inner.rows import in_order as in_order
 from metajax.inner.rows import minibatch as minibatch
 from metajax.inner.rows import take as take
 from metajax.inner.rules import Rule as Rule

@@ -13,11 +13,12 @@ import optax
 from jax.extend.core import Jaxpr
 
 from metajax._checked import checked
-from metajax._checks import check_loss_value, is_concrete
+from metajax._checks import check_loss_value, is_concrete, takes
 from metajax._learnable import check_weights, needs_value
 from metajax._tree import varying_like
 from metajax.differentiate.strategies import Inner, InnerLoss, Strategy
 from metajax.differentiate.unrolled import unroll
+from metajax.inner.numbered_keys import numbered, read_number
 from metajax.inner.rules import Rule
 from metajax.types import Adaptation, Array, Batch, Count, Loss, Params, PyTree, Sample
 
@@ -59,7 +60,8 @@ def inner_loop(
         differentiate: how derivatives pass through the steps; None is `unroll()`.
         proximity: λ of a term ½ λ |θ - θ₀|² that pulls toward the start (iMAML). A function of
             params gives a learned λ: `lambda params: jnp.exp(params.slow["decay"])`.
-        sample: (support, key) -> the batch of one step, such as `minibatch(size)`. None uses the
+        sample: (support, key) -> the batch of one step, such as `minibatch(size)`; with a keyword
+            `step` it is given the number of the step, as `in_order(size)` needs it. None uses the
             whole support set.
         path: whether to return the fast weights after every step, leaves [steps, ...], for
             `query_loss(step_weights=...)`. Such an adaptation can only be the last link of a chain.
@@ -86,8 +88,9 @@ def inner_loop(
         optimizer = optimizer.gradient_transformation()
     _check_arguments(optimizer, steps, strategy, proximity, path)
     wants_value = not isinstance(optimizer, Rule) and needs_value(optimizer)
-    whole_loss = _inner_loss(loss, proximity, None)
-    step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample)
+    counts = sample is not None and takes(sample, "step")
+    whole_loss = _inner_loss(loss, proximity, None, counts)
+    step_loss = whole_loss if sample is None else _inner_loss(loss, proximity, sample, counts)
     # Each trace would check the same optimizer again.
     check_derivative = functools.cache(functools.partial(_check_derivative, optimizer, wants_value))
 
@@ -112,12 +115,17 @@ def inner_loop(
         frozen = params if proximity else params._replace(fast=())
         inputs = (frozen, support)
         fast = varying_like(params.fast, inputs)
-        return Inner(step_loss, whole_loss, transformation, fast, inputs, path, wants_value, steps)
+        return Inner(
+            step_loss, whole_loss, transformation, fast, inputs, path, wants_value, steps, step_keys
+        )
+
+    def step_keys(key: Array) -> Array:
+        keys = jax.random.split(key, steps)
+        return numbered(keys) if counts else keys
 
     @checked
     def adapt(params: Params, support: Batch, key: Array) -> Params:
-        problem = inner(params, support)
-        return params._replace(fast=strategy.solve(problem, jax.random.split(key, steps)))
+        return params._replace(fast=strategy.solve(inner(params, support), step_keys(key)))
 
     return Adaptation(init, adapt, path, inner)
 
@@ -156,14 +164,20 @@ def _transformation(
     return optimizer.optimizer(params.rule)
 
 
-def _inner_loss(loss: Loss, proximity: Proximity, sample: Sample[Batch] | None) -> InnerLoss:
-    """What the inner loop descends, with everything that it depends on as arguments."""
+def _inner_loss(
+    loss: Loss, proximity: Proximity, sample: Sample[Batch] | None, counts: bool
+) -> InnerLoss:
+    """What the inner loop descends, with everything that it depends on as arguments.
+
+    With `counts`, the sampler is given the number of the step.
+    """
 
     def value(fast: PyTree, inputs: tuple[Params, Batch], key: Array) -> Array:
         frozen, batch = inputs
+        key, step = read_number(key)
         if sample is not None:
             sample_key, key = jax.random.split(key)
-            batch = sample(batch, sample_key)
+            batch = sample(batch, sample_key, **({"step": step} if counts else {}))
         value = check_loss_value(loss(frozen._replace(fast=fast), batch, key))
         if not proximity:
             return value

@@ -1,4 +1,4 @@
-"""Rows of a batch: chosen ones, and a random minibatch for `inner_loop(sample=...)`."""
+"""Rows of a batch: chosen ones, and those of each step for `inner_loop(sample=...)`."""
 
 from __future__ import annotations
 
@@ -63,5 +63,38 @@ def minibatch(size: Size) -> Sample[Batch]:
         padded = row_weights(batch) <= 0
         order = jax.random.uniform(key, (number,)) + padded
         return take(batch, jnp.argsort(order)[:size])
+
+    return sample
+
+
+@checked
+def in_order(size: Size) -> Sample[Batch]:
+    """Walks through the rows in their order, for `inner_loop(sample=in_order(size))`.
+
+    Step k learns from the rows from k·size to (k + 1)·size - 1, and after the last row from the
+    first ones again. One optimizer walks through the whole support set, so that its momentum
+    carries on; `online` starts it anew in each chunk, and scores chunks. It walks through rows of
+    weight 0, too.
+
+    Args:
+        size: number of rows of a step.
+
+    Returns:
+        (batch, key, step) -> batch of `size` rows.
+
+    Raises:
+        ValueError: size below 1; when traced, more than there are rows.
+
+    >>> batch = Batch(x=jnp.arange(5), y=jnp.arange(5))
+    >>> in_order(2)(batch, jax.random.key(0), step=2).x.tolist()
+    [4, 0]
+    """
+
+    @checked
+    def sample(batch: Batch, key: Array, step: Array | int = 0) -> Batch:
+        number = count_rows(batch)
+        if size > number:
+            raise ValueError(f"Cannot take {size=} rows from {number} in one step.")
+        return take(batch, (step * size + jnp.arange(size)) % number)
 
     return sample

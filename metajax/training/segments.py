@@ -43,9 +43,10 @@ class SegmentedTraining:
         self._params = params
         self._support = support
         self.fuse = fuse
-        self.steps = self._inner(params, self.batch(0)).steps
+        problem = self._inner(params, self.batch(0))
+        self.steps = problem.steps
         self.segments = math.ceil(self.steps / fuse)
-        self._keys = jax.random.split(key, self.steps)
+        self._keys = problem.step_keys(key)
         self._run = jax.jit(self._take_steps)
         self._pull = jax.jit(self._differentiate)
 
