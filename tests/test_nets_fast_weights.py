@@ -78,6 +78,20 @@ def test_the_dual_form_is_the_loop_and_parts_are_the_whole(name, hidden):
     assert np.abs(dual).max() > 0.1 and not np.any(skipped)
 
 
+@pytest.mark.parametrize(("name", "hidden"), CASES)
+def test_in_single_precision_the_dual_form_is_the_loop_to_a_millionth(name, hidden):
+    """Of the largest output, over 64 tokens in chunks of 16."""
+    x = jax.random.normal(jax.random.key(4), (2, 64, 32), jnp.float32)
+    dual, loop = (
+        jax.jit(
+            FastWeights(32, 2, RULES[name](), hidden=hidden, decay=None, dual=dual, rngs=nnx.Rngs(0))
+        )(x)
+        for dual in (True, False)
+    )
+    assert dual.dtype == jnp.float32 and np.abs(loop).max() > 0.1
+    np.testing.assert_allclose(dual, loop, rtol=0, atol=1e-6 * np.abs(loop).max())
+
+
 @pytest.mark.parametrize("name", ["descent with momentum", "orthogonal", "delta", "ridge"])
 def test_no_token_reads_a_later_one_or_one_that_is_not_valid(name):
     layer = make_layer(RULES[name]())
@@ -159,6 +173,25 @@ def test_the_rules_are_those_of_the_papers():
         layer.output.kernel[...] = jnp.eye(WIDTH, dtype=jnp.float64)
         found = jax.jit(layer)(jnp.asarray(x)[None])[0, :, : WIDTH // HEADS]
         np.testing.assert_allclose(found, seen[name], atol=1e-12)
+
+
+def test_a_memory_of_two_layers_descends_its_own_loss():
+    """The gradient of each token by `jax.grad`, at the weights of the start of its chunk."""
+    layer = make_layer(nets.descent(momentum=True), 5, momentum=0.7)
+    x = np.asarray(X[0, : 2 * CHUNK])
+    read = lambda weights, at: weights[1] @ jax.nn.gelu(weights[0] @ at)
+    loss = lambda weights, key, value: 0.5 * ((read(weights, key) - value) ** 2).sum()
+    weights = [matrix[...][0] for matrix in layer.start]
+    moved, outputs = [0, 0], []
+    for index, (query, key, value, rate, keep) in enumerate(zip(*by_hand(layer, x), strict=True)):
+        base = weights if index % CHUNK == 0 else base
+        gradient = jax.grad(loss)(base, key, value)
+        moved = [0.7 * old + rate * one for old, one in zip(moved, gradient, strict=True)]
+        weights = [keep * one - move for one, move in zip(weights, moved, strict=True)]
+        outputs.append(read(weights, query))
+    layer.output.kernel[...] = jnp.eye(WIDTH, dtype=jnp.float64)
+    found = jax.jit(layer)(jnp.asarray(x)[None])[0, :, : WIDTH // HEADS]
+    np.testing.assert_allclose(found, np.stack(outputs), atol=1e-12)
 
 
 def test_an_orthogonal_step_is_as_long_as_the_rates_of_its_chunk():

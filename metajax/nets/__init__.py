@@ -13,12 +13,10 @@ from metajax.nets.audio import log_mel as log_mel
 from metajax.nets.convolutional_processes import ConvolutionalProcess as ConvolutionalProcess
 from metajax.nets.division import join_params as join_params
 from metajax.nets.division import split_params as split_params
+from metajax.nets.fast_weight_descents import descent as descent
+from metajax.nets.fast_weight_descents import orthogonal_descent as orthogonal_descent
 from metajax.nets.fast_weight_rules import FastRule as FastRule
 from metajax.nets.fast_weight_rules import Tokens as Tokens
-from metajax.nets.fast_weight_rules import delta_rule as delta_rule
-from metajax.nets.fast_weight_rules import descent as descent
-from metajax.nets.fast_weight_rules import orthogonal_descent as orthogonal_descent
-from metajax.nets.fast_weight_rules import ridge_rule as ridge_rule
 from metajax.nets.fast_weights import FastState as FastState
 from metajax.nets.fast_weights import FastWeights as FastWeights
 from metajax.nets.frameworks import from_equinox as from_equinox
@@ -33,6 +31,8 @@ from metajax.nets.layers import in_one_pass as in_one_pass
 from metajax.nets.layers import in_two_passes as in_two_passes
 from metajax.nets.layers import max_pool as max_pool
 from metajax.nets.layers import patches as patches
+from metajax.nets.linear_memories import delta_rule as delta_rule
+from metajax.nets.linear_memories import ridge_rule as ridge_rule
 from metajax.nets.long_attention import chunked_attention as chunked_attention
 from metajax.nets.memory import Memory as Memory
 from metajax.nets.memory import remember_pairs as remember_pairs

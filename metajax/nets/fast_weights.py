@@ -15,7 +15,8 @@ from flax import nnx
 from metajax._checked import checked
 from metajax._checks import shapes
 from metajax._tree import keep_rows, widened
-from metajax.nets.fast_weight_rules import FastRule, Tokens, descent
+from metajax.nets.fast_weight_descents import descent
+from metajax.nets.fast_weight_rules import FastRule, Tokens
 from metajax.types import Array, Count, PyTree, Size
 
 
