@@ -2,7 +2,8 @@
 
 Every character of a stream is new. Five examples of each come one after the other, a step of SGD is
 taken on each, and after every five characters all characters are asked for. The nets are trained on
-other characters: by classification of all of them, or as OML, through whole streams. Then
+other characters: by classification of all of them, or as OML, through whole streams, for about the
+same time. Then
 
 - frozen features and the mean of each class, which cannot forget;
 - frozen features and a head that is learned online;
@@ -35,7 +36,7 @@ CHARACTERS = {"train": 1100, "validation": 100, "test": 423}
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-parser.add_argument("--steps", type=int, default=1500, help="outer steps of each net")
+parser.add_argument("--steps", type=int, default=1500, help="outer steps of OML")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
@@ -59,11 +60,12 @@ class Sizes(NamedTuple):
     width: int = 64
     streams: int = 50
     trials: int = 10
-    rates: tuple = (0.003, 0.01, 0.03, 0.1, 0.3)
+    rates: tuple = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 TINY = Sizes(ways=2, tasks=2, shots=1, width=8, streams=2, trials=2, rates=(0.1,))
 ONLINE_RATE = 0.1  # of OML
+PER_STEP = 4  # steps of classification that take as long as one of OML
 
 
 def make_net(outputs, sizes):
@@ -170,7 +172,9 @@ def main(options):
     classes = sizes.ways * sizes.tasks
 
     union = algorithms.pretraining(make_net(parts["train"].classes, sizes))
-    union_params, union_seconds = trained(union, mj.data.batches(128), parts["train"], steps)
+    union_params, union_seconds = trained(
+        union, mj.data.batches(128), parts["train"], PER_STEP * steps
+    )
     learner, of_net = oml(sizes)
     episodes = mj.data.episodes(classes, sizes.shots, queries=3)
     oml_params, oml_seconds = trained(learner, episodes, parts["train"], steps)

@@ -11,6 +11,7 @@ import sys
 import applications
 import catalogue
 import first_lines
+import memories
 import papers
 import performance
 import robustness
@@ -483,6 +484,7 @@ PAGES = {
     "docs/applications.md": applications.MADE,
     "docs/attribution.md": worth.MADE,
     "docs/bilevel.md": worth.SIGNALS,
+    "docs/fast_weights.md": memories.MADE,
     "docs/papers.md": papers.MADE,
     "docs/performance.md": (*performance.MADE, *worth.ATTENTION),
 }

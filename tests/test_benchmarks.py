@@ -56,6 +56,7 @@ NO_CLASSES = {
     "devices",
     "differentiate",
     "episodes",
+    "fast_weights",
     "feed",
     "fuzz",
     "fuzz-before",
@@ -336,6 +337,24 @@ def test_attributions_are_timed_against_trainings_and_pytorch(tmp_path):
     report, _ = run_script("attribution_cost", tmp_path)
     assert report["cost"][0]["trainings"] > 0
     assert all(row["difference"] < 1e-3 for row in report["peers"])
+
+
+@pytest.mark.usefixtures("packs")
+def test_nets_read_beyond_the_trained_length(tmp_path):
+    report, _ = run_script("reading", tmp_path, "--data", "strokes")
+    found = report["found"]["strokes"]
+    rows = {row["row"]: row for row in found["rows"]}
+    assert len(rows) == 9 and rows["window alone"]["difference"]["4 to 8"] == [0, 0]
+    parameters = [row["parameters"] for row in rows.values() if "parameters" in row]
+    assert max(parameters) < 1.04 * min(parameters)
+    assert all(len(row["losses"]) == 16 for row in rows.values())
+    assert len(found["gains"]) == 3 and (tmp_path / "reading.png").exists()
+
+
+def test_layers_of_fast_weights_are_timed(tmp_path):
+    report, _ = run_script("fast_weights", tmp_path)
+    assert [row["form"] for row in report["chunks"]] == ["dual form", "token by token", ""]
+    assert len(report["lengths"]) == 5 and len(report["strategies"]) == 6
 
 
 @pytest.mark.usefixtures("packs")

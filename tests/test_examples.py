@@ -45,7 +45,8 @@ SMALL = {
 """Sizes at the top of the first examples, made small."""
 
 NEEDS_DATA_FILES = (
-    "alignment", "annotations", "characters", "groceries", "intents", "omniglot", "speech", "video",
+    "alignment", "annotations", "characters", "drifting_stream", "groceries", "intents",
+    "longer_sequences", "omniglot", "speech", "video",
 )  # fmt: skip
 
 REPORT = {"translation": "translation-0"}

@@ -84,7 +84,9 @@ def test_in_single_precision_the_dual_form_is_the_loop_to_a_millionth(name, hidd
     x = jax.random.normal(jax.random.key(4), (2, 64, 32), jnp.float32)
     dual, loop = (
         jax.jit(
-            FastWeights(32, 2, RULES[name](), hidden=hidden, decay=None, dual=dual, rngs=nnx.Rngs(0))
+            FastWeights(
+                32, 2, RULES[name](), hidden=hidden, decay=None, dual=dual, rngs=nnx.Rngs(0)
+            )
         )(x)
         for dual in (True, False)
     )
@@ -182,7 +184,7 @@ def test_a_memory_of_two_layers_descends_its_own_loss():
     read = lambda weights, at: weights[1] @ jax.nn.gelu(weights[0] @ at)
     loss = lambda weights, key, value: 0.5 * ((read(weights, key) - value) ** 2).sum()
     weights = [matrix[...][0] for matrix in layer.start]
-    moved, outputs = [0, 0], []
+    base, moved, outputs = weights, [0, 0], []
     for index, (query, key, value, rate, keep) in enumerate(zip(*by_hand(layer, x), strict=True)):
         base = weights if index % CHUNK == 0 else base
         gradient = jax.grad(loss)(base, key, value)
