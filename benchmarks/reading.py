@@ -119,7 +119,7 @@ ROWS: dict[str, Callable] = {
 """{row: number of tokens -> (params, losses)}."""
 NAIVE = {"naive, hidden layer": is_last_hidden, "naive, all weights": lambda path: True}
 """{row: which weights learn during the test}."""
-NAIVE_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+NAIVE_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def naive(control, is_fast, streams):
@@ -222,7 +222,7 @@ def draw(report, path):
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(dict(mj.plots.STYLE)):
-        figure = Figure(figsize=(5.5 * len(report["found"]), 4.2))
+        figure = Figure(figsize=(3 + 4.5 * len(report["found"]), 4.2))
         panels = np.atleast_1d(figure.subplots(1, len(report["found"])))
         for axes, (data, found) in zip(panels, report["found"].items(), strict=True):
             losses = {row["row"]: np.array(row["losses"]) for row in found["rows"]}
@@ -236,10 +236,11 @@ def draw(report, path):
                 axes,
                 lines,
                 xlabel="position, in trained lengths",
-                ylabel="loss minus that of the window alone, nats a token",
+                ylabel=f"loss minus that of the {CONTROL}, nats a token",
                 title=data,
             )
-            axes.legend(fontsize=7)
+            axes.get_legend().remove()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
         figure.savefig(path)
 
 

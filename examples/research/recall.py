@@ -31,7 +31,7 @@ import common
 class Config(NamedTuple):
     """The settings of a run."""
 
-    pairs: tuple = (8, 16, 32)
+    pairs: tuple = (8, 16, 24)
     words: int = 64  # keys, and as many values
     width: int = 32  # a memory of 32 x 32
     chunk: int = 16
@@ -71,7 +71,7 @@ def total(decay):
 
 
 RULES = {
-    "ridge": (mj.nets.ridge_rule(0.1), {}),
+    "ridge": (mj.nets.ridge_rule(0.01), {}),
     "delta rule": (mj.nets.delta_rule(), {}),
     "descent": (mj.nets.descent(), {}),
     "descent, first order": (mj.nets.descent(exact=False), {}),
