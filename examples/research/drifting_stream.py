@@ -3,7 +3,7 @@
 Five Omniglot characters come in random order, eight examples of each. Then five others take over
 their labels, and so on, four times; all characters are new to the nets. Each five examples are
 predicted before their labels are learned from. Two ways to learn from a chunk, on a net that was
-trained by classification and on one that was trained through whole streams (`online`):
+trained by classification, and on the same net after more training through whole streams (`online`):
 
 - a step of descent of the head, whose step sizes are learned, or chosen on validation streams;
 - the class means of the last 20 examples, the simplest learner that forgets.
@@ -41,8 +41,8 @@ class Config(NamedTuple):
     chunk: int = 5
     window: int = 20  # examples of which class means are taken
     width: int = 32
-    steps: int = 600  # through streams
-    pretraining_steps: int = 1200
+    steps: int = 500  # through streams
+    pretraining_steps: int = 5000
     streams: int = 2  # in a step
     test_streams: int = 200
     rates: tuple = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -142,7 +142,7 @@ def main(config, out):
     only_head = functools.partial(
         mj.nets.split_params, is_fast=lambda path: path.startswith("head")
     )
-    adam = lambda steps: optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+    adam = lambda steps: optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
     found = {}
     union = mj.algorithms.pretraining(make_net(parts["train"].classes, config))
@@ -167,7 +167,7 @@ def main(config, out):
         task_loss = lambda params, task, key, learner=learner: learner.task_loss(
             params, read_images(apply, params, task), key
         )
-        params = learner.adaptation.init(only_head(start), jax.random.key(0))
+        params = learner.adaptation.init(frozen, jax.random.key(0))
         loop = mj.outer_loop(task_loss, adam(config.steps))
         sample = mj.data.meta_batch(draw, config.streams)
         params = trained(loop, params, sample, parts["train"], config.steps)

@@ -1,0 +1,234 @@
+"""What a support set says of its own task: held-out outputs, trust, sets and calibration."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metajax as mj
+from metajax import diagnostics, nets
+from metajax.diagnostics import HeldOut, Reliability, Trust
+
+KEY = jax.random.key(0)
+WAYS = 3
+APPLY = mj.linear_head(nets.identity_encoder)
+PARAMS = mj.Params({}, {})
+ADAPTATION = mj.prototypes(nets.identity_encoder, WAYS)
+
+
+def make_task(key, shots, queries=40, distance=2.0):
+    """(support, query) of classes with a Gaussian each."""
+    centre_key, support_key, query_key = jax.random.split(key, 3)
+    centres = distance * jax.random.normal(centre_key, (WAYS, 2))
+
+    def draw(key, each):
+        labels = jnp.tile(jnp.arange(WAYS), each)
+        return mj.Batch(centres[labels] + jax.random.normal(key, (len(labels), 2)), labels)
+
+    return draw(support_key, shots), draw(query_key, queries)
+
+
+def means_without(support, left_out):
+    """Logits of class means of the other examples, in NumPy."""
+    x, y = np.asarray(support.x), np.asarray(support.y)
+    kept = ~left_out
+    means = np.stack([x[kept & (y == way)].mean(axis=0) for way in range(WAYS)])
+    return lambda rows: 2 * np.asarray(rows) @ means.T - (means**2).sum(axis=1)[None]
+
+
+@pytest.mark.parametrize(("folds", "at_once"), [(None, None), (None, 4), (3, None), (2, 1)])
+def test_each_example_is_predicted_by_the_others(folds, at_once):
+    support, query = make_task(KEY, 4)
+    found = diagnostics.cross_predict(
+        ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x, folds=folds, at_once=at_once
+    )
+    assert isinstance(found, HeldOut) and found.usable.all()
+    fold = np.asarray(found.fold)
+    sizes = np.bincount(fold)
+    assert sizes.max() - sizes.min() <= 1 and len(sizes) == (folds or 12)
+    for row in range(12):
+        say = means_without(support, fold == fold[row])
+        np.testing.assert_allclose(found.support[row], say(support.x)[row], atol=1e-12)
+        np.testing.assert_allclose(found.queries[fold[row]], say(query.x), atol=1e-12)
+
+
+def test_folds_have_their_share_of_every_class():
+    support, _ = make_task(KEY, 6)
+    order = jax.random.permutation(KEY, 18)
+    found = diagnostics.cross_predict(
+        ADAPTATION, APPLY, PARAMS, mj.inner.take(support, order), KEY, folds=3
+    )
+    counts = np.zeros((3, WAYS))
+    np.add.at(counts, (np.asarray(found.fold), np.asarray(support.y[order])), 1)
+    assert (counts == 2).all()
+
+
+def test_rows_without_label_weight_or_company_are_not_usable():
+    support, _ = make_task(KEY, 3)
+    y = support.y.at[0].set(-1).at[1].set(-1).at[4].set(-1)  # one example of class 1 is left
+    weight = jnp.ones(9).at[2].set(0)
+    found = diagnostics.cross_predict(
+        ADAPTATION, APPLY, PARAMS, mj.Batch(support.x, y, weight), KEY
+    )
+    assert found.usable.tolist() == [False, False, False, True, False, True, True, False, True]
+
+
+def test_regression_has_held_out_outputs_too():
+    x = jax.random.normal(KEY, (8, 2), jnp.float64)
+    support = mj.Batch(x, x @ jnp.array([[1.0], [2.0]]))
+    ridge = mj.ridge(nets.identity_encoder)
+    params = ridge.init(PARAMS, KEY)._replace(
+        rule={"log_lambda": jnp.array(-20.0), "scale": jnp.ones(()), "offset": jnp.zeros(())}
+    )
+    found = diagnostics.cross_predict(ridge, APPLY, params, support, KEY)
+    np.testing.assert_allclose(found.support, support.y, atol=1e-6)
+    assert found.usable.all()
+
+
+def test_trust_is_right_on_average_and_its_interval_covers():
+    """Over 300 tasks of 5 shots: the mean within 0.03, the true accuracy in 85 % of intervals."""
+
+    def one(key):
+        support, query = make_task(key, 5, 200)
+        found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY)
+        logits = mj.predict(ADAPTATION, APPLY, PARAMS, support, query.x, KEY)
+        return found._replace(held_out=()), (logits.argmax(axis=1) == query.y).mean()
+
+    found, true = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, 300))
+    assert abs(found.accuracy.mean() - true.mean()) < 0.03
+    covered = (found.low <= true) & (true <= found.high)
+    assert 0.85 < covered.mean() <= 1
+    assert (found.high - found.low).mean() < 0.5
+    assert np.corrcoef(found.accuracy, true)[0, 1] > 0.5
+
+
+def test_of_one_shot_nothing_is_known():
+    support, query = make_task(KEY, 1)
+    found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY)
+    assert isinstance(found, Trust)
+    assert jnp.isnan(found.accuracy) and found.number == 0
+    assert (found.low, found.high) == (0, 1)
+    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
+    assert diagnostics.conformal_sets(held_out, support.y).all()
+
+
+def test_the_interval_is_that_of_scipy():
+    import scipy.stats
+
+    support, _ = make_task(KEY, 6, distance=0.7)
+    found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY, confidence=0.9)
+    right = round(float(found.accuracy) * int(found.number))
+    expected = scipy.stats.binomtest(right, int(found.number)).proportion_ci(0.9, "wilson")
+    np.testing.assert_allclose((found.low, found.high), expected, atol=1e-9)
+    assert 0 < right < found.number
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.9])
+def test_sets_have_their_coverage(coverage):
+    """Over 200 tasks of 15 examples, 3 queries each."""
+
+    def one(key):
+        support, query = make_task(key, 5, 1, distance=1.0)
+        held_out = diagnostics.cross_predict(
+            ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x
+        )
+        sets = diagnostics.conformal_sets(held_out, support.y, coverage=coverage)
+        return sets[jnp.arange(WAYS), query.y].mean(), sets.sum(axis=1).mean()
+
+    covered, size = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, 200))
+    summary = mj.summarize(covered)
+    assert summary.mean + summary.interval > coverage
+    assert summary.mean < coverage + 0.12  # not by keeping everything
+    assert size.mean() < WAYS
+
+
+def test_a_set_is_counted_by_hand():
+    support, query = make_task(KEY, 4, distance=0.5)
+    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
+    found = diagnostics.conformal_sets(held_out, support.y, coverage=0.8)
+    own, of_query = jax.nn.softmax(held_out.support), jax.nn.softmax(held_out.queries)
+    for index in range(5):
+        for label in range(WAYS):
+            below = sum(
+                1 - own[row, support.y[row]] < 1 - of_query[row, index, label] for row in range(12)
+            )
+            assert bool(found[index, label]) == bool(below < 0.8 * 13)
+
+
+def test_reliability_of_a_calibrated_source_is_nearly_perfect():
+    logits = jax.random.normal(KEY, (20_000, 4))
+    probabilities = jax.nn.softmax(2 * logits)
+    y = jax.random.categorical(jax.random.key(1), 2 * logits)
+    found = diagnostics.reliability(probabilities, y)
+    assert isinstance(found, Reliability)
+    assert found.error < 0.02
+    np.testing.assert_allclose(found.share.sum(), 1)
+    assert diagnostics.reliability(jax.nn.softmax(4 * logits), y).error > 0.1
+    half = jnp.arange(20_000) < 10_000
+    weighted = diagnostics.reliability(probabilities, y, weight=half.astype(float))
+    alone = diagnostics.reliability(probabilities[:10_000], y[:10_000])
+    np.testing.assert_allclose(weighted.error, alone.error, rtol=1e-9)
+
+
+def test_the_calibration_error_is_that_of_a_loop():
+    probabilities = np.asarray(jax.nn.softmax(jax.random.normal(KEY, (200, 3))))
+    y = np.asarray(jax.random.randint(jax.random.key(1), (200,), 0, 3))
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        top = probabilities.max(axis=1)
+        here = (top >= low) & (top < low + 0.1)
+        if here.any():
+            right = probabilities[here].argmax(axis=1) == y[here]
+            expected += here.mean() * abs(right.mean() - top[here].mean())
+    found = diagnostics.reliability(jnp.asarray(probabilities), jnp.asarray(y), bins=10)
+    np.testing.assert_allclose(found.error, expected, atol=1e-9)
+
+
+def test_the_best_temperature_has_the_least_cross_entropy():
+    logits = jax.random.normal(KEY, (500, 4))
+    y = jax.random.categorical(jax.random.key(1), logits / 2.5)
+    found = diagnostics.best_temperature(logits, y)
+
+    def entropy(temperature):
+        return -jax.nn.log_softmax(logits / temperature)[jnp.arange(500), y].mean()
+
+    assert abs(jax.grad(entropy)(found)) < 1e-9
+    assert 1.8 < found < 3.5
+    right = diagnostics.best_temperature(logits, logits.argmax(axis=1))
+    wrong = diagnostics.best_temperature(logits, logits.argmin(axis=1))
+    np.testing.assert_allclose((right, wrong), (np.exp(-7), np.exp(7)), rtol=1e-6)
+
+
+def test_the_brier_score_is_that_of_scikit_learn():
+    from sklearn.metrics import brier_score_loss
+
+    share = jax.nn.sigmoid(jax.random.normal(KEY, (50,)))
+    y = jax.random.bernoulli(jax.random.key(1), 0.5, (50,)).astype(jnp.int32)
+    found = diagnostics.brier_score(jnp.stack([1 - share, share], axis=1), y)
+    np.testing.assert_allclose(found / 2, brier_score_loss(y, share), rtol=1e-9)
+
+
+def test_wrong_arguments_are_refused():
+    support, query = make_task(KEY, 3)
+    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
+    for folds in (1, 10):
+        with pytest.raises(ValueError, match="from 2 to the number of examples, 9"):
+            diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, folds=folds)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY, confidence=1.0)
+    floats = support._replace(y=support.y.astype(float))
+    with pytest.raises(ValueError, match="Labels"):
+        diagnostics.trust(ADAPTATION, APPLY, PARAMS, floats, KEY)
+    for coverage in (0.0, 1.0):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            diagnostics.conformal_sets(held_out, support.y, coverage=coverage)
+    with pytest.raises(ValueError, match="queries="):
+        diagnostics.conformal_sets(held_out._replace(queries=None), support.y)
+    with pytest.raises(ValueError, match="8 labels for 9 examples"):
+        diagnostics.conformal_sets(held_out, support.y[:8])
+    with pytest.raises(ValueError, match="sum to 1"):
+        diagnostics.reliability(jnp.array([[0.5, 0.9]]), jnp.array([0]))
+    with pytest.raises(ValueError, match="n, ways"):
+        diagnostics.brier_score(jnp.array([0.5]), jnp.array([0]))
+    with pytest.raises(ValueError, match="y must be"):
+        diagnostics.best_temperature(jnp.zeros((2, 3)), jnp.array([0]))
