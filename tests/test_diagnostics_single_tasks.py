@@ -7,7 +7,7 @@ import pytest
 
 import metajax as mj
 from metajax import diagnostics, nets
-from metajax.diagnostics import HeldOut, Reliability, Trust
+from metajax.diagnostics import AccuracyPredictor, HeldOut, Reliability, Trust
 
 KEY = jax.random.key(0)
 WAYS = 3
@@ -208,6 +208,58 @@ def test_the_brier_score_is_that_of_scikit_learn():
     np.testing.assert_allclose(found / 2, brier_score_loss(y, share), rtol=1e-9)
 
 
+def with_accuracy(key, shots):
+    support, query = make_task(key, shots, 200, distance=1.0)
+    logits = mj.predict(ADAPTATION, APPLY, PARAMS, support, query.x, KEY)
+    statistics = diagnostics.support_statistics(ADAPTATION, APPLY, PARAMS, support, KEY)
+    return statistics, (logits.argmax(axis=1) == query.y).mean()
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_a_learned_prediction_is_better_than_the_mean_of_other_tasks(shots):
+    run = jax.jit(lambda keys: jax.lax.map(lambda key: with_accuracy(key, shots), keys))
+    known = run(jax.random.split(jax.random.key(1), 200))
+    unseen, true = run(jax.random.split(jax.random.key(2), 200))
+    predictor = diagnostics.fit_predictor(*known)
+    assert isinstance(predictor, AccuracyPredictor)
+    found, half = diagnostics.predict_accuracy(predictor, unseen)
+    gain = mj.summarize((predictor.mean - true) ** 2 - (found - true) ** 2)
+    assert gain.mean > gain.interval  # for one shot, by the probabilities of its own examples
+    covered = jnp.abs(found - true) <= half
+    assert 0.9 < covered.mean() <= 1
+    np.testing.assert_allclose(predictor.error, jnp.sqrt(((found - true) ** 2).mean()), rtol=0.2)
+
+
+def test_the_error_of_a_predictor_is_that_of_fits_without_each_task():
+    """Up to the scale of the statistics, which the closed form takes from all tasks."""
+    statistics = {"a": jax.random.normal(KEY, (60,)), "b": jnp.ones(60)}
+    accuracy = 0.5 + 0.1 * statistics["a"] + 0.05 * jax.random.normal(jax.random.key(1), (60,))
+    gaps = []
+    for task in range(60):
+        rest = lambda values, task=task: jnp.delete(values, task)
+        predictor = diagnostics.fit_predictor(jax.tree.map(rest, statistics), rest(accuracy))
+        here = {name: values[task] for name, values in statistics.items()}
+        gaps.append(diagnostics.predict_accuracy(predictor, here)[0] - accuracy[task])
+    predictor = diagnostics.fit_predictor(statistics, accuracy)
+    np.testing.assert_allclose(predictor.error, np.sqrt(np.mean(np.square(gaps))), rtol=0.01)
+    assert predictor.weights["b"] == 0
+
+
+def test_statistics_of_a_support_set_by_hand():
+    support, _ = make_task(KEY, 3)
+    found = diagnostics.support_statistics(ADAPTATION, APPLY, PARAMS, support, KEY)
+    rows = np.arange(9)
+    left_out = np.stack([means_without(support, rows == row)(support.x)[row] for row in rows])
+    own = means_without(support, rows < 0)(support.x)
+    for logits, name in ((left_out, ""), (own, "own_")):
+        share = np.asarray(jax.nn.softmax(logits))
+        np.testing.assert_allclose(found[name + "probability"], share[rows, support.y].mean())
+        entropy = -(share * np.log(share)).sum(axis=1).mean()
+        np.testing.assert_allclose(found[name + "entropy"], entropy)
+    assert found["accuracy"] == (left_out.argmax(axis=1) == support.y).mean()
+    assert found["usable"] == 1
+
+
 def test_wrong_arguments_are_refused():
     support, query = make_task(KEY, 3)
     held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
@@ -232,3 +284,13 @@ def test_wrong_arguments_are_refused():
         diagnostics.brier_score(jnp.array([0.5]), jnp.array([0]))
     with pytest.raises(ValueError, match="y must be"):
         diagnostics.best_temperature(jnp.zeros((2, 3)), jnp.array([0]))
+    values = {"a": jnp.arange(4.0)}
+    with pytest.raises(ValueError, match="3 or more"):
+        diagnostics.fit_predictor({"a": jnp.zeros(2)}, jnp.zeros(2))
+    with pytest.raises(ValueError, match="'a'"):
+        diagnostics.fit_predictor(values, jnp.zeros(3))
+    with pytest.raises(ValueError, match="above 0"):
+        diagnostics.fit_predictor(values, jnp.zeros(4), penalty=0.0)
+    predictor = diagnostics.fit_predictor(values, jnp.arange(4.0))
+    with pytest.raises(ValueError, match=r"\['a'\], got \['b'\]"):
+        diagnostics.predict_accuracy(predictor, {"b": jnp.zeros(())})

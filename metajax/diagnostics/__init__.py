@@ -1,5 +1,9 @@
 """Checks of a meta-gradient, its cost, the worth of examples, and how far to trust one task."""
 
+from metajax.diagnostics.accuracy_predictors import AccuracyPredictor as AccuracyPredictor
+from metajax.diagnostics.accuracy_predictors import fit_predictor as fit_predictor
+from metajax.diagnostics.accuracy_predictors import predict_accuracy as predict_accuracy
+from metajax.diagnostics.accuracy_predictors import support_statistics as support_statistics
 from metajax.diagnostics.attributions import Attribution as Attribution
 from metajax.diagnostics.attributions import attribute as attribute
 from metajax.diagnostics.calibration import Reliability as Reliability

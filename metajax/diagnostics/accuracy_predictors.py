@@ -1,0 +1,171 @@
+"""The accuracy of a task, predicted from its support set by what other tasks showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax._checked import checked
+from metajax._checks import check_labels
+from metajax._tree import row_weights
+from metajax.diagnostics.cross_validation import cross_predict
+from metajax.outer.prediction import predict
+from metajax.types import Adaptation, Array, Batch, Params, Size
+
+
+class AccuracyPredictor(NamedTuple):
+    """A linear prediction of the accuracy of tasks from statistics of their support sets.
+
+    Attributes:
+        centre: {statistic: its mean over the tasks that it was fitted to}.
+        weights: {statistic: the change of the accuracy for each unit of it}.
+        mean: mean accuracy of these tasks, which is what a constant prediction says.
+        error: root of the mean squared error on a task that was left out.
+    """
+
+    centre: dict[str, Array]
+    weights: dict[str, Array]
+    mean: Array
+    error: Array
+
+
+@checked
+def support_statistics(
+    adaptation: Adaptation,
+    apply: Callable[..., Any],
+    params: Params,
+    support: Batch,
+    key: Array,
+    *,
+    folds: Size | None = None,
+    at_once: Size | None = None,
+    inductive: bool = False,
+) -> dict[str, Array]:
+    """What a support set says of its own task, as numbers for `fit_predictor`.
+
+    Each example is predicted by the adaptation that leaves it out, and by the adaptation to all.
+    It may be compiled, and mapped over tasks.
+
+    Args:
+        adaptation: as for `cross_predict`.
+        apply: (params, x, reference=...) -> logits [examples, ways].
+        params: what the outer loop learned.
+        support: examples of one task, with labels int[n].
+        key: for the adaptations.
+        folds: as for `cross_predict`.
+        at_once: as for `cross_predict`.
+        inductive: as for `predict`.
+
+    Returns:
+        scalars: the "accuracy", "probability" of the label and "entropy" of examples that are left
+        out, the "usable" share of them, and the "own_probability" and "own_entropy" by the
+        adaptation to all. Accuracy and probability are 0 where none is usable, as with one shot.
+
+    Raises:
+        ValueError: labels that are not int[n], and what `cross_predict` refuses.
+    """
+    check_labels(support.y)
+    held_out = cross_predict(
+        adaptation, apply, params, support, key, folds=folds, at_once=at_once, inductive=inductive
+    )
+    logits = predict(adaptation, apply, params, support, support.x, key, inductive=inductive)
+    counts = (row_weights(support) > 0) & (support.y >= 0)
+
+    def mean(values: Array, rows: Array) -> Array:
+        return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
+
+    def of(logits: Array) -> tuple[Array, Array]:
+        log_share = jax.nn.log_softmax(logits)
+        share = jnp.exp(log_share)
+        own = jnp.take_along_axis(share, jnp.maximum(support.y, 0)[:, None], axis=1)[:, 0]
+        return own, -(share * log_share).sum(axis=1)
+
+    probability, entropy = of(held_out.support)
+    own_probability, own_entropy = of(logits)
+    right = held_out.support.argmax(axis=1) == support.y
+    return {
+        "accuracy": mean(right, held_out.usable),
+        "probability": mean(probability, held_out.usable),
+        "entropy": mean(entropy, counts),
+        "usable": mean(held_out.usable, counts),
+        "own_probability": mean(own_probability, counts),
+        "own_entropy": mean(own_entropy, counts),
+    }
+
+
+@checked
+def fit_predictor(
+    statistics: Mapping[str, Array], accuracy: Array, *, penalty: float = 1.0
+) -> AccuracyPredictor:
+    """Learns to predict the accuracy of a task from statistics of its support set.
+
+    Ridge regression of the accuracy on standardised statistics. Fit it to tasks of the validation
+    classes with as many ways and shots as the task that is asked about.
+
+    Args:
+        statistics: {name: [tasks]}, such as `support_statistics` mapped over tasks.
+        accuracy: [tasks], on their query sets.
+        penalty: of the squared weights, above 0.
+
+    Raises:
+        ValueError: fewer than three tasks, statistics of another number of tasks, a penalty that
+            is not above 0.
+    """
+    if not penalty > 0:
+        raise ValueError(f"{penalty=} must be above 0.")
+    if jnp.ndim(accuracy) != 1 or len(accuracy) < 3:
+        raise ValueError(f"accuracy must be [tasks] of 3 or more, got {jnp.shape(accuracy)}.")
+    for name, values in statistics.items():
+        if jnp.shape(values) != jnp.shape(accuracy):
+            raise ValueError(
+                f"The statistic {name!r} is {jnp.shape(values)}, and accuracy "
+                f"{jnp.shape(accuracy)}; both must be [tasks]."
+            )
+    names = sorted(statistics)
+    rows = jnp.stack([statistics[name] for name in names], axis=1).astype(accuracy.dtype)
+    centre = rows.mean(axis=0)
+    spread = rows.std(axis=0)
+    scale = jnp.where(spread > 1e-6, spread, 1)
+    x = (rows - centre[None]) / scale[None]
+    mean = accuracy.mean()
+    square = x.T @ x + penalty * jnp.eye(len(names), dtype=x.dtype)
+    weights = jnp.linalg.solve(square, x.T @ (accuracy - mean)) / scale
+    # What a fit without a task would say of it, in closed form; 1 / tasks is for the mean.
+    leverage = (x * jnp.linalg.solve(square, x.T).T).sum(axis=1) + 1 / len(accuracy)
+    residual = (accuracy - mean - (rows - centre[None]) @ weights) / (1 - leverage)
+    as_dict = lambda values: dict(zip(names, values, strict=True))
+    return AccuracyPredictor(
+        as_dict(centre), as_dict(weights), mean, jnp.sqrt((residual**2).mean())
+    )
+
+
+@checked
+def predict_accuracy(
+    predictor: AccuracyPredictor, statistics: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """What a predictor says of the accuracy of tasks.
+
+    Args:
+        predictor: of `fit_predictor`.
+        statistics: {name: scalar, or [tasks]}, of the names that it was fitted to.
+
+    Returns:
+        (accuracy, from 0 to 1; half the width of its 95 % interval, 1.96 times the error).
+
+    Raises:
+        ValueError: statistics of other names.
+    """
+    if set(statistics) != set(predictor.weights):
+        raise ValueError(
+            f"The predictor takes the statistics {sorted(predictor.weights)}, got "
+            f"{sorted(statistics)}."
+        )
+    moved = [
+        weight * (statistics[name] - predictor.centre[name])
+        for name, weight in predictor.weights.items()
+    ]
+    found = predictor.mean + sum(moved)
+    return jnp.clip(found, 0, 1), jnp.broadcast_to(1.96 * predictor.error, jnp.shape(found))
