@@ -31,32 +31,29 @@ import sys
 from collections.abc import Callable
 
 import harness
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import metajax as mj
-from metajax import inner, nets
+from metajax import nets
 
 sys.path.insert(0, str(harness.ROOT / "examples" / "research"))
 from longer_sequences import (
     CHUNK,
     CONTROL,
     DATA,
-    LAYERS,
     TIMES,
-    WINDOW,
     Config,
     Reader,
-    entropies,
+    is_last_hidden,
+    learning,
     measured,
-    reading,
+    meta_trained,
+    plain,
     trained,
     unseen,
 )
-
-CONTEXT = LAYERS * WINDOW  # tokens before a chunk that are read with it
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,44 +62,6 @@ parser.add_argument("--data", nargs="+", default=["text", "strokes"], choices=["
 parser.add_argument("--seconds", type=float, default=240, help="of processor time for each net")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
-
-
-def is_last_hidden(path):
-    """Whether a weight belongs to the hidden layer of the last block."""
-    is_last = path.startswith(f"layers/{LAYERS - 1}/") and "/attention/" not in path
-    return is_last and ("/hidden/" in path or "/output/" in path)
-
-
-def chunks_of(sequence):
-    """The chunks of a sequence as rows: the tokens with those before them, and the next tokens."""
-    padded = jnp.pad(sequence[:-1], (CONTEXT, 0), constant_values=-1)
-    starts = jnp.arange(0, len(sequence) - 1, CHUNK)
-    rows = starts[:, None] + jnp.arange(CONTEXT + CHUNK)[None]
-    return mj.Batch(padded[rows], sequence[1:].reshape(-1, CHUNK))
-
-
-def learning(apply, optimizer, differentiate=None):
-    """(adaptation, losses): the same of a net that learns after each chunk from its loss."""
-
-    def loss(params, batch, key):
-        return entropies(apply(params, batch.x)[:, -CHUNK:], batch.y).mean(), {}
-
-    step = mj.inner_loop(loss, optimizer, steps=1, differentiate=differentiate)
-    learner = mj.online(step, loss, chunk=1)
-    scores = lambda params, sequence, key: learner.scores(params, chunks_of(sequence), key).losses
-    return step, scores
-
-
-def meta_trained(tokens, differentiate):
-    """(params, losses) of a net whose hidden layer learns while it reads, at learned rates."""
-    apply, params = nets.functional(Reader(tokens))
-    step, losses = learning(apply, inner.leaf_rates(0.05), differentiate)
-    return step.init(nets.split_params(params, is_last_hidden), jax.random.key(0)), losses
-
-
-def plain(tokens, **options):
-    apply, params = nets.functional(Reader(tokens, **options))
-    return params, reading(apply)
 
 
 ROWS: dict[str, Callable] = {

@@ -204,7 +204,7 @@ def plot(report, path):
     for drift in range(report["drift"], int(examples[-1]) + 1, report["drift"]):
         axes.axvline(drift, color="0.8", zorder=0)
     axes.set(xlabel="examples learned from", ylabel="accuracy of the next five, %", ylim=(0, 100))
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside upper center")
     common.save(figure, path, "one seed; means over new streams; lines: new characters")
 
 

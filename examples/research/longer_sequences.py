@@ -2,9 +2,11 @@
 
 A sequence is all drawings of one Omniglot character, point by point, or all sentences of one intent
 of CLINC150, character by character. A net predicts the next token; characters and intents of the
-test are new. Attention to a window of 16 tokens forgets what a layer of fast weights can remember:
-how this character is drawn, or what people say of this intent. The nets have the same number of
-parameters up to 4 % and train for the same processor time. `benchmarks/reading.py` has more rows.
+test are new. Attention to a window of 16 tokens forgets what a net that learns can remember: how
+this character is drawn, or what people say of this intent. One net has a layer of fast weights. Of
+another, the hidden layer learns from its own loss after each 32 tokens (`online`). The nets have
+the same number of parameters up to 4 % and train for the same processor time.
+`benchmarks/reading.py` has more rows.
 
 Reads `omniglot_strokes.npz` or `clinc150.json.gz` from the folder that METAJAX_DATA names.
 
@@ -32,6 +34,7 @@ import common
 
 WINDOW, CHUNK, LAYERS, HEADS = 16, 32, 2, 4
 WIDTH, WIDER = 64, 68  # of a net with and without a layer of fast weights
+CONTEXT = LAYERS * WINDOW  # tokens before a chunk that are read with it
 TIMES = 8  # a test sequence is so many times as long as a training sequence
 DIRECTIONS, PLACES = 24, 6
 
@@ -163,6 +166,45 @@ def reading(apply):
     return losses
 
 
+def is_last_hidden(path):
+    """Whether a weight belongs to the hidden layer of the last block."""
+    is_last = path.startswith(f"layers/{LAYERS - 1}/") and "/attention/" not in path
+    return is_last and ("/hidden/" in path or "/output/" in path)
+
+
+def chunks_of(sequence):
+    """The chunks of a sequence as rows: the tokens with those before them, and the next tokens."""
+    padded = jnp.pad(sequence[:-1], (CONTEXT, 0), constant_values=-1)
+    starts = jnp.arange(0, len(sequence) - 1, CHUNK)
+    rows = starts[:, None] + jnp.arange(CONTEXT + CHUNK)[None]
+    return mj.Batch(padded[rows], sequence[1:].reshape(-1, CHUNK))
+
+
+def learning(apply, optimizer, differentiate=None):
+    """(adaptation, losses): the same of a net that learns after each chunk from its loss."""
+
+    def loss(params, batch, key):
+        return entropies(apply(params, batch.x)[:, -CHUNK:], batch.y).mean(), {}
+
+    step = mj.inner_loop(loss, optimizer, steps=1, differentiate=differentiate)
+    learner = mj.online(step, loss, chunk=1)
+    scores = lambda params, sequence, key: learner.scores(params, chunks_of(sequence), key).losses
+    return step, scores
+
+
+def meta_trained(tokens, differentiate):
+    """(params, losses) of a net whose hidden layer learns while it reads, at learned rates."""
+    apply, params = mj.nets.functional(Reader(tokens))
+    step, losses = learning(apply, mj.inner.leaf_rates(0.05), differentiate)
+    return step.init(mj.nets.split_params(params, is_last_hidden), jax.random.key(0)), losses
+
+
+def plain(tokens, **options):
+    """(params, losses) of a net that reads a sequence whole."""
+    apply, params = mj.nets.functional(Reader(tokens, **options))
+    return params, reading(apply)
+
+
 def trained(losses, params, streams, config):
     """(params, facts) after so many seconds of processor time."""
 
@@ -225,11 +267,12 @@ def unseen(streams, part):
 
 DATA = {"text": text, "strokes": strokes}
 CONTROL = "window alone"
-RULES = {
-    CONTROL: None,
-    "window + fast weights, descent": mj.nets.descent(),
-    "window + fast weights, delta rule": mj.nets.delta_rule(),
+ROWS = {
+    CONTROL: plain,
+    "window + fast weights": functools.partial(plain, rule=mj.nets.delta_rule()),
+    "hidden layer learns": functools.partial(meta_trained, differentiate=mj.mixed_mode()),
 }
+"""{row: number of tokens -> (params, losses)}."""
 
 
 def main(config, out):
@@ -240,10 +283,10 @@ def main(config, out):
         parts = {part: sequences[:3] for part, sequences in streams.parts.items()}
         streams = streams._replace(length=2 * CHUNK, parts=parts)
     found, rows = {}, {}
-    for name, rule in RULES.items():
-        apply, params = mj.nets.functional(Reader(streams.tokens, rule=rule))
-        params, facts = trained(reading(apply), params, streams, config)
-        found[name] = np.asarray(measured(reading(apply), params, unseen(streams, "test")))
+    for name, make in ROWS.items():
+        start, losses = make(streams.tokens)
+        params, facts = trained(losses, start, streams, config)
+        found[name] = np.asarray(measured(losses, params, unseen(streams, "test")))
         beyond = lambda losses: losses[:, losses.shape[1] // TIMES :].mean(axis=1)
         gap = mj.summarize(beyond(found[name]) - beyond(found[CONTROL]))
         rows[name] = {
