@@ -11,14 +11,12 @@ def reading():
     parts = []
     for data, found in report["found"].items():
         ranges = list(found["rows"][0]["loss"])
-        header = [f"{data}, nats a token", "parameters", "steps"]
+        header = [f"{data}, nats a token", "parameters", "best step of"]
         for label in (ranges[0], ranges[-1]):
             header += [f"loss at {label} lengths", f"minus {CONTROL}"]
         rows = []
         for row in found["rows"]:
-            cells = [row["row"], row.get("parameters", ""), row.get("steps", "")]
-            if "rate" in row:
-                cells[2] = f"as {CONTROL}; rate {row['rate']:g}"
+            cells = [row["row"], row.get("parameters", ""), steps_of(row)]
             for label in (ranges[0], ranges[-1]):
                 is_control = row["row"] == CONTROL
                 gap = "" if is_control else difference(row["difference"][label], 3)
@@ -38,6 +36,13 @@ def reading():
         f"sequences, differences paired; jax {report['versions']['jax']}."
     )
     return "\n\n".join([*parts, about])
+
+
+def steps_of(row):
+    """When the net was best on validation sequences, and how many steps there were."""
+    if "rate" in row:
+        return f"{CONTROL}, rate {row['rate']:g}"
+    return f"{row['best step']} of {row['steps']}"
 
 
 def fast_layers():

@@ -144,6 +144,7 @@ HEADS = {
 """{head: features of examples -> adaptation}."""
 
 parser.add_argument("--data", nargs="+", choices=DATA, default=[*DATA])
+parser.add_argument("--heads", nargs="+", choices=HEADS, default=[*HEADS])
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--tests", type=int, default=600)
 parser.add_argument("--tiny", action="store_true")
@@ -265,7 +266,7 @@ def main(options):
     report.update(harness.header(seed=0, steps=steps, tests=tests))
     for data in options.data:
         sources, report["digests"][data], make_net = DATA[data]()
-        for head in HEADS:
+        for head in options.heads:
             rows = report["rows"].setdefault(data, {})
             if head in rows:
                 continue

@@ -351,6 +351,14 @@ def test_nets_read_beyond_the_trained_length(tmp_path):
     assert len(found["gains"]) == 3 and (tmp_path / "reading.png").exists()
 
 
+def test_the_accuracy_of_single_tasks_is_predicted(tmp_path):
+    report, _ = run_script("single_tasks", tmp_path, "--data", "letters", "--heads", "class means")
+    found = report["rows"]["letters"]["class means"]
+    assert set(found["1"]["predictions"]) == {"constant", "learned"}
+    assert set(found["2"]["predictions"]) == {"constant", "learned", "held out"}
+    assert found["1"]["sets"]["size"] == [5, 0]  # of no usable example
+
+
 def test_layers_of_fast_weights_are_timed(tmp_path):
     report, _ = run_script("fast_weights", tmp_path)
     assert [row["form"] for row in report["chunks"]] == ["dual form", "token by token", ""]
