@@ -53,15 +53,26 @@ def total(decay):
             memory = keep * memory + rate * jnp.outer(value, key)
             return memory, memory @ query
 
-        keep = jnp.ones_like(tokens.rate) if tokens.keep is None else tokens.keep
-        rows = tokens.query, tokens.key, tokens.value, tokens.rate, keep
+        rows = tokens.query, tokens.key, tokens.value, tokens.rate, shares(tokens)
         memory, outputs = jax.lax.scan(step, memory, rows)
         return outputs, memory
+
+    def at_once(memory, tokens):
+        kept = jnp.cumsum(jnp.log(shares(tokens)))
+        since = jnp.exp(kept)[:, None]
+        within = jnp.tril(jnp.exp(jnp.minimum(kept[:, None] - kept[None], 0)))
+        stored = tokens.rate[:, None] * tokens.value
+        outputs = since * (tokens.query @ memory.T)
+        outputs += (within * (tokens.query @ tokens.key.T)) @ stored
+        return outputs, since[-1] * memory + (within[-1][:, None] * stored).T @ tokens.key
+
+    def shares(tokens):
+        return jnp.ones_like(tokens.rate) if tokens.keep is None else tokens.keep
 
     rule = mj.nets.FastRule(
         start=lambda weights: weights[0],
         by_token=by_token,
-        at_once=by_token,
+        at_once=at_once,
         finish=lambda memory: memory,
         linear=True,
         momentum=False,
