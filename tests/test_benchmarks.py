@@ -348,7 +348,7 @@ def test_nets_read_beyond_the_trained_length(tmp_path):
     parameters = [row["parameters"] for row in rows.values() if "parameters" in row]
     assert max(parameters) < 1.04 * min(parameters)
     assert all(len(row["losses"]) == 16 for row in rows.values())
-    assert len(found["gains"]) == 3 and (tmp_path / "reading.png").exists()
+    assert len(found["gains"]) == 4 and (tmp_path / "reading.png").exists()
 
 
 def test_the_accuracy_of_single_tasks_is_predicted(tmp_path):
