@@ -4,7 +4,7 @@ One training step (the gradient of all weights of the layer) is timed
 
 - against the chunk, from 1 to 1 024 tokens, for each rule by its dual form; token by token beside;
 - against the length of the sequence, up to 8 192 tokens, with and without `remat`;
-- inside an inner loop of two steps, for each strategy: what mixed mode saves.
+- inside an inner loop of two steps, with three strategies: what mixed mode saves.
 
 Writes benchmarks/results/fast_weights.json.
 
@@ -61,7 +61,7 @@ class CausalAttention(nnx.Module):
 
 
 def training_step(layer, length):
-    """(gradient, params): of the squared error of the next token."""
+    """(gradient, its arguments): of the squared error to the input."""
     apply, params = nets.functional(layer)
     x = jax.random.normal(KEY, (SEQUENCES, length, WIDTH))
     loss = mj.losses.squared_error(apply)
@@ -69,7 +69,7 @@ def training_step(layer, length):
 
 
 def meta_gradient(layer, length, strategy):
-    """(gradient, params): through an inner loop of two steps over all weights."""
+    """(gradient, its arguments): through an inner loop of two steps over all weights."""
     apply, params = nets.functional(layer)
     x = jax.random.normal(KEY, (SEQUENCES, length, WIDTH))
     loss = mj.losses.squared_error(apply)

@@ -11,7 +11,7 @@ def reading():
     parts = []
     for data, found in report["found"].items():
         ranges = list(found["rows"][0]["loss"])
-        header = [f"{data}, nats a token", "parameters", "best step of"]
+        header = [f"{data}, nats a token", "parameters", "best step"]
         for label in (ranges[0], ranges[-1]):
             header += [f"loss at {label} lengths", f"minus {CONTROL}"]
         rows = []

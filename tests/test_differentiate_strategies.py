@@ -465,6 +465,39 @@ def test_steps_walk_through_the_rows_in_order(strategy, make_key):
     assert_close(jax.value_and_grad(value)(params), jax.value_and_grad(by_hand)(params), 1e-11)
 
 
+@pytest.mark.parametrize(
+    "strategy", [mj.first_order(), mj.one_step(), mj.truncated(3), mj.implicit(), mj.unroll()]
+)
+def test_every_strategy_walks_through_the_same_rows(strategy):
+    params, task = ridge_problem()
+    make = functools.partial(
+        mj.inner_loop, ridge_loss, optax.sgd(0.05), steps=7, sample=mj.inner.in_order(5)
+    )
+    key = jax.random.key(0, impl="rbg")
+    adapt = lambda strategy: make(differentiate=strategy).adapt(params, task.support, key).fast
+    assert_close(adapt(strategy), adapt(mj.mixed_mode()), 1e-12)
+    no_walk = mj.inner_loop(ridge_loss, optax.sgd(0.05), steps=7).adapt(params, task.support, key)
+    assert jnp.abs(adapt(strategy) - no_walk.fast).max() > 1e-3
+
+
+def test_a_walk_that_nobody_counts_is_refused():
+    params, task = ridge_problem()
+    walk = mj.inner.in_order(5)
+    with pytest.raises(ValueError, match="needs step="):
+        walk(task.support, KEY)
+    unaware = lambda support, key: walk(support, key)
+    uncounted = mj.inner_loop(ridge_loss, optax.sgd(0.1), steps=2, sample=unaware)
+    with pytest.raises(ValueError, match="needs step="):
+        uncounted.adapt(params, task.support, KEY)
+    with pytest.raises(ValueError, match="size=13 rows from 12"):
+        mj.inner.in_order(13)(task.support, KEY, step=0)
+    long = mj.Batch(jnp.zeros(65_537, jnp.int8), jnp.zeros(65_537, jnp.int8))
+    with pytest.raises(ValueError, match="divides the 65537 rows"):
+        mj.inner.in_order(65_536)(long, KEY, step=0)
+    far = mj.inner.in_order(6)(task.support, KEY, step=jnp.int32(2**31 - 1))
+    assert_close(far.x, task.support.x[6:], 0)
+
+
 @pytest.mark.parametrize("make", [mj.learned_rates, mj.leaf_rates, mj.shared_rate])
 def test_step_sizes_of_their_own_for_every_step(make):
     params, task = ridge_problem()

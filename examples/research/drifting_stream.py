@@ -1,9 +1,10 @@
 """A stream whose five labels mean new characters every 40 examples, and who keeps up.
 
-Five Omniglot characters come in random order, eight examples of each. Then five others take over
-their labels, and so on, four times; all characters are new to the nets. Each five examples are
-predicted before their labels are learned from. Two ways to learn from a chunk, on a net that was
-trained by classification, and on the same net after more training through whole streams (`online`):
+Five Omniglot characters come in random order, eight examples of each. Then five that are drawn anew
+take over their labels, and so on, four times; all characters are new to the nets. Each five
+examples are predicted before their labels are learned from. Two ways to learn from a chunk, on a
+net that was trained by classification, and on the same net after more training through whole
+streams (`online`):
 
 - a step of descent of the head, whose step sizes are learned, or chosen on validation streams;
 - the class means of the last 20 examples, the simplest learner that forgets.

@@ -5,7 +5,8 @@ of CLINC150, character by character. A net predicts the next token; characters a
 test are new. Attention to a window of 16 tokens forgets what a net that learns can remember: how
 this character is drawn, or what people say of this intent. One net has a layer of fast weights. Of
 another, the hidden layer learns from its own loss after each 32 tokens (`online`). The nets have
-the same number of parameters up to 4 % and train for the same processor time.
+the same number of parameters up to 4 % and train for the same processor time; the best of twelve
+checks on validation sequences is tested.
 `benchmarks/reading.py` has more rows.
 
 Reads `omniglot_strokes.npz` or `clinc150.json.gz` from the folder that METAJAX_DATA names.
@@ -34,7 +35,7 @@ import common
 
 WINDOW, CHUNK, LAYERS, HEADS = 16, 32, 2, 4
 WIDTH, WIDER = 64, 68  # of a net with and without a layer of fast weights
-CONTEXT = LAYERS * WINDOW  # tokens before a chunk that are read with it
+CONTEXT = LAYERS * (WINDOW - 1) + 3  # tokens before a chunk that decide what it predicts
 TIMES = 8  # a test sequence is so many times as long as a training sequence
 CHECKS = 12  # of a training, on validation sequences
 DIRECTIONS, PLACES = 24, 6
@@ -241,10 +242,11 @@ def trained(losses, params, streams, config):
     each = processor_seconds(lambda: take_steps(state, source, 1.0))
     calls, skipped = max(int(config.seconds / each), 1), 0
     best, kept, at_step = np.inf, params, 0
+    checks = {max(round(calls * part / CHECKS), 1) for part in range(1, CHECKS + 1)}
     for number in range(1, calls + 1):
         state, info = take_steps(state, source, float(calls * config.at_once))
         skipped += int(info.skipped.sum())
-        if number % max(calls // CHECKS, 1):
+        if number not in checks:
             continue
         found = float(measured(losses, state.params, unseen(streams, "validation")).mean())
         if found < best:
@@ -260,7 +262,7 @@ def trained(losses, params, streams, config):
 
 
 def processor_seconds(run):
-    """How long the processor works for a function, whatever else runs."""
+    """How long the processor works for a function."""
     start = time.process_time()
     jax.block_until_ready(run())
     return time.process_time() - start

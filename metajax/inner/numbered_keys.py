@@ -21,10 +21,10 @@ def numbered(keys: Array) -> Array:
     return jnp.stack([keys, number], axis=1)
 
 
-def read_number(key: Array) -> tuple[Array, Array]:
-    """(key, number of the step) of one entry; the number is 0 where there is none."""
+def read_number(key: Array) -> tuple[Array, Array | None]:
+    """(key, number of the step) of one entry; the number is None where there is none."""
     if jnp.ndim(key) == (0 if _has_key_type(key) else 1):
-        return key, jnp.int32(0)
+        return key, None
     key, number = key
     return key, jax.random.key_data(number)[-1].astype(jnp.int32)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -83,7 +85,8 @@ def in_order(size: Size) -> Sample[Batch]:
         (batch, key, step) -> batch of `size` rows.
 
     Raises:
-        ValueError: size below 1; when traced, more than there are rows.
+        ValueError: size below 1; when traced, more than there are rows, no number of the step, or
+            rows and a size whose least common multiple is 2³¹ or more.
 
     >>> batch = Batch(x=jnp.arange(5), y=jnp.arange(5))
     >>> in_order(2)(batch, jax.random.key(0), step=2).x.tolist()
@@ -91,10 +94,20 @@ def in_order(size: Size) -> Sample[Batch]:
     """
 
     @checked
-    def sample(batch: Batch, key: Array, step: Array | int = 0) -> Batch:
+    def sample(batch: Batch, key: Array, step: Array | int | None = None) -> Batch:
         number = count_rows(batch)
         if size > number:
             raise ValueError(f"Cannot take {size=} rows from {number} in one step.")
-        return take(batch, (step * size + jnp.arange(size)) % number)
+        if step is None:
+            raise ValueError(
+                "in_order needs step=, the number of the step. inner_loop gives it to a sampler "
+                "that has this argument; penalized and persistent give it to none."
+            )
+        if math.lcm(number, size) >= 2**31:
+            raise ValueError(
+                f"Take a size that divides the {number} rows, or more of them: {size=}."
+            )
+        period = number // math.gcd(number, size)  # then the walk begins anew at the first row
+        return take(batch, (step % period * size + jnp.arange(size)) % number)
 
     return sample
