@@ -291,6 +291,24 @@ def test_wrong_arguments_are_refused():
         diagnostics.fit_predictor(values, jnp.zeros(3))
     with pytest.raises(ValueError, match="above 0"):
         diagnostics.fit_predictor(values, jnp.zeros(4), penalty=0.0)
-    predictor = diagnostics.fit_predictor(values, jnp.arange(4.0))
+    with pytest.raises(ValueError, match="divide per cent"):
+        diagnostics.fit_predictor(values, 25 * jnp.arange(4.0))
+    with pytest.raises(ValueError, match="or more, got none"):
+        diagnostics.fit_predictor({}, jnp.zeros(4))
+    late = jnp.array([1, 2, 3])
+    share = jnp.full((3, 3), 1 / 3)
+    for function in (
+        diagnostics.reliability,
+        diagnostics.brier_score,
+        diagnostics.best_temperature,
+    ):
+        with pytest.raises(ValueError, match="3"):
+            function(share, late)
+        assert jnp.isnan(jax.tree.leaves(jax.jit(function)(share, late))[0]).any()
+    with pytest.raises(ValueError, match="3"):
+        diagnostics.trust(ADAPTATION, APPLY, PARAMS, support._replace(y=support.y + 1), KEY)
+    broken = lambda params, x, reference=None: jnp.full((len(x), WAYS), jnp.nan)
+    assert jnp.isnan(diagnostics.trust(ADAPTATION, broken, PARAMS, support, KEY).accuracy)
+    predictor = diagnostics.fit_predictor(values, jnp.arange(4.0) / 4)
     with pytest.raises(ValueError, match=r"\['a'\], got \['b'\]"):
         diagnostics.predict_accuracy(predictor, {"b": jnp.zeros(())})

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
-from metajax._checks import check_labels
-from metajax._tree import row_weights
+from metajax._checks import check_labels, check_positive, is_concrete, not_classes
+from metajax._tree import as_floating, row_weights, widened
 from metajax.diagnostics.cross_validation import cross_predict
 from metajax.outer.prediction import predict
 from metajax.types import Adaptation, Array, Batch, Params, Size
@@ -78,10 +78,10 @@ def support_statistics(
         return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
 
     def of(logits: Array) -> tuple[Array, Array]:
-        log_share = jax.nn.log_softmax(logits)
-        share = jnp.exp(log_share)
+        wrong = not_classes(support.y, logits.shape[1], support.weight, least=-1)
+        share = jax.nn.softmax(jnp.where(wrong[:, None], jnp.nan, widened(logits)))
         own = jnp.take_along_axis(share, jnp.maximum(support.y, 0)[:, None], axis=1)[:, 0]
-        return own, -(share * log_share).sum(axis=1)
+        return own, jax.scipy.special.entr(share).sum(axis=1)
 
     probability, entropy = of(held_out.support)
     own_probability, own_entropy = of(logits)
@@ -111,11 +111,13 @@ def fit_predictor(
         penalty: of the squared weights, above 0.
 
     Raises:
-        ValueError: fewer than three tasks, statistics of another number of tasks, a penalty that
+        ValueError: fewer than three tasks, accuracies outside 0 … 1 if they are concrete, no
+            statistics, statistics of another number of tasks, a penalty that
             is not above 0.
     """
-    if not penalty > 0:
-        raise ValueError(f"{penalty=} must be above 0.")
+    check_positive("penalty", penalty)
+    if not statistics:
+        raise ValueError("fit_predictor needs a statistic or more, got none.")
     if jnp.ndim(accuracy) != 1 or len(accuracy) < 3:
         raise ValueError(f"accuracy must be [tasks] of 3 or more, got {jnp.shape(accuracy)}.")
     for name, values in statistics.items():
@@ -124,6 +126,12 @@ def fit_predictor(
                 f"The statistic {name!r} is {jnp.shape(values)}, and accuracy "
                 f"{jnp.shape(accuracy)}; both must be [tasks]."
             )
+    accuracy = as_floating(accuracy)
+    if is_concrete(accuracy) and not ((accuracy >= 0) & (accuracy <= 1)).all():
+        raise ValueError(
+            f"accuracy must be shares from 0 to 1, got {accuracy.min():.3g} … "
+            f"{accuracy.max():.3g}; divide per cent by 100."
+        )
     names = sorted(statistics)
     rows = jnp.stack([statistics[name] for name in names], axis=1).astype(accuracy.dtype)
     centre = rows.mean(axis=0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_integers, is_concrete
+from metajax._checks import check_integers, check_row_weights, is_concrete, not_classes
 from metajax._tree import widened
 from metajax.types import Array, Size
 
@@ -58,8 +58,8 @@ def reliability(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    _check_probabilities(probabilities, y)
-    probabilities = widened(probabilities)
+    wrong = _check_probabilities(probabilities, y, weight)
+    probabilities = jnp.where(wrong[:, None], jnp.nan, widened(probabilities))
     weight = jnp.ones(len(y), probabilities.dtype) if weight is None else weight
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == y
@@ -87,8 +87,8 @@ def brier_score(probabilities: Array, y: Array, *, weight: Array | None = None) 
 
     Source: Brier 1950, Monthly Weather Review 78.
     """
-    _check_probabilities(probabilities, y)
-    probabilities = widened(probabilities)
+    wrong = _check_probabilities(probabilities, y, weight)
+    probabilities = jnp.where(wrong[:, None], jnp.nan, widened(probabilities))
     gap = probabilities - jax.nn.one_hot(y, probabilities.shape[1], dtype=probabilities.dtype)
     return jnp.average((gap**2).sum(axis=1), weights=weight)
 
@@ -113,7 +113,9 @@ def best_temperature(logits: Array, y: Array, *, weight: Array | None = None) ->
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
     check_integers("y", y, (len(logits),))
-    logits = widened(logits)
+    check_row_weights(weight, len(y))
+    wrong = not_classes(y, logits.shape[1], weight)
+    logits = jnp.where(wrong[:, None], jnp.nan, widened(logits))
     weight = jnp.ones(len(y), logits.dtype) if weight is None else weight
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
 
@@ -129,15 +131,18 @@ def best_temperature(logits: Array, y: Array, *, weight: Array | None = None) ->
 
     start = jnp.asarray(-7.0, logits.dtype), jnp.asarray(7.0, logits.dtype)
     low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    return jnp.exp(-(low + high) / 2)
+    return jnp.where(jnp.isnan(slope(low)), jnp.nan, jnp.exp(-(low + high) / 2))
 
 
-def _check_probabilities(probabilities: Array, y: Array) -> None:
+def _check_probabilities(probabilities: Array, y: Array, weight: Array | None) -> Array:
+    """Checks them, and returns which labels are no class where that could not be an error."""
     if jnp.ndim(probabilities) != 2:
         raise ValueError(f"probabilities must be [n, ways], got {jnp.shape(probabilities)}.")
     check_integers("y", y, (len(probabilities),))
+    check_row_weights(weight, len(y))
+    wrong = not_classes(y, probabilities.shape[1], weight)
     if not is_concrete(probabilities):
-        return
+        return wrong
     found = np.asarray(probabilities, np.float64)
     if not (found >= 0).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-2):
         raise ValueError(
@@ -145,3 +150,4 @@ def _check_probabilities(probabilities: Array, y: Array) -> None:
             f"{found.sum(axis=1).min():.3g} … {found.sum(axis=1).max():.3g}; take the softmax of "
             "logits."
         )
+    return wrong

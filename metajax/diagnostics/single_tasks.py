@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
 from metajax._checked import checked
-from metajax._checks import check_labels
+from metajax._checks import check_labels, not_classes
+from metajax._tree import widened
 from metajax.diagnostics.cross_validation import HeldOut, cross_predict
 from metajax.types import Adaptation, Array, Batch, Params, Size
 
@@ -20,7 +21,7 @@ class Trust(NamedTuple):
 
     Attributes:
         accuracy: share of the examples that are predicted right where they are left out; NaN if
-            none is usable, as with one shot.
+            none is usable, as with one shot, or where an output or a label is wrong.
         low: lower end of the interval, 0 if none is usable.
         high: upper end of the interval, 1 if none is usable.
         number: int, how many examples are usable.
@@ -87,8 +88,11 @@ def trust(
         inductive=inductive,
     )
     right = held_out.support.argmax(axis=1) == support.y
+    wrong = not_classes(support.y, held_out.support.shape[1], support.weight, least=-1)
+    failed = wrong | ~jnp.isfinite(held_out.support).all(axis=1)
     number = held_out.usable.sum()
     share = (right & held_out.usable).sum() / number
+    share = jnp.where((failed & held_out.usable).any(), jnp.nan, share)
     low, high = wilson_interval(share, number, confidence)
     return Trust(share, low, high, number, held_out)
 
@@ -138,9 +142,10 @@ def conformal_sets(held_out: HeldOut, y: Array, *, coverage: float = 0.9) -> Arr
     check_labels(y)
     if len(y) != len(held_out.fold):
         raise ValueError(f"There are {len(y)} labels for {len(held_out.fold)} examples.")
-    own_NxW = jax.nn.softmax(held_out.support)
+    not_classes(y, held_out.support.shape[1], least=-1)
+    own_NxW = jax.nn.softmax(widened(held_out.support))
     score_N = 1 - jnp.take_along_axis(own_NxW, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
-    score_FxQxW = 1 - jax.nn.softmax(held_out.queries)
+    score_FxQxW = 1 - jax.nn.softmax(widened(held_out.queries))
     is_below_NxQxW = score_N[:, None, None] < score_FxQxW[held_out.fold]
     count_QxW = (is_below_NxQxW & held_out.usable[:, None, None]).sum(axis=0)
     return count_QxW < coverage * (held_out.usable.sum() + 1)
