@@ -11,12 +11,12 @@ def reading():
     parts = []
     for data, found in report["found"].items():
         ranges = list(found["rows"][0]["loss"])
-        header = [f"{data}, nats a token", "parameters", "best step"]
+        header = [f"{data}, nats a token", "seconds and steps of the best training"]
         for label in (ranges[0], ranges[-1]):
             header += [f"loss at {label} lengths", f"minus {CONTROL}"]
         rows = []
         for row in found["rows"]:
-            cells = [row["row"], row.get("parameters", ""), steps_of(row)]
+            cells = [row["row"], training_of(row)]
             for label in (ranges[0], ranges[-1]):
                 is_control = row["row"] == CONTROL
                 gap = "" if is_control else difference(row["difference"][label], 3)
@@ -28,21 +28,24 @@ def reading():
         ]
         about = (
             f"Trained length {found['length']} tokens, {found['sequences']} test sequences of "
-            f"eight times as many. Beyond the trained length: {'; '.join(gains)}."
+            f"eight times as many; {found['seconds']:.0f} s of processor time for each net. "
+            f"Beyond the trained length: {'; '.join(gains)}."
         )
         parts.append(f"{table(header, rows)}\n\n{about}")
     about = (
-        f"{report['seconds']:.0f} s of processor time for each net, one seed, 95 % intervals over "
-        f"sequences, differences paired; jax {report['versions']['jax']}."
+        f"One seed, 95 % intervals over sequences, differences paired; jax "
+        f"{report['versions']['jax']}."
     )
     return "\n\n".join([*parts, about])
 
 
-def steps_of(row):
-    """When the net was best on validation sequences, and how many steps there were."""
+def training_of(row):
+    """The training that was best on validation sequences, and its best step."""
     if "rate" in row:
         return f"{CONTROL}, rate {row['rate']:g}"
-    return f"{row['best step']} of {row['steps']}"
+    text = f"{row['seconds']:.0f} s, step {row['best step']} of {row['steps']}"
+    before = row.get("ordinary training")
+    return text if before is None else f"{before['seconds']:.0f} s, then {text}"
 
 
 def fast_layers():

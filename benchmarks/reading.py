@@ -9,13 +9,17 @@ remembers what it has read predicts better the further it reads. The rows:
 - full attention;
 - the window and `nets.FastWeights`: descent by the exact derivative and by first order, delta rule;
 - the window, and the hidden layer of the last block learns in each chunk of 32 tokens from the loss
-  of the next token (`online`): meta-trained by the exact derivative and by first order;
+  of the next token (`online`): meta-trained by the exact derivative and by first order, from the
+  start, or after ordinary training for half of the time;
 - naive test-time training: the first row, whose hidden layer, or all weights, learn in the same way
-  during the test and were not meta-trained. The step size is chosen on validation sequences.
+  during the test and were not meta-trained.
 
-All nets have the same number of parameters up to 4 % and train for the same processor time; the
-best of twelve checks on validation sequences is tested. Reports the loss by position up to eight
-times the trained length, and differences from the control with 95 % intervals over sequences.
+All nets have the same number of parameters up to 4 % and may train for the same processor time.
+Small data are soon learned by heart: each net is trained for an eighth, a third and all of its
+time, and what is best on validation sequences, of four checks of each training, is tested. Step
+sizes of the test, and those that meta-training starts at, are chosen on validation sequences, too.
+Reports the loss by position up to eight times the trained length, and differences from the control
+with 95 % intervals over sequences.
 Writes benchmarks/results/reading.json, and .png.
 
 METAJAX_DATA=folder python benchmarks/reading.py
@@ -60,26 +64,54 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("--data", nargs="+", default=["text", "strokes"], choices=["text", "strokes"])
-parser.add_argument("--seconds", type=float, default=120, help="of processor time for each net")
+parser.add_argument("--seconds", type=float, default=150, help="of processor time for each net")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
-ROWS: dict[str, Callable] = {
+PLAIN: dict[str, Callable] = {
     CONTROL: plain,
     "full attention": functools.partial(plain, window=None),
     "window + fast weights, exact": functools.partial(plain, rule=nets.descent()),
     "window + fast weights, first order": functools.partial(plain, rule=nets.descent(exact=False)),
     "window + fast weights, delta rule": functools.partial(plain, rule=nets.delta_rule()),
-    "hidden layer learns, exact": functools.partial(meta_trained, differentiate=mj.mixed_mode()),
-    "hidden layer learns, first order": functools.partial(
-        meta_trained, differentiate=mj.first_order()
-    ),
 }
 """{row: number of tokens -> (params, losses)}."""
+EXACT, FIRST_ORDER = "hidden layer learns, exact", "hidden layer learns, first order"
+LEARNING = {EXACT: mj.mixed_mode(), FIRST_ORDER: mj.first_order()}
+"""{row: strategy}."""
+AFTER = "{}, after ordinary training"
+FIRST_RATES = (0.05, 0.2, 0.8)
 NAIVE = {"naive, hidden layer": is_last_hidden, "naive, all weights": lambda path: True}
 """{row: which weights learn during the test}."""
 NAIVE_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def chosen(make, streams, config, rates=(None,)):
+    """(losses, params, facts) of the best training on validation sequences.
+
+    Step sizes that are learned start at the one that is best in a third of the time.
+    """
+    tries = []
+
+    def attempt(share, rate):
+        start, losses = make(streams.tokens) if rate is None else make(streams.tokens, rate=rate)
+        seconds = share * config.seconds
+        params, facts = trained(losses, start, streams, config._replace(seconds=seconds))
+        facts |= {"seconds": seconds} | ({} if rate is None else {"first rate": rate})
+        tries.append((losses, params, facts))
+
+    best = lambda: min(tries, key=lambda one: one[2]["validation"])
+    is_tiny = config.seconds == 0
+    for rate in rates[:1] if is_tiny else rates:
+        attempt(1 / 3, rate)
+    rate = best()[2].get("first rate")
+    for share in () if is_tiny else (1 / 8, 1):
+        attempt(share, rate)
+    losses, params, facts = best()
+    shown = ("seconds", "first rate", "validation", "best step", "steps", "skipped")
+    facts["tries"] = [{name: one[name] for name in shown if name in one} for *_, one in tries]
+    return losses, params, facts
 
 
 def naive(control, is_fast, streams):
@@ -93,9 +125,41 @@ def naive(control, is_fast, streams):
     at = lambda rate, part: np.asarray(
         measured(losses, params._replace(rule=jnp.array(rate)), unseen(streams, part))
     )
-    tries = {rate: at(rate, "validation").mean() for rate in NAIVE_RATES}
-    rate = min(NAIVE_RATES, key=lambda rate: np.nan_to_num(tries[rate], nan=np.inf))
-    return at(rate, "test"), {"rate": rate, "tries": {key: float(tries[key]) for key in tries}}
+    tries = {rate: float(at(rate, "validation").mean()) for rate in NAIVE_RATES}
+    tries = {rate: loss for rate, loss in tries.items() if np.isfinite(loss)}
+    rate = min(tries, key=tries.get)
+    return at(rate, "test"), {"rate": rate, "validation": tries[rate], "tries": tries}
+
+
+def all_rows(streams, config):
+    """{row: (losses of the test, facts)}."""
+    test = unseen(streams, "test")
+    found = {}
+
+    def add(name, losses, facts):
+        found[name] = losses, facts
+        print(name, losses.mean(), facts, flush=True)
+
+    def train(name, *recipe):
+        losses, params, facts = chosen(*recipe)
+        add(name, np.asarray(measured(losses, params, test)), facts)
+        return params
+
+    half = config._replace(seconds=config.seconds / 2)
+    for name, make in PLAIN.items():
+        params = train(name, make, streams, config)
+        if name == CONTROL:
+            control = params
+    _, begun, begun_facts = chosen(plain, streams, half)
+    for name, strategy in LEARNING.items():
+        make = functools.partial(meta_trained, differentiate=strategy)
+        train(name, make, streams, config, FIRST_RATES)
+        make = functools.partial(make, params=begun)
+        train(AFTER.format(name), make, streams, half, FIRST_RATES)
+        found[AFTER.format(name)][1]["ordinary training"] = begun_facts
+    for name, is_fast in NAIVE.items():
+        add(name, *naive(control, is_fast, streams))
+    return found
 
 
 def bins(chunks):
@@ -127,11 +191,12 @@ def gains(found):
     """What meta-training adds: paired differences at positions beyond the trained length."""
     first = found[CONTROL][0].shape[1] // TIMES
     beyond = {name: losses[:, first:].mean(axis=1) for name, (losses, _) in found.items()}
-    naive_row = min(NAIVE, key=lambda name: beyond[name].mean())
-    pairs = [
-        ("hidden layer learns, exact", naive_row),
-        ("hidden layer learns, first order", naive_row),
-        ("hidden layer learns, exact", "hidden layer learns, first order"),
+    of_validation = lambda name: found[name][1]["validation"]
+    naive_row = min(NAIVE, key=of_validation)
+    learned = {name: min((name, AFTER.format(name)), key=of_validation) for name in LEARNING}
+    pairs = [(name, naive_row) for name in (*LEARNING, *map(AFTER.format, LEARNING))]
+    pairs += [
+        (learned[EXACT], learned[FIRST_ORDER]),
         ("window + fast weights, exact", "window + fast weights, first order"),
     ]
     return [
@@ -148,28 +213,18 @@ def cell_of(values):
 def main(options):
     path = options.out / "reading.json"
     report = json.loads(path.read_text()) if path.exists() else {"found": {}, "digests": {}}
-    report.update(harness.header(seed=0, seconds=options.seconds))
+    report.update(harness.header(seed=0))
     config = Config(seconds=0.0 if options.tiny else options.seconds)
     for data in options.data:
         streams = DATA[data]()
         if options.tiny:
             parts = {part: sequences[:3] for part, sequences in streams.parts.items()}
             streams = streams._replace(length=2 * CHUNK, parts=parts)
-        test = unseen(streams, "test")
-        found = {}
-        for name, make in ROWS.items():
-            start, losses = make(streams.tokens)
-            params, facts = trained(losses, start, streams, config)
-            found[name] = np.asarray(measured(losses, params, test)), facts
-            if name == CONTROL:
-                control = params
-            print(data, name, found[name][0].mean(), facts, flush=True)
-        for name, is_fast in NAIVE.items():
-            found[name] = naive(control, is_fast, streams)
-            print(data, name, found[name][0].mean(), found[name][1], flush=True)
+        found = all_rows(streams, config)
         report["found"][data] = {
             "length": streams.length,
-            "sequences": len(test),
+            "sequences": len(streams.parts["test"]),
+            "seconds": options.seconds,
             "rows": compare(found),
             "gains": gains(found),
         }

@@ -344,11 +344,11 @@ def test_nets_read_beyond_the_trained_length(tmp_path):
     report, _ = run_script("reading", tmp_path, "--data", "strokes")
     found = report["found"]["strokes"]
     rows = {row["row"]: row for row in found["rows"]}
-    assert len(rows) == 9 and rows["window alone"]["difference"]["4 to 8"] == [0, 0]
+    assert len(rows) == 11 and rows["window alone"]["difference"]["4 to 8"] == [0, 0]
     parameters = [row["parameters"] for row in rows.values() if "parameters" in row]
     assert max(parameters) < 1.04 * min(parameters)
     assert all(len(row["losses"]) == 16 for row in rows.values())
-    assert len(found["gains"]) == 4 and (tmp_path / "reading.png").exists()
+    assert len(found["gains"]) == 6 and (tmp_path / "reading.png").exists()
 
 
 def test_the_accuracy_of_single_tasks_is_predicted(tmp_path):
