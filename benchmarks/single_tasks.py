@@ -1,16 +1,22 @@
 """One task's accuracy, predicted from its support set: how well, and with what probabilities.
 
-A net is trained for each kind of data and each of three heads (class means, ridge regression,
-descent of the head). On tasks of test classes, with 1, 5 and 10 shots, the predicted accuracy is
-set against that on 15 queries a class, or as many as the class has:
+A net is trained for each kind of data and each of four learners: class means, class means with a
+calibration error in the outer loss, ridge regression, descent of the head. On tasks of test
+classes, with 1, 5 and 10 shots, the predicted accuracy is set against that on 15 queries a class,
+or as many as the class has:
 
 - constant: the mean accuracy of validation tasks, which is what a benchmark says;
 - held out: the share of the support set that is right where it is left out (`trust`);
 - learned: a predictor from statistics of the support set, fitted to validation tasks.
 
-Beside it: calibration before and after the best temperature of validation tasks, coverage and size
-of prediction sets, and accuracy where the least sure answers are left out. Rows are added to
-benchmarks/results/single_tasks.json, so that a run that was stopped goes on.
+Beside it, each with what it learns from validation tasks: the gain of five more labels a class;
+calibration as it is, with the temperature of validation tasks, and with one of the task's own;
+coverage and size of prediction sets; errors where the least sure answers are left out; and how well
+queries of no class are told from others: characters or letters of other classes, and the sentences
+that CLINC150 has for this. Digits have few classes: their intervals are over three splits of them.
+
+Rows are added to benchmarks/results/single_tasks.json, so that a run that was stopped goes on. With
+all rows of class means there, single_tasks.png is drawn.
 
 METAJAX_DATA=folder python benchmarks/single_tasks.py
 METAJAX_DATA=folder python benchmarks/single_tasks.py --data Omniglot --steps 200 --out /tmp/results
@@ -21,6 +27,8 @@ import argparse
 import functools
 import json
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import harness
 import jax
@@ -32,54 +40,94 @@ from flax import nnx
 import metajax as mj
 from metajax import diagnostics, nets
 
-WAYS, MOST_QUERIES, WIDTH = 5, 15, 32
+WAYS, MORE, MOST_QUERIES, WIDTH = 5, 5, 15, 32
+LEFT_OUT = 0.25  # how often a modality is missing, where there are two
 KEY = jax.random.key(0)
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 
 
-def characters():
+class Setting(NamedTuple):
+    """One kind of data.
+
+    Attributes:
+        parts: {part: data set}, the parts "train", "validation" and "test".
+        digest: of the split.
+        make_net: () -> a net with the methods `embed` and `__call__`.
+        outside: {part: features of queries of no class}; None takes queries of other classes, and
+            an empty dict none.
+    """
+
+    parts: dict
+    digest: str
+    make_net: Callable
+    outside: dict | None = None
+
+
+def image_net():
+    return nets.Conv4(WAYS, width=WIDTH, rngs=nnx.Rngs(0))
+
+
+def characters(seed):
     """Omniglot."""
     source = mj.data.omniglot()
     sizes = {"train": 1100, "validation": 100, "test": 423}
-    split = mj.data.draw_split(source.names, sizes)
-    return (
-        parts(source, split),
-        split.digest,
-        lambda: nets.Conv4(WAYS, width=WIDTH, rngs=nnx.Rngs(0)),
-    )
+    split = mj.data.draw_split(source.names, sizes, seed=seed)
+    return Setting(parts(source, split), split.digest, image_net)
 
 
-def letters():
+def drawings(seed):
+    """Omniglot, image + stroke; one of them is missing in four of ten examples."""
+    source = mj.data.omniglot_strokes()
+    x = mj.modalities.drop_modalities(source.x, LEFT_OUT, jax.random.key(seed))
+    source = mj.data.dataset(x, source.y, names=source.names, scale=source.scale)
+    held_out = {"validation": ("Balinese",), "test": ("Sanskrit", "Tagalog")}
+    of = lambda alphabets: lambda name: mj.data.group_of(name) in alphabets
+    predicates = {part: of(alphabets) for part, alphabets in held_out.items()}
+    predicates["train"] = lambda name: not of(sum(held_out.values(), ()))(name)
+    split = mj.data.class_split("alphabets", predicates, source.names)
+    return Setting(parts(source, split), split.digest, pair_net)
+
+
+def pair_net():
+    rngs = nnx.Rngs(0)
+    encoders = {
+        "image": nets.Conv4(WIDTH, width=WIDTH, rngs=rngs),
+        "stroke": nets.TemporalConv(4, WIDTH, rngs=rngs),
+    }
+    return nets.Multimodal(encoders, nets.fusion.mean, WIDTH, WAYS, rngs=rngs)
+
+
+def letters(seed):
     """Printed letters; scripts that were not seen."""
     source = mj.data.glyphs()
     split = mj.data.split_scripts(
         source, train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"]
     )
-    return (
-        parts(source, split),
-        split.digest,
-        lambda: nets.Conv4(WAYS, width=WIDTH, rngs=nnx.Rngs(0)),
-    )
+    return Setting(parts(source, split), split.digest, image_net)
 
 
-def intents():
+def intents(seed):
     """CLINC150, frozen features of sentences; domains that were not seen."""
     sentences, names = mj.data.clinc150_texts("train")
     classes, labels = np.unique(names, return_inverse=True)
     vectors = np.asarray(nets.sentence_features(sentences))
     source = mj.data.dataset(vectors, labels, names=classes.tolist())
     sizes = {"train": 5, "validation": 2, "test": 3}
-    split = mj.data.draw_split(source.names, sizes, group=mj.data.group_of)
-    width = vectors.shape[1]
-    return parts(source, split), split.digest, lambda: Perceptron(width)
+    split = mj.data.draw_split(source.names, sizes, group=mj.data.group_of, seed=seed)
+    outside = {
+        part: jnp.asarray(nets.sentence_features(mj.data.clinc150_texts(name)[0]))
+        for part, name in {"validation": "oos_val", "test": "oos_test"}.items()
+    }
+    make_net = lambda: Perceptron(vectors.shape[1])
+    return Setting(parts(source, split), split.digest, make_net, outside)
 
 
-def sounds():
+def sounds(seed):
     """Spoken digits: five to train and, on other recordings, to validate; five to test."""
     source = mj.data.spoken_digits()
-    split = mj.data.draw_split(source.names, {"train": 5, "test": 5})
+    split = mj.data.draw_split(source.names, {"train": 5, "test": 5}, seed=seed)
     found = {part: mj.data.select_part(source, split, part) for part in ("train", "test")}
     labels = np.asarray(found["train"].y)
     is_kept = np.arange(len(labels)) % 4 < 3
@@ -87,7 +135,7 @@ def sounds():
         np.asarray(found["train"].x)[mask], labels[mask], scale=found["train"].scale
     )
     found |= {"train": rows(is_kept), "validation": rows(~is_kept)}
-    return found, split.digest, lambda: Sounds()
+    return Setting(found, split.digest, Sounds, {})
 
 
 def parts(source, split):
@@ -130,22 +178,44 @@ class Sounds(nnx.Module):
 
 DATA = {
     "Omniglot": characters,
+    "image + stroke": drawings,
     "letters": letters,
     "CLINC150": intents,
     "spoken digits": sounds,
 }
+"""{data: seed of the split -> Setting}."""
+SPLITS = {"spoken digits": 3}
+"""How many splits of the classes, if more than one."""
+
+
+class Head(NamedTuple):
+    """How a task is learned.
+
+    Attributes:
+        adaptation: features of examples -> adaptation.
+        loss: the loss of the outer loop.
+    """
+
+    adaptation: Callable
+    loss: Callable = mj.losses.cross_entropy
+
+
 HEADS = {
-    "class means": lambda embed: mj.prototypes(embed, WAYS),
-    "ridge": lambda embed: mj.ridge(embed, WAYS),
-    "descent": lambda embed: mj.inner_loop(
-        mj.losses.cross_entropy(mj.linear_head(embed)), optax.sgd(0.5), steps=5
+    "class means": Head(lambda embed: mj.prototypes(embed, WAYS)),
+    "class means, calibrated": Head(
+        lambda embed: mj.prototypes(embed, WAYS), mj.losses.calibrated_cross_entropy
+    ),
+    "ridge": Head(lambda embed: mj.ridge(embed, WAYS)),
+    "descent": Head(
+        lambda embed: mj.inner_loop(
+            mj.losses.cross_entropy(mj.linear_head(embed)), optax.sgd(0.5), steps=5
+        )
     ),
 }
-"""{head: features of examples -> adaptation}."""
 
 parser.add_argument("--data", nargs="+", choices=DATA, default=[*DATA])
 parser.add_argument("--heads", nargs="+", choices=HEADS, default=[*HEADS])
-parser.add_argument("--steps", type=int, default=1000)
+parser.add_argument("--steps", type=int, default=600)
 parser.add_argument("--tests", type=int, default=600)
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
@@ -156,8 +226,8 @@ def trained(net, head, source, steps):
     apply, params = nets.functional(net)
     embed = functools.partial(apply, method="embed")
     params = nets.split_params(params, lambda path: path.startswith("head"))
-    adaptation = HEADS[head](embed)
-    task_loss = mj.query_loss(adaptation, mj.losses.cross_entropy(mj.linear_head(embed)))
+    adaptation = head.adaptation(embed)
+    task_loss = mj.query_loss(adaptation, head.loss(mj.linear_head(embed)))
     loop = mj.outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(2e-3, steps)))
     sample = mj.data.meta_batch(mj.data.episodes(WAYS, 5, 5), tasks=4)
     state, _ = mj.training.fit(
@@ -171,90 +241,201 @@ def trained(net, head, source, steps):
         progress=False,
     )
     of_head = mj.Params({"head": state.params.fast["head"]}, {}, state.params.rule)
-    return functools.partial(embed, state.params), of_head
+    return jax.jit(functools.partial(embed, state.params)), of_head
 
 
-def measured(embed, of_head, head, tasks):
+def sampler(shots, more, queries, has_others):
+    """Tasks, the same with more shots, and queries of other classes."""
+    classes = (2 if has_others else 1) * WAYS
+    sample = mj.data.episodes(classes, shots + more, queries)
+
+    def draw(source, key):
+        task = sample(source, key)
+        each = np.arange(classes * (shots + more)).reshape(classes, -1)[:WAYS]
+        of = np.arange(classes * queries).reshape(2 if has_others else 1, -1)
+        take = lambda batch, rows: mj.inner.take(batch, jnp.asarray(rows.ravel()))
+        few, many = take(task.support, each[:, :shots]), take(task.support, each)
+        others = take(task.query, of[1]).x if has_others else None
+        return few, many, take(task.query, of[0]), others
+
+    return draw
+
+
+def measured(embed, of_head, head, setting, part, sizes, tests):
     """What is known of each task, leaves [tasks, ...]."""
-    adaptation, apply = HEADS[head](nets.identity_encoder), mj.linear_head(nets.identity_encoder)
+    adaptation, apply = (
+        head.adaptation(nets.identity_encoder),
+        mj.linear_head(nets.identity_encoder),
+    )
+    outside = setting.outside
+    draw = sampler(*sizes, has_others=outside is None)
 
-    def one(task):
-        support = task.support._replace(x=embed(task.support.x))
-        queries = embed(task.query.x)
-        about = adaptation, apply, of_head, support, KEY
-        found = diagnostics.trust(*about)
-        held_out = diagnostics.cross_predict(*about, queries=queries)
-        logits = mj.predict(adaptation, apply, of_head, support, queries, KEY)
-        sets = diagnostics.conformal_sets(held_out, support.y)
+    def one(key):
+        few, many, query, others = draw(setting.parts[part], key)
+        few, many = (batch._replace(x=embed(batch.x)) for batch in (few, many))
+        features, number = embed(query.x), len(query.y)
+        if outside:
+            rows = jax.random.choice(key, len(outside[part]), (number,), replace=False)
+            others = outside[part][rows]
+        if others is not None:
+            features = jnp.concatenate([features, embed(others)])
+        held_out = diagnostics.cross_predict(adaptation, apply, of_head, few, KEY, queries=features)
+        logits = held_out.answers[:number]
+        sets = diagnostics.conformal_sets(held_out)[:number]
+        of_many = mj.predict(adaptation, apply, of_head, many, features[:number], KEY)
+        right = lambda logits: (logits.argmax(axis=1) == query.y).mean()
         return {
-            "true": (logits.argmax(axis=1) == task.query.y).mean(),
-            "trust": found._replace(held_out=()),
-            "statistics": diagnostics.support_statistics(*about),
+            "true": right(logits),
+            "after": right(of_many),
+            "trust": diagnostics.trust(held_out),
+            "statistics": diagnostics.support_statistics(held_out),
+            "left out": held_out.support,
+            "usable": held_out.usable,
+            "support y": few.y,
             "logits": logits,
-            "y": task.query.y,
-            "covered": jnp.take_along_axis(sets, task.query.y[:, None], axis=1).mean(),
+            "y": query.y,
+            "covered": jnp.take_along_axis(sets, query.y[:, None], axis=1).mean(),
             "size": sets.sum(axis=1).mean(),
+            "scope": diagnostics.scope_scores(held_out.answers, features, few),
         }
 
-    return jax.jit(lambda tasks: jax.lax.map(one, tasks))(tasks)
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, tests))
 
 
 def compare(validation, test):
-    """The row of the table: errors of predicted accuracies, calibration, sets."""
+    """The row of the table."""
     true = test["true"]
     predictor = diagnostics.fit_predictor(validation["statistics"], validation["true"])
     learned, half = diagnostics.predict_accuracy(predictor, test["statistics"])
     predicted = {"constant": jnp.full_like(true, predictor.mean), "learned": learned}
     if not jnp.isnan(test["trust"].accuracy).any():
         predicted["held out"] = test["trust"].accuracy
-    base = jnp.abs(predicted["constant"] - true)
-    row = {"accuracy": cell(true), "predictions": {}}
-    for name, values in predicted.items():
-        gap = jnp.abs(values - true)
-        row["predictions"][name] = {
-            "error": cell(gap),
-            "minus constant": cell(gap - base),
-            "correlation": correlation(values, true),
-        }
-    inside = lambda low, high: cell(((low <= true) & (true <= high)).astype(float))
+    inside = lambda low, high: cell((low <= true) & (true <= high))
+    row = {"accuracy": cell(true), "worst tenth": cell_of(mj.summarize(true).lowest)}
+    row["predictions"] = errors(predicted, true)
     row["interval of trust"] = inside(test["trust"].low, test["trust"].high)
     row["interval of the predictor"] = inside(learned - half, learned + half)
+    gain = lambda found: found["after"] - found["true"]
+    of_gain = diagnostics.fit_predictor(validation["statistics"], gain(validation))
+    gains, _ = diagnostics.predict_accuracy(of_gain, test["statistics"])
+    constant = jnp.full_like(true, of_gain.mean)
+    row["gain of more labels"] = {
+        "gain": cell(gain(test)),
+        **errors({"constant": constant, "learned": gains}, gain(test)),
+    }
+    return row | calibration(validation, test) | answered(test) | scope(validation, test)
+
+
+def errors(predicted, true):
+    """{prediction: its mean error, the same minus that of the constant, and the correlation}."""
+    base = jnp.abs(predicted["constant"] - true)
+    rows = {}
+    for name, values in predicted.items():
+        gap = jnp.abs(values - true)
+        rows[name] = {"error": cell(gap), "minus constant": cell(gap - base)}
+        if name != "constant":
+            rows[name]["correlation"] = correlation(values, true)
+    return rows
+
+
+def calibration(validation, test):
+    """Expected calibration errors with three temperatures, pooled over tasks and by task."""
     flat = lambda found: (found["logits"].reshape(-1, WAYS), found["y"].reshape(-1))
-    temperature = diagnostics.best_temperature(*flat(validation))
-    row["temperature"] = float(temperature)
-    for name, scale in {"before": 1.0, "after": temperature}.items():
+    shared = diagnostics.best_temperature(*flat(validation))
+    own = jax.vmap(
+        lambda logits, y, usable: diagnostics.best_temperature(
+            logits, y, weight=usable.astype(logits.dtype), centre=shared, strength=5.0
+        )
+    )(test["left out"], test["support y"], test["usable"])
+    rows = {"temperature": float(shared), "calibration": {}}
+    for name, scale in {"none": 1.0, "shared": shared, "own": own[:, None, None]}.items():
         share = jax.nn.softmax(test["logits"] / scale)
         pooled = share.reshape(-1, WAYS), test["y"].reshape(-1)
-        row[f"calibration {name}"] = {
+        by_task = jax.vmap(lambda p, y: diagnostics.reliability(p, y).error)
+        own_y = jnp.take_along_axis(share, test["y"][..., None], axis=2)[..., 0]
+        rows["calibration"][name] = {
             "pooled": float(diagnostics.reliability(*pooled).error),
-            "by task": cell(
-                jax.vmap(lambda p, y: diagnostics.reliability(p, y).error)(share, test["y"])
-            ),
+            "by task": cell(by_task(share, test["y"])),
             "Brier": cell(jax.vmap(diagnostics.brier_score)(share, test["y"])),
+            "log loss": cell(-jnp.log(jnp.maximum(own_y, 1e-12)).mean(axis=1)),
         }
-    row["sets"] = {"covered": cell(test["covered"]), "size": cell(test["size"])}
-    top = jax.nn.softmax(test["logits"]).max(axis=2).reshape(-1)
-    order = jnp.argsort(-top)
-    right = (test["logits"].argmax(axis=2) == test["y"]).reshape(-1)[order]
-    row["answered"] = {
-        f"{share:.0%}": float(right[: int(share * len(right))].mean()) for share in (0.5, 0.8, 1.0)
+    rows["sets"] = {"covered": cell(test["covered"]), "size": cell(test["size"])}
+    return rows
+
+
+def answered(test):
+    """The share of wrong answers among the surest, and the area under that curve by task."""
+    sure = jax.nn.softmax(test["logits"]).max(axis=2)
+    right = test["logits"].argmax(axis=2) == test["y"]
+    pooled = diagnostics.risk_coverage(sure.reshape(-1), right.reshape(-1))
+    area = jax.vmap(lambda *of: diagnostics.risk_coverage(*of).area)(sure, right)
+    at = lambda share: float(pooled.risk[int(share * len(pooled.risk)) - 1])
+    return {
+        "risk": {f"{share:.0%}": at(share) for share in (0.5, 0.8, 0.9, 1.0)},
+        "area": cell(area),
+        "area minus error": cell(area - (1 - test["true"])),
     }
-    return row
+
+
+def scope(validation, test):
+    """The AUROC of queries of a class against others, for each score; nothing without others."""
+    total, own = next(iter(test["scope"].values())).shape[1], test["y"].shape[1]
+    if total == own:
+        return {}
+    inside = jnp.broadcast_to(jnp.arange(total) < own, (len(test["y"]), total))
+    flat = lambda scores: {name: values.reshape(-1) for name, values in scores.items()}
+    known = diagnostics.fit_scope(
+        flat(validation["scope"]), jnp.tile(inside[0], len(validation["y"]))
+    )
+    scores = test["scope"] | {"learned": diagnostics.in_scope(known, test["scope"])}
+    return {
+        "out of scope": {
+            name: cell(jax.vmap(diagnostics.auroc)(values, inside))
+            for name, values in scores.items()
+        }
+    }
 
 
 def cell(values):
     """[mean, half of its 95 % interval]."""
-    summary = mj.summarize(values)
+    return cell_of(mj.summarize(jnp.asarray(values, float)))
+
+
+def cell_of(summary):
     return [float(summary.mean), float(summary.interval)]
 
 
 def correlation(one, other):
-    """[Pearson's r, ends of its 95 % interval]; None of a constant."""
-    if np.ptp(np.asarray(one)) < 1e-6:
-        return None
+    """[Pearson's r, half of its 95 % interval by Fisher's transformation]."""
     r = np.corrcoef(one, other)[0, 1]
     ends = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(len(one) - 3))
-    return [float(r), *ends.tolist()]
+    return [float(r), float(np.ptp(ends) / 2)]
+
+
+def over_splits(rows):
+    """The mean of each figure over splits of the classes; its interval is over them."""
+    first = rows[0]
+    if isinstance(first, dict):
+        return {name: over_splits([row[name] for row in rows]) for name in first}
+    return cell([row[0] for row in rows]) if isinstance(first, list) else float(np.mean(rows))
+
+
+def of_split(make, head, options, shots, seed):
+    """({shots: row}, digest) of one split of the classes."""
+    setting = make(seed)
+    steps, tests = options
+    embed, of_head = trained(setting.make_net(), head, setting.parts["train"], steps)
+    fewest = min(int(setting.parts[part].count.min()) for part in ("validation", "test"))
+    rows = {}
+    for number in shots:
+        more = min(MORE, (fewest - number) // 2)
+        sizes = number, more, min(MOST_QUERIES, fewest - number - more)
+        both = (
+            measured(embed, of_head, head, setting, part, sizes, tests)
+            for part in ("validation", "test")
+        )
+        rows[number] = {"more": more, "queries": sizes[2], **compare(*both)}
+    return rows, setting.digest
 
 
 def main(options):
@@ -265,22 +446,20 @@ def main(options):
     report = json.loads(path.read_text()) if path.exists() else {"rows": {}, "digests": {}}
     report.update(harness.header(seed=0, steps=steps, tests=tests))
     for data in options.data:
-        sources, report["digests"][data], make_net = DATA[data]()
+        rows = report["rows"].setdefault(data, {})
         for head in options.heads:
-            rows = report["rows"].setdefault(data, {})
             if head in rows:
                 continue
-            embed, of_head = trained(make_net(), head, sources["train"], steps)
-            found = {}
-            for number in shots:
-                fewest = min(int(sources[part].count.min()) for part in ("validation", "test"))
-                queries = min(MOST_QUERIES, fewest - number)
-                sample = mj.data.meta_batch(mj.data.episodes(WAYS, number, queries), tests)
-                both = (jax.jit(sample)(sources[part], KEY) for part in ("validation", "test"))
-                row = compare(*(measured(embed, of_head, head, one) for one in both))
-                found[number] = {"queries": queries, **row}
-                print(data, head, number, found[number], flush=True)
-            rows[head] = found
+            splits = range(1 if options.tiny else SPLITS.get(data, 1))
+            found, digests = zip(
+                *(of_split(DATA[data], HEADS[head], (steps, tests), shots, s) for s in splits),
+                strict=True,
+            )
+            rows[head] = found[0]
+            if len(found) > 1:
+                rows[head] = {k: over_splits([one[k] for one in found]) for k in found[0]}
+            report["digests"][data] = list(digests)
+            print(data, head, json.dumps(rows[head]), flush=True)
             harness.save(options.out, "single_tasks", report)
 
 

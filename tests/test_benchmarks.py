@@ -351,9 +351,14 @@ def test_nets_read_beyond_the_trained_length(tmp_path):
     assert len(found["gains"]) == 6 and (tmp_path / "reading.png").exists()
 
 
+SCOPES = ("distance", "energy", "neighbour", "probability")
+
+
 def test_the_accuracy_of_single_tasks_is_predicted(tmp_path):
     report, _ = run_script("single_tasks", tmp_path, "--data", "letters", "--heads", "class means")
     found = report["rows"]["letters"]["class means"]
+    assert set(found["2"]["out of scope"]) == {*SCOPES, "learned"}
+    assert set(found["2"]["calibration"]) == {"none", "shared", "own"}
     assert set(found["1"]["predictions"]) == {"constant", "learned"}
     assert set(found["2"]["predictions"]) == {"constant", "learned", "held out"}
     assert found["1"]["sets"]["size"] == [5, 0]  # of no usable example
@@ -730,3 +735,23 @@ def test_a_median_has_an_interval():
     assert row["seconds"] == 50
     assert row["interval"][0] < 50 < row["interval"][1]
     assert harness.median([3.0, 1.0, 2.0]) == {"seconds": 2.0, "interval": [1.0, 3.0], "repeats": 3}
+
+
+def test_labels_are_chosen(tmp_path):
+    report, _ = run_script("labels", tmp_path, "--data", "letters", "--heads", "class means")
+    found = report["rows"]["letters"]["class means"]
+    assert set(found) == {"none", "random", "uncertainty", "coverage", "learned"}
+    assert found["random"]["minus random"] == [0, 0]
+
+
+def test_rare_tasks_are_trained_in_four_ways(tmp_path):
+    report, _ = run_script("rare_tasks", tmp_path)
+    assert len(report["rows"]) == 4
+    assert all(row["worst tenth"]["accuracy"][0] >= 0 for row in report["rows"].values())
+
+
+def test_intervals_of_values_are_counted(tmp_path):
+    report, _ = run_script("value_intervals", tmp_path)
+    assert set(report["rows"]) == {"ridge", "Gaussian process", "neural process"}
+    for tests in report["rows"].values():
+        assert set(tests["rougher"]) == {"error", "held out", "own"}

@@ -28,6 +28,12 @@ def make_task(key, shots, queries=40, distance=2.0):
     return draw(support_key, shots), draw(query_key, queries)
 
 
+def hold_out(support, queries=None, **options):
+    return diagnostics.cross_predict(
+        ADAPTATION, APPLY, PARAMS, support, KEY, queries=queries, **options
+    )
+
+
 def means_without(support, left_out):
     """Logits of class means of the other examples, in NumPy."""
     x, y = np.asarray(support.x), np.asarray(support.y)
@@ -39,9 +45,7 @@ def means_without(support, left_out):
 @pytest.mark.parametrize(("folds", "at_once"), [(None, None), (None, 4), (3, None), (2, 1)])
 def test_each_example_is_predicted_by_the_others(folds, at_once):
     support, query = make_task(KEY, 4)
-    found = diagnostics.cross_predict(
-        ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x, folds=folds, at_once=at_once
-    )
+    found = hold_out(support, query.x, folds=folds, at_once=at_once)
     assert isinstance(found, HeldOut) and found.usable.all()
     fold = np.asarray(found.fold)
     sizes = np.bincount(fold)
@@ -50,14 +54,15 @@ def test_each_example_is_predicted_by_the_others(folds, at_once):
         say = means_without(support, fold == fold[row])
         np.testing.assert_allclose(found.support[row], say(support.x)[row], atol=1e-12)
         np.testing.assert_allclose(found.queries[fold[row]], say(query.x), atol=1e-12)
+    say = means_without(support, fold < 0)
+    np.testing.assert_allclose(found.fitted, say(support.x), atol=1e-12)
+    np.testing.assert_allclose(found.answers, say(query.x), atol=1e-12)
 
 
 def test_folds_have_their_share_of_every_class():
     support, _ = make_task(KEY, 6)
     order = jax.random.permutation(KEY, 18)
-    found = diagnostics.cross_predict(
-        ADAPTATION, APPLY, PARAMS, mj.inner.take(support, order), KEY, folds=3
-    )
+    found = hold_out(mj.inner.take(support, order), folds=3)
     counts = np.zeros((3, WAYS))
     np.add.at(counts, (np.asarray(found.fold), np.asarray(support.y[order])), 1)
     assert (counts == 2).all()
@@ -67,9 +72,7 @@ def test_rows_without_label_weight_or_company_are_not_usable():
     support, _ = make_task(KEY, 3)
     y = support.y.at[0].set(-1).at[1].set(-1).at[4].set(-1)  # one example of class 1 is left
     weight = jnp.ones(9).at[2].set(0)
-    found = diagnostics.cross_predict(
-        ADAPTATION, APPLY, PARAMS, mj.Batch(support.x, y, weight), KEY
-    )
+    found = hold_out(mj.Batch(support.x, y, weight))
     assert found.usable.tolist() == [False, False, False, True, False, True, True, False, True]
 
 
@@ -90,9 +93,9 @@ def test_trust_is_right_on_average_and_its_interval_covers():
 
     def one(key):
         support, query = make_task(key, 5, 200)
-        found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY)
-        logits = mj.predict(ADAPTATION, APPLY, PARAMS, support, query.x, KEY)
-        return found._replace(held_out=()), (logits.argmax(axis=1) == query.y).mean()
+        held_out = hold_out(support, query.x)
+        right = held_out.answers.argmax(axis=1) == query.y
+        return diagnostics.trust(held_out), right.mean()
 
     found, true = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, 300))
     assert abs(found.accuracy.mean() - true.mean()) < 0.03
@@ -104,19 +107,19 @@ def test_trust_is_right_on_average_and_its_interval_covers():
 
 def test_of_one_shot_nothing_is_known():
     support, query = make_task(KEY, 1)
-    found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY)
+    held_out = hold_out(support, query.x)
+    found = diagnostics.trust(held_out)
     assert isinstance(found, Trust)
     assert jnp.isnan(found.accuracy) and found.number == 0
     assert (found.low, found.high) == (0, 1)
-    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
-    assert diagnostics.conformal_sets(held_out, support.y).all()
+    assert diagnostics.conformal_sets(held_out).all()
 
 
 def test_the_interval_is_that_of_scipy():
     import scipy.stats
 
     support, _ = make_task(KEY, 6, distance=0.7)
-    found = diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY, confidence=0.9)
+    found = diagnostics.trust(hold_out(support), confidence=0.9)
     right = round(float(found.accuracy) * int(found.number))
     expected = scipy.stats.binomtest(right, int(found.number)).proportion_ci(0.9, "wilson")
     np.testing.assert_allclose((found.low, found.high), expected, atol=1e-9)
@@ -129,10 +132,7 @@ def test_sets_have_their_coverage(coverage):
 
     def one(key):
         support, query = make_task(key, 5, 1, distance=1.0)
-        held_out = diagnostics.cross_predict(
-            ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x
-        )
-        sets = diagnostics.conformal_sets(held_out, support.y, coverage=coverage)
+        sets = diagnostics.conformal_sets(hold_out(support, query.x), coverage=coverage)
         return sets[jnp.arange(WAYS), query.y].mean(), sets.sum(axis=1).mean()
 
     covered, size = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, 200))
@@ -144,8 +144,8 @@ def test_sets_have_their_coverage(coverage):
 
 def test_a_set_is_counted_by_hand():
     support, query = make_task(KEY, 4, distance=0.5)
-    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
-    found = diagnostics.conformal_sets(held_out, support.y, coverage=0.8)
+    held_out = hold_out(support, query.x)
+    found = diagnostics.conformal_sets(held_out, coverage=0.8)
     own, of_query = jax.nn.softmax(held_out.support), jax.nn.softmax(held_out.queries)
     for index in range(5):
         for label in range(WAYS):
@@ -153,6 +153,73 @@ def test_a_set_is_counted_by_hand():
                 1 - own[row, support.y[row]] < 1 - of_query[row, index, label] for row in range(12)
             )
             assert bool(found[index, label]) == bool(below < 0.8 * 13)
+
+
+def test_regression_intervals_have_their_coverage():
+    """Over 150 tasks of 12 examples: by ridge regression, and by a Gaussian process."""
+    ridge = mj.ridge(nets.identity_encoder)
+    process = mj.inner.gaussian_process(nets.identity_encoder)
+
+    def one(key, adaptation, apply):
+        slope_key, x_key, noise_key = jax.random.split(key, 3)
+        x = jax.random.normal(x_key, (22, 2))
+        y = x @ jax.random.normal(slope_key, (2, 1)) + jax.random.normal(noise_key, (22, 1))
+        params = adaptation.init(PARAMS, KEY)
+        support = mj.Batch(x[:12], y[:12])
+        held_out = diagnostics.cross_predict(
+            adaptation, apply, params, support, KEY, queries=x[12:]
+        )
+        low, high = diagnostics.conformal_intervals(held_out, coverage=0.8)
+        return ((low <= y[12:]) & (y[12:] <= high)).mean(), (high - low).mean()
+
+    for adaptation, apply in ((ridge, APPLY), (process.adaptation, process.apply)):
+        run = jax.jit(lambda keys, a=adaptation, b=apply: jax.lax.map(lambda k: one(k, a, b), keys))
+        covered, width = run(jax.random.split(KEY, 150))
+        summary = mj.summarize(covered)
+        assert summary.mean + summary.interval > 0.8
+        assert summary.mean < 0.9
+        assert 2.56 < width.mean() < 5  # 2.56 would do if the slope were known
+
+
+def test_an_interval_is_counted_by_hand():
+    x = jax.random.normal(KEY, (9, 2))
+    support = mj.Batch(x, x @ jnp.array([[1.0], [2.0]]) + 1)
+    queries = jax.random.normal(jax.random.key(1), (3, 2))
+    ridge = mj.ridge(nets.identity_encoder)
+    held_out = diagnostics.cross_predict(
+        ridge, APPLY, ridge.init(PARAMS, KEY), support, KEY, queries=queries
+    )
+    low, high = diagnostics.conformal_intervals(held_out, coverage=0.8)
+    gap = np.abs(support.y - held_out.support)[:, 0]
+    for index in range(3):
+        below = np.sort(held_out.queries[:, index, 0] - gap)
+        above = np.sort(held_out.queries[:, index, 0] + gap)
+        np.testing.assert_allclose((low[index, 0], high[index, 0]), (below[1], above[7]))
+    low, high = diagnostics.conformal_intervals(held_out, coverage=0.95)
+    assert (low == -jnp.inf).all() and (high == jnp.inf).all()
+    with pytest.raises(ValueError, match=r"\(9, 1\).*\(9,\)"):
+        diagnostics.conformal_intervals(held_out._replace(y=support.y[:, 0]))
+
+
+def test_examples_whose_modalities_are_absent_are_held_out_too():
+    """A modality that nobody has changes nothing, and one that half of them have does."""
+    support, _ = make_task(KEY, 4)
+    encode = lambda params, x, key, reference: x.value
+    adaptation = mj.modalities.modal_prototypes(encode, WAYS)
+    apply = mj.modalities.late_head(encode)
+    noise = jax.random.normal(KEY, (12, 2))
+
+    def found(present):
+        here = jnp.ones(12, bool)
+        x = mj.Modalities({"a": support.x, "b": noise}, {"a": here, "b": present})
+        held_out = diagnostics.cross_predict(adaptation, apply, PARAMS, mj.Batch(x, support.y), KEY)
+        return diagnostics.trust(held_out), held_out.support
+
+    nobody, some = found(jnp.zeros(12, bool)), found(jnp.arange(12) % 2 == 0)
+    alone = hold_out(support).support.argmax(axis=1)
+    assert (nobody[1].argmax(axis=1) == alone).all()
+    assert nobody[0].number == some[0].number == 12
+    assert not np.allclose(some[1], nobody[1])
 
 
 def test_reliability_of_a_calibrated_source_is_nearly_perfect():
@@ -194,6 +261,18 @@ def test_the_best_temperature_has_the_least_cross_entropy():
 
     assert abs(jax.grad(entropy)(found)) < 1e-9
     assert 1.8 < found < 3.5
+    few = logits[:5], y[:5]
+    shrunk = [
+        diagnostics.best_temperature(*few, centre=2.0, strength=strength)
+        for strength in (0.0, 3.0, 1e6)
+    ]
+    np.testing.assert_allclose(shrunk[2], 2.0, rtol=1e-3)
+    assert min(shrunk[0], 2.0) < shrunk[1] < max(shrunk[0], 2.0)
+    penalised = lambda t: (
+        -5 * jax.nn.log_softmax(few[0] / t)[jnp.arange(5), few[1]].mean()
+        + 3.0 / 2 * (2.0 / t - 1) ** 2
+    )
+    assert abs(jax.grad(penalised)(shrunk[1])) < 1e-8
     right = diagnostics.best_temperature(logits, logits.argmax(axis=1))
     wrong = diagnostics.best_temperature(logits, logits.argmin(axis=1))
     np.testing.assert_allclose((right, wrong), (np.exp(-7), np.exp(7)), rtol=1e-6)
@@ -210,9 +289,9 @@ def test_the_brier_score_is_that_of_scikit_learn():
 
 def with_accuracy(key, shots):
     support, query = make_task(key, shots, 200, distance=1.0)
-    logits = mj.predict(ADAPTATION, APPLY, PARAMS, support, query.x, KEY)
-    statistics = diagnostics.support_statistics(ADAPTATION, APPLY, PARAMS, support, KEY)
-    return statistics, (logits.argmax(axis=1) == query.y).mean()
+    held_out = hold_out(support, query.x)
+    accuracy = (held_out.answers.argmax(axis=1) == query.y).mean()
+    return diagnostics.support_statistics(held_out), accuracy
 
 
 @pytest.mark.parametrize("shots", [1, 5])
@@ -247,7 +326,7 @@ def test_the_error_of_a_predictor_is_that_of_fits_without_each_task():
 
 def test_statistics_of_a_support_set_by_hand():
     support, _ = make_task(KEY, 3)
-    found = diagnostics.support_statistics(ADAPTATION, APPLY, PARAMS, support, KEY)
+    found = diagnostics.support_statistics(hold_out(support))
     rows = np.arange(9)
     left_out = np.stack([means_without(support, rows == row)(support.x)[row] for row in rows])
     own = means_without(support, rows < 0)(support.x)
@@ -262,22 +341,20 @@ def test_statistics_of_a_support_set_by_hand():
 
 def test_wrong_arguments_are_refused():
     support, query = make_task(KEY, 3)
-    held_out = diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, queries=query.x)
+    held_out = hold_out(support, query.x)
     for folds in (1, 10):
         with pytest.raises(ValueError, match="from 2 to the number of examples, 9"):
-            diagnostics.cross_predict(ADAPTATION, APPLY, PARAMS, support, KEY, folds=folds)
+            hold_out(support, folds=folds)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        diagnostics.trust(ADAPTATION, APPLY, PARAMS, support, KEY, confidence=1.0)
-    floats = support._replace(y=support.y.astype(float))
+        diagnostics.trust(held_out, confidence=1.0)
+    floats = held_out._replace(y=support.y.astype(float))
     with pytest.raises(ValueError, match="Labels"):
-        diagnostics.trust(ADAPTATION, APPLY, PARAMS, floats, KEY)
+        diagnostics.trust(floats)
     for coverage in (0.0, 1.0):
         with pytest.raises(ValueError, match="between 0 and 1"):
-            diagnostics.conformal_sets(held_out, support.y, coverage=coverage)
+            diagnostics.conformal_sets(held_out, coverage=coverage)
     with pytest.raises(ValueError, match="queries="):
-        diagnostics.conformal_sets(held_out._replace(queries=None), support.y)
-    with pytest.raises(ValueError, match="8 labels for 9 examples"):
-        diagnostics.conformal_sets(held_out, support.y[:8])
+        diagnostics.conformal_sets(held_out._replace(queries=None))
     with pytest.raises(ValueError, match="sum to 1"):
         diagnostics.reliability(jnp.array([[0.5, 0.9]]), jnp.array([0]))
     with pytest.raises(ValueError, match="n, ways"):
@@ -306,9 +383,9 @@ def test_wrong_arguments_are_refused():
             function(share, late)
         assert jnp.isnan(jax.tree.leaves(jax.jit(function)(share, late))[0]).any()
     with pytest.raises(ValueError, match="3"):
-        diagnostics.trust(ADAPTATION, APPLY, PARAMS, support._replace(y=support.y + 1), KEY)
-    broken = lambda params, x, reference=None: jnp.full((len(x), WAYS), jnp.nan)
-    assert jnp.isnan(diagnostics.trust(ADAPTATION, broken, PARAMS, support, KEY).accuracy)
+        diagnostics.trust(held_out._replace(y=support.y + 1))
+    broken = held_out._replace(support=jnp.full((9, WAYS), jnp.nan))
+    assert jnp.isnan(diagnostics.trust(broken).accuracy)
     predictor = diagnostics.fit_predictor(values, jnp.arange(4.0) / 4)
     with pytest.raises(ValueError, match=r"\['a'\], got \['b'\]"):
         diagnostics.predict_accuracy(predictor, {"b": jnp.zeros(())})

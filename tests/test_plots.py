@@ -191,3 +191,15 @@ def test_a_contact_sheet_of_nothing_is_refused(axes, sizes):
     source = mj.data.dataset(jnp.zeros((2, 3)), jnp.arange(2))
     with pytest.raises(ValueError, match=rf"{next(iter(sizes))} must be a whole number"):
         mj.plots.contact_sheet(axes, source, **sizes)
+
+
+def test_a_reliability_diagram_has_a_point_for_each_bin_with_answers(axes):
+    found = mj.diagnostics.reliability(
+        jnp.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]), jnp.array([0, 1, 0]), bins=10
+    )
+    mj.plots.reliability_diagram(axes, {"digits": found}, title="Digits")
+    (points,) = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), [[0.6, 1.0], [0.9, 0.5]], rtol=1e-6)
+    sizes = points.get_sizes() - 4
+    np.testing.assert_allclose(sizes[1] / sizes[0], 2, rtol=1e-6)
+    assert axes.get_legend().get_texts()[0].get_text() == f"digits (error {float(found.error):.3f})"

@@ -86,6 +86,7 @@ from metajax.data.tasks import meta_batch as meta_batch
 from metajax.data.tasks import noisy_labels as noisy_labels
 from metajax.data.tasks import rbf as rbf
 from metajax.data.tasks import regressions as regressions
+from metajax.data.tasks import risky_batch as risky_batch
 from metajax.data.tasks import save_tasks as save_tasks
 from metajax.data.tasks import semi_supervised as semi_supervised
 from metajax.data.tasks import sinusoids as sinusoids

@@ -1,5 +1,8 @@
 """Checks of a meta-gradient, its cost, the worth of examples, and how far to trust one task."""
 
+from metajax.diagnostics.abstention import RiskCoverage as RiskCoverage
+from metajax.diagnostics.abstention import auroc as auroc
+from metajax.diagnostics.abstention import risk_coverage as risk_coverage
 from metajax.diagnostics.accuracy_predictors import AccuracyPredictor as AccuracyPredictor
 from metajax.diagnostics.accuracy_predictors import fit_predictor as fit_predictor
 from metajax.diagnostics.accuracy_predictors import predict_accuracy as predict_accuracy
@@ -19,9 +22,16 @@ from metajax.diagnostics.gradient_checks import Check as Check
 from metajax.diagnostics.gradient_checks import check_meta_gradient as check_meta_gradient
 from metajax.diagnostics.gradient_noise import GradientNoise as GradientNoise
 from metajax.diagnostics.gradient_noise import measure_noise as measure_noise
+from metajax.diagnostics.labelling import candidate_statistics as candidate_statistics
+from metajax.diagnostics.labelling import choose_labels as choose_labels
 from metajax.diagnostics.removals import Removals as Removals
 from metajax.diagnostics.removals import lds as lds
+from metajax.diagnostics.scopes import Scope as Scope
+from metajax.diagnostics.scopes import fit_scope as fit_scope
+from metajax.diagnostics.scopes import in_scope as in_scope
+from metajax.diagnostics.scopes import scope_scores as scope_scores
 from metajax.diagnostics.single_tasks import Trust as Trust
+from metajax.diagnostics.single_tasks import conformal_intervals as conformal_intervals
 from metajax.diagnostics.single_tasks import conformal_sets as conformal_sets
 from metajax.diagnostics.single_tasks import trust as trust
 from metajax.diagnostics.smoothness import metasmoothness as metasmoothness

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import check_labels, check_positive, is_concrete, not_classes
-from metajax._tree import as_floating, row_weights, widened
-from metajax.diagnostics.cross_validation import cross_predict
-from metajax.outer.prediction import predict
-from metajax.types import Adaptation, Array, Batch, Params, Size
+from metajax._tree import as_floating, widened
+from metajax.diagnostics.cross_validation import HeldOut
+from metajax.types import Array
 
 
 class AccuracyPredictor(NamedTuple):
@@ -24,40 +23,24 @@ class AccuracyPredictor(NamedTuple):
         weights: {statistic: the change of the accuracy for each unit of it}.
         mean: mean accuracy of these tasks, which is what a constant prediction says.
         error: root of the mean squared error on a task that was left out.
+        least: the least prediction: 0, or -1 where some of the accuracies were differences below 0.
     """
 
     centre: dict[str, Array]
     weights: dict[str, Array]
     mean: Array
     error: Array
+    least: Array
 
 
 @checked
-def support_statistics(
-    adaptation: Adaptation,
-    apply: Callable[..., Any],
-    params: Params,
-    support: Batch,
-    key: Array,
-    *,
-    folds: Size | None = None,
-    at_once: Size | None = None,
-    inductive: bool = False,
-) -> dict[str, Array]:
+def support_statistics(held_out: HeldOut) -> dict[str, Array]:
     """What a support set says of its own task, as numbers for `fit_predictor`.
 
-    Each example is predicted by the adaptation that leaves it out, and by the adaptation to all.
     It may be compiled, and mapped over tasks.
 
     Args:
-        adaptation: as for `cross_predict`.
-        apply: (params, x, reference=...) -> logits [examples, ways].
-        params: what the outer loop learned.
-        support: examples of one task, with labels int[n].
-        key: for the adaptations.
-        folds: as for `cross_predict`.
-        at_once: as for `cross_predict`.
-        inductive: as for `predict`.
+        held_out: of `cross_predict`, logits as outputs.
 
     Returns:
         scalars: the "accuracy", "probability" of the label and "entropy" of examples that are left
@@ -65,34 +48,30 @@ def support_statistics(
         adaptation to all. Accuracy and probability are 0 where none is usable, as with one shot.
 
     Raises:
-        ValueError: labels that are not int[n], and what `cross_predict` refuses.
+        ValueError: labels that are not int[n].
     """
-    check_labels(support.y)
-    held_out = cross_predict(
-        adaptation, apply, params, support, key, folds=folds, at_once=at_once, inductive=inductive
-    )
-    logits = predict(adaptation, apply, params, support, support.x, key, inductive=inductive)
-    counts = (row_weights(support) > 0) & (support.y >= 0)
+    y = held_out.y
+    check_labels(y)
 
     def mean(values: Array, rows: Array) -> Array:
         return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
 
     def of(logits: Array) -> tuple[Array, Array]:
-        wrong = not_classes(support.y, logits.shape[1], support.weight, least=-1)
+        wrong = not_classes(y, logits.shape[1], held_out.counts, least=-1)
         share = jax.nn.softmax(jnp.where(wrong[:, None], jnp.nan, widened(logits)))
-        own = jnp.take_along_axis(share, jnp.maximum(support.y, 0)[:, None], axis=1)[:, 0]
+        own = jnp.take_along_axis(share, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
         return own, jax.scipy.special.entr(share).sum(axis=1)
 
     probability, entropy = of(held_out.support)
-    own_probability, own_entropy = of(logits)
-    right = held_out.support.argmax(axis=1) == support.y
+    own_probability, own_entropy = of(held_out.fitted)
+    right = held_out.support.argmax(axis=1) == y
     return {
         "accuracy": mean(right, held_out.usable),
         "probability": mean(probability, held_out.usable),
-        "entropy": mean(entropy, counts),
-        "usable": mean(held_out.usable, counts),
-        "own_probability": mean(own_probability, counts),
-        "own_entropy": mean(own_entropy, counts),
+        "entropy": mean(entropy, held_out.counts),
+        "usable": mean(held_out.usable, held_out.counts),
+        "own_probability": mean(own_probability, held_out.counts),
+        "own_entropy": mean(own_entropy, held_out.counts),
     }
 
 
@@ -103,17 +82,17 @@ def fit_predictor(
     """Learns to predict the accuracy of a task from statistics of its support set.
 
     Ridge regression of the accuracy on standardised statistics. Fit it to tasks of the validation
-    classes with as many ways and shots as the task that is asked about.
+    classes with as many ways and shots as the task that is asked about. With the accuracy after
+    some more labels, or the gain by one of several candidates, it predicts these.
 
     Args:
         statistics: {name: [tasks]}, such as `support_statistics` mapped over tasks.
-        accuracy: [tasks], on their query sets.
+        accuracy: [tasks], on their query sets, or differences of such accuracies.
         penalty: of the squared weights, above 0.
 
     Raises:
-        ValueError: fewer than three tasks, accuracies outside 0 … 1 if they are concrete, no
-            statistics, statistics of another number of tasks, a penalty that
-            is not above 0.
+        ValueError: fewer than three tasks, accuracies outside -1 … 1 if they are concrete, no
+            statistics, statistics of another number of tasks, a penalty that is not above 0.
     """
     check_positive("penalty", penalty)
     if not statistics:
@@ -127,10 +106,10 @@ def fit_predictor(
                 f"{jnp.shape(accuracy)}; both must be [tasks]."
             )
     accuracy = as_floating(accuracy)
-    if is_concrete(accuracy) and not ((accuracy >= 0) & (accuracy <= 1)).all():
+    if is_concrete(accuracy) and not (jnp.abs(accuracy) <= 1).all():
         raise ValueError(
-            f"accuracy must be shares from 0 to 1, got {accuracy.min():.3g} … "
-            f"{accuracy.max():.3g}; divide per cent by 100."
+            "accuracy must be shares from 0 to 1, or differences of them, got "
+            f"{accuracy.min():.3g} … {accuracy.max():.3g}; divide per cent by 100."
         )
     names = sorted(statistics)
     rows = jnp.stack([statistics[name] for name in names], axis=1).astype(accuracy.dtype)
@@ -146,7 +125,11 @@ def fit_predictor(
     residual = (accuracy - mean - (rows - centre[None]) @ weights) / (1 - leverage)
     as_dict = lambda values: dict(zip(names, values, strict=True))
     return AccuracyPredictor(
-        as_dict(centre), as_dict(weights), mean, jnp.sqrt((residual**2).mean())
+        as_dict(centre),
+        as_dict(weights),
+        mean,
+        jnp.sqrt((residual**2).mean()),
+        jnp.where((accuracy < 0).any(), -1.0, 0.0).astype(accuracy.dtype),
     )
 
 
@@ -161,7 +144,7 @@ def predict_accuracy(
         statistics: {name: scalar, or [tasks]}, of the names that it was fitted to.
 
     Returns:
-        (accuracy, from 0 to 1; half the width of its 95 % interval, 1.96 times the error).
+        (accuracy, from the least to 1; half the width of its 95 % interval, 1.96 times the error).
 
     Raises:
         ValueError: statistics of other names.
@@ -176,4 +159,6 @@ def predict_accuracy(
         for name, weight in predictor.weights.items()
     ]
     found = predictor.mean + sum(moved)
-    return jnp.clip(found, 0, 1), jnp.broadcast_to(1.96 * predictor.error, jnp.shape(found))
+    return jnp.clip(found, predictor.least, 1), jnp.broadcast_to(
+        1.96 * predictor.error, jnp.shape(found)
+    )

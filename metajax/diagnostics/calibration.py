@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax._checked import checked
-from metajax._checks import check_integers, check_row_weights, is_concrete, not_classes
+from metajax._checks import (
+    check_integers,
+    check_positive,
+    check_row_weights,
+    is_concrete,
+    not_classes,
+)
 from metajax._tree import widened
-from metajax.types import Array, Size
+from metajax.types import Array, Scalar, Size
 
 HALVINGS = 60
 """Of the interval in which the temperature is looked for."""
@@ -94,24 +100,38 @@ def brier_score(probabilities: Array, y: Array, *, weight: Array | None = None) 
 
 
 @checked
-def best_temperature(logits: Array, y: Array, *, weight: Array | None = None) -> Array:
+def best_temperature(
+    logits: Array,
+    y: Array,
+    *,
+    weight: Array | None = None,
+    centre: Scalar = 1.0,
+    strength: float = 0.0,
+) -> Array:
     """The temperature T whose softmax(logits / T) has the least cross-entropy.
 
-    The cross-entropy is convex in 1 / T, and the zero of its derivative is found by halving an
-    interval. Where all answers are right, the least T is best, and where the logits are worse than
-    chance, the greatest: then it ends at exp(-7) or exp(7).
+    T minimises  Σᵢ wᵢ CE(logitsᵢ / T, yᵢ) + strength / 2 · (centre / T - 1)²,  which is convex in
+    1 / T; the zero of its derivative is found by halving an interval. The temperature of one task,
+    from few examples that are left out, needs a strength of about one to ten and, as its centre,
+    the temperature of other tasks. With strength 0, where all answers are right, the least T is
+    best, and where the logits are worse than chance, the greatest: it ends at exp(-7) or exp(7).
 
     Args:
         logits: [n, ways], of examples that were not learned from: validation tasks, or
             `cross_predict`.
         y: int[n].
         weight: [n]; None counts all answers once.
+        centre: the temperature without any example, above 0.
+        strength: how many examples it is worth, 0 or more.
 
     Raises:
-        ValueError: labels of another shape.
+        ValueError: labels of another shape, a strength below 0, or a centre that is not above 0.
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
+    check_positive("centre", centre)
+    if not strength >= 0:
+        raise ValueError(f"{strength=} must be 0 or more.")
     check_integers("y", y, (len(logits),))
     check_row_weights(weight, len(y))
     wrong = not_classes(y, logits.shape[1], weight)
@@ -120,8 +140,10 @@ def best_temperature(logits: Array, y: Array, *, weight: Array | None = None) ->
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
 
     def slope(log_scale: Array) -> Array:
-        share = jax.nn.softmax(jnp.exp(log_scale) * logits)
-        return (weight * ((share * logits).sum(axis=1) - own)).sum()
+        scale = jnp.exp(log_scale)
+        share = jax.nn.softmax(scale * logits)
+        of_examples = (weight * ((share * logits).sum(axis=1) - own)).sum()
+        return of_examples + strength * centre * (centre * scale - 1)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends

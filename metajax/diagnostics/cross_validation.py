@@ -16,20 +16,29 @@ from metajax.types import Adaptation, Array, Batch, Params, PyTree, Size
 
 
 class HeldOut(NamedTuple):
-    """Outputs of adaptations that leave out a part of the support set.
+    """Outputs of adaptations that leave out a part of the support set, and of one to all of it.
 
     Attributes:
         support: [n, ...], the output for each example, by the adaptation that leaves it out.
-        queries: [folds, q, ...], the outputs for the queries, by each of these adaptations; None
-            without queries.
+        fitted: [n, ...], the output for each example, by the adaptation to all.
+        queries: [folds, q, ...], the outputs for the queries, by each adaptation that leaves out;
+            None without queries.
+        answers: [q, ...], the outputs for the queries, by the adaptation to all; None without
+            queries.
         fold: int[n], which adaptation leaves an example out.
-        usable: bool[n], whether the output for an example says anything: it has a weight and a
-            label, and its class has another example that was not left out.
+        y: [n, ...], the labels of the support set.
+        counts: bool[n], whether an example has a weight and a label.
+        usable: bool[n], whether the output of an example that is left out says anything: the
+            example counts, and its class has another one that was not left out.
     """
 
     support: Any
+    fitted: Any
     queries: Any
+    answers: Any
     fold: Array
+    y: Any
+    counts: Array
     usable: Array
 
 
@@ -59,8 +68,8 @@ def cross_predict(
         params: what the outer loop learned.
         support: n examples of one task.
         key: for the adaptations.
-        queries: inputs [q, ...] that every adaptation predicts, for `conformal_sets`; None means
-            none.
+        queries: inputs [q, ...] that every adaptation predicts, for `conformal_sets` and
+            `conformal_intervals`; None means none.
         folds: parts that are left out in turn, each with its share of every class. None leaves out
             one example at a time.
         at_once: adaptations that run side by side; None takes all.
@@ -83,13 +92,16 @@ def cross_predict(
     rank = jnp.tril(same_class, -1).sum(axis=1)  # of an example within its class
     fold = jnp.arange(rows) if folds is None else (rank + classes) % folds
 
-    def without(part: Array) -> tuple[Any, Any]:
-        kept = support._replace(weight=jnp.where(fold == part, 0, weight))
-        one_key = jax.random.fold_in(key, part)
+    def outputs(weight: Array, one_key: Array) -> tuple[Any, Any]:
+        kept = support._replace(weight=weight)
         say = lambda x: predict(adaptation, apply, params, kept, x, one_key, inductive=inductive)
         return say(support.x), None if queries is None else say(queries)
 
-    outputs, of_queries = jax.lax.map(without, jnp.arange(number), batch_size=at_once or number)
-    own = jax.tree.map(lambda leaf: leaf[fold, jnp.arange(rows)], outputs)
+    def without(part: Array) -> tuple[Any, Any]:
+        return outputs(jnp.where(fold == part, 0, weight), jax.random.fold_in(key, part))
+
+    left_out, of_queries = jax.lax.map(without, jnp.arange(number), batch_size=at_once or number)
+    own = jax.tree.map(lambda leaf: leaf[fold, jnp.arange(rows)], left_out)
     others = (same_class & (fold[:, None] != fold[None])).any(axis=1)
-    return HeldOut(own, of_queries, fold, has_label & others)
+    fitted, answers = outputs(weight, key)
+    return HeldOut(own, fitted, of_queries, answers, fold, support.y, has_label, has_label & others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +11,8 @@ from jax.scipy.special import ndtri
 from metajax._checked import checked
 from metajax._checks import check_labels, not_classes
 from metajax._tree import widened
-from metajax.diagnostics.cross_validation import HeldOut, cross_predict
-from metajax.types import Adaptation, Array, Batch, Params, Size
+from metajax.diagnostics.cross_validation import HeldOut
+from metajax.types import Array, Gaussian
 
 
 class Trust(NamedTuple):
@@ -25,76 +24,45 @@ class Trust(NamedTuple):
         low: lower end of the interval, 0 if none is usable.
         high: upper end of the interval, 1 if none is usable.
         number: int, how many examples are usable.
-        held_out: the outputs that it is from, for `conformal_sets`.
     """
 
     accuracy: Array
     low: Array
     high: Array
     number: Array
-    held_out: HeldOut
 
 
 @checked
-def trust(
-    adaptation: Adaptation,
-    apply: Callable[..., Any],
-    params: Params,
-    support: Batch,
-    key: Array,
-    *,
-    folds: Size | None = None,
-    at_once: Size | None = None,
-    inductive: bool = False,
-    confidence: float = 0.95,
-) -> Trust:
+def trust(held_out: HeldOut, *, confidence: float = 0.95) -> Trust:
     """The accuracy to expect on one task, with an interval, without a label to spare.
 
-    Each example of the support set is predicted by an adaptation that leaves it out. The interval
+    Each example of the support set was predicted by an adaptation that leaves it out. The interval
     is Wilson's, which treats the examples as independent: with 25 examples it is about 0.3 wide.
     An adaptation to one example less is a little worse, so that the accuracy is a little low,
     most with two shots. With one shot no class is left to be predicted: then nothing is known, and
     the interval goes from 0 to 1.
 
     Args:
-        adaptation: how the fast weights are rewritten.
-        apply: (params, x, reference=...) -> logits [examples, ways].
-        params: what the outer loop learned.
-        support: examples of one task, with labels int[n].
-        key: for the adaptations.
-        folds: as for `cross_predict`.
-        at_once: as for `cross_predict`.
-        inductive: as for `predict`.
+        held_out: of `cross_predict`, logits as outputs.
         confidence: of the interval, between 0 and 1.
 
     Raises:
-        ValueError: labels that are not int[n], a confidence that is not between 0 and 1, and what
-            `cross_predict` refuses.
+        ValueError: labels that are not int[n], or a confidence that is not between 0 and 1.
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22, for the interval; on single few-shot tasks,
     Shimabucoro, Hospedales and Gouk 2023, arXiv 2307.02732.
     """
-    check_labels(support.y)
+    check_labels(held_out.y)
     if not 0 < confidence < 1:
         raise ValueError(f"{confidence=} must be between 0 and 1.")
-    held_out = cross_predict(
-        adaptation,
-        apply,
-        params,
-        support,
-        key,
-        folds=folds,
-        at_once=at_once,
-        inductive=inductive,
-    )
-    right = held_out.support.argmax(axis=1) == support.y
-    wrong = not_classes(support.y, held_out.support.shape[1], support.weight, least=-1)
+    right = held_out.support.argmax(axis=1) == held_out.y
+    wrong = not_classes(held_out.y, held_out.support.shape[1], held_out.counts, least=-1)
     failed = wrong | ~jnp.isfinite(held_out.support).all(axis=1)
     number = held_out.usable.sum()
     share = (right & held_out.usable).sum() / number
     share = jnp.where((failed & held_out.usable).any(), jnp.nan, share)
     low, high = wilson_interval(share, number, confidence)
-    return Trust(share, low, high, number, held_out)
+    return Trust(share, low, high, number)
 
 
 def wilson_interval(share: Array, number: Array, confidence: float) -> tuple[Array, Array]:
@@ -111,7 +79,7 @@ def wilson_interval(share: Array, number: Array, confidence: float) -> tuple[Arr
 
 
 @checked
-def conformal_sets(held_out: HeldOut, y: Array, *, coverage: float = 0.9) -> Array:
+def conformal_sets(held_out: HeldOut, *, coverage: float = 0.9) -> Array:
     """For each query, the labels that cannot be ruled out with the stated coverage.
 
     A label k stays in the set of query x if  Σᵢ [sᵢ < sᵢ(x, k)] < coverage · (n + 1),
@@ -123,29 +91,86 @@ def conformal_sets(held_out: HeldOut, y: Array, *, coverage: float = 0.9) -> Arr
 
     Args:
         held_out: of `cross_predict` with `queries=`, logits as outputs.
-        y: int[n], the labels of the support set.
         coverage: share of the queries whose label should be in the set, between 0 and 1.
 
     Returns:
         bool[queries, ways].
 
     Raises:
-        ValueError: a coverage that is not between 0 and 1, no queries, or labels of another number.
+        ValueError: a coverage that is not between 0 and 1, no queries, or labels that are not
+            int[n].
 
     Source: Barber et al. 2021, Annals of Statistics 49, the CV+ of Vovk 2015; for few shots, Park,
     Cohen and Simeone 2022, arXiv 2210.03067.
     """
-    if not 0 < coverage < 1:
-        raise ValueError(f"{coverage=} must be between 0 and 1.")
-    if held_out.queries is None:
-        raise ValueError("Give cross_predict the inputs that sets are wanted for, as queries=.")
+    _check_coverage(held_out, coverage)
+    y = held_out.y
     check_labels(y)
-    if len(y) != len(held_out.fold):
-        raise ValueError(f"There are {len(y)} labels for {len(held_out.fold)} examples.")
-    not_classes(y, held_out.support.shape[1], least=-1)
+    not_classes(y, held_out.support.shape[1], held_out.counts, least=-1)
     own_NxW = jax.nn.softmax(widened(held_out.support))
     score_N = 1 - jnp.take_along_axis(own_NxW, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
     score_FxQxW = 1 - jax.nn.softmax(widened(held_out.queries))
     is_below_NxQxW = score_N[:, None, None] < score_FxQxW[held_out.fold]
     count_QxW = (is_below_NxQxW & held_out.usable[:, None, None]).sum(axis=0)
     return count_QxW < coverage * (held_out.usable.sum() + 1)
+
+
+@checked
+def conformal_intervals(held_out: HeldOut, *, coverage: float = 0.9) -> tuple[Array, Array]:
+    """For each query of a regression task, an interval with the stated coverage.
+
+    With rᵢ = |yᵢ - fᵢ(xᵢ)| by the adaptation that leaves example i out, the interval of x goes from
+    the ⌊(1 - coverage) (n + 1)⌋-th least of fᵢ(x) - rᵢ to the ⌈coverage (n + 1)⌉-th least of
+    fᵢ(x) + rᵢ. n counts the usable examples. With too few, nine for 0.9, it is infinite. Where the
+    outputs are a `Gaussian`, rᵢ is counted in standard deviations of fᵢ, so that the interval is
+    wide where the net is not sure. What is proven is a coverage of 2 · coverage - 1.
+
+    Args:
+        held_out: of `cross_predict` with `queries=`; outputs [n, d], or a `Gaussian` of them.
+        coverage: share of the queries whose value should be in the interval, between 0 and 1.
+
+    Returns:
+        (low, high), [queries, d] each. An interval is for one output at a time.
+
+    Raises:
+        ValueError: a coverage that is not between 0 and 1, no queries, or values of another shape
+            than the outputs.
+
+    Source: Barber et al. 2021, Annals of Statistics 49, "Predictive inference with the jackknife+".
+    """
+    _check_coverage(held_out, coverage)
+    mean_NxD, std_NxD = _mean_and_std(held_out.support)
+    mean_FxQxD, std_FxQxD = _mean_and_std(held_out.queries)
+    if jnp.shape(held_out.y) != mean_NxD.shape:
+        raise ValueError(
+            f"The outputs are {mean_NxD.shape}, and the values of the support set "
+            f"{jnp.shape(held_out.y)}; give both as [n, d]."
+        )
+    gap_NxD = jnp.abs(held_out.y - mean_NxD) / std_NxD
+    half_NxQxD = gap_NxD[:, None] * std_FxQxD[held_out.fold]
+    middle_NxQxD = mean_FxQxD[held_out.fold]
+    number = held_out.usable.sum()
+    usable = held_out.usable[:, None, None]
+    least_first = lambda ends: jnp.sort(jnp.where(usable, ends, jnp.inf), axis=0)
+    # The small number is for products such as 0.9 * 10, which are not whole in floating point.
+    to_leave = jnp.floor((1 - coverage) * (number + 1) + 1e-6).astype(jnp.int32)
+    place = jnp.ceil(coverage * (number + 1) - 1e-6).astype(jnp.int32)
+    low = least_first(middle_NxQxD - half_NxQxD)[jnp.maximum(to_leave - 1, 0)]
+    high = least_first(middle_NxQxD + half_NxQxD)[jnp.minimum(place, len(usable)) - 1]
+    is_known = to_leave >= 1
+    return jnp.where(is_known, low, -jnp.inf), jnp.where(is_known, high, jnp.inf)
+
+
+def _mean_and_std(outputs: Any) -> tuple[Array, Array]:
+    """Of a `Gaussian`; the standard deviation of an array is 1."""
+    if isinstance(outputs, Gaussian):
+        return widened(outputs.mean), jnp.sqrt(widened(outputs.variance))
+    return widened(outputs), jnp.ones_like(widened(outputs))
+
+
+def _check_coverage(held_out: HeldOut, coverage: float) -> None:
+    """Checks what prediction sets and intervals need."""
+    if not 0 < coverage < 1:
+        raise ValueError(f"{coverage=} must be between 0 and 1.")
+    if held_out.queries is None:
+        raise ValueError("Give cross_predict the inputs that sets are wanted for, as queries=.")

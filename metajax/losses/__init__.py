@@ -1,5 +1,6 @@
 """Losses of a network, (params, batch, key) -> (scalar, metrics): weighted means over the rows."""
 
+from metajax.losses.calibration import calibrated_cross_entropy as calibrated_cross_entropy
 from metajax.losses.classification import cross_entropy as cross_entropy
 from metajax.losses.classification import one_hot_error as one_hot_error
 from metajax.losses.classification import (

@@ -46,7 +46,7 @@ def cross_entropy(apply: Apply) -> Loss:
     @checked
     def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, Metrics]:
         logits = apply(params, batch.x, key, reference=reference_rows(batch))
-        return _entropy_of_labels(logits, batch)
+        return entropy_of_labels(logits, batch)
 
     return loss
 
@@ -122,7 +122,7 @@ def semi_supervised_cross_entropy(apply: Apply) -> Loss:
         weight = row_weights(batch)
         labelled = batch._replace(weight=jnp.where(is_labelled, weight, 0))
         others = batch._replace(weight=jnp.where(is_labelled, 0, weight))
-        value, metrics = _entropy_of_labels(logits, labelled)
+        value, metrics = entropy_of_labels(logits, labelled)
         log_p = jax.nn.log_softmax(logits.astype(wide_type(logits)))
         p = jnp.exp(log_p)
         entropy = -(p * jnp.where(p > 0, log_p, 0)).sum(axis=-1)  # log p of an absent class is -∞
@@ -131,7 +131,7 @@ def semi_supervised_cross_entropy(apply: Apply) -> Loss:
     return loss
 
 
-def _entropy_of_labels(logits: Array, batch: Batch) -> tuple[Array, Metrics]:
+def entropy_of_labels(logits: Array, batch: Batch) -> tuple[Array, Metrics]:
     """The weighted mean of -log softmax(logits)[y], and the accuracy."""
     y, one_or_nan = classes_of(logits, batch)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(wide_type(logits)), y)

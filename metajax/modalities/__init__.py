@@ -14,6 +14,7 @@ from metajax.modalities.class_information import Describe as Describe
 from metajax.modalities.class_information import adaptive_prototypes as adaptive_prototypes
 from metajax.modalities.class_information import cross_modal_prototypes as cross_modal_prototypes
 from metajax.modalities.class_information import described_head as described_head
+from metajax.modalities.contributions import acquisition_gains as acquisition_gains
 from metajax.modalities.contributions import all_subsets as all_subsets
 from metajax.modalities.contributions import shapley as shapley
 from metajax.modalities.contributions import subsets as subsets

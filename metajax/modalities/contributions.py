@@ -91,6 +91,39 @@ def shapley(values: Array) -> Array:
     return jnp.tensordot(signed_MxS, values.astype(dtype), axes=1, precision="highest")
 
 
+@checked
+def acquisition_gains(values: Array, present: Array) -> Array:
+    """What each absent modality of an example would add, from the values of all subsets.
+
+    gₘ = v(S ∪ m) - v(S), where S are the modalities that the example has; 0 where it has m.
+
+    Args:
+        values: [2^M] in the order of `subsets`, such as accuracies on validation tasks from
+            `all_subsets`.
+        present: bool[..., M], the modalities that each example has, in the order of the names.
+
+    Returns:
+        [..., M], to acquire the one with the greatest gain next.
+
+    Raises:
+        ValueError: a number of values other than 2^M.
+
+    >>> values = jnp.array([0.25, 0.5, 0.75, 1.0])  # of none, of audio, of image, of both
+    >>> acquisition_gains(values, jnp.array([[False, False], [True, False]])).tolist()
+    [[0.25, 0.5], [0.0, 0.5]]
+    """
+    number = jnp.shape(present)[-1]
+    if jnp.shape(values) != (2**number,):
+        raise ValueError(
+            f"Need a value for each of the 2^{number} subsets of {number} modalities, got "
+            f"{jnp.shape(values)}."
+        )
+    digits = jnp.broadcast_to(2 ** jnp.arange(number), jnp.shape(present))
+    has = jnp.where(present, digits, 0)
+    place = has.sum(axis=-1, keepdims=True)
+    return values[place + digits - has] - values[place]
+
+
 def _subset_masks(number: int) -> np.ndarray:
     """All subsets of a number of names, bool[2^number, number]."""
     return (np.arange(2**number)[:, None] >> np.arange(number)[None]) % 2 == 1

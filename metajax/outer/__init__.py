@@ -19,6 +19,7 @@ from metajax.outer.prediction import predict as predict
 from metajax.outer.prequential import Online as Online
 from metajax.outer.prequential import Scores as Scores
 from metajax.outer.prequential import online as online
+from metajax.outer.tails import tail_loss as tail_loss
 from metajax.outer.task_losses import query_loss as query_loss
 from metajax.outer.task_losses import reptile as reptile
 from metajax.outer.task_losses import supervised as supervised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,11 +29,29 @@ class Summary(NamedTuple):
         interval: half the width of its 95 % confidence interval, t s / √tasks. t is Student's
             quantile for tasks - 1 degrees of freedom, 1.96 for many tasks.
         per_task: [tasks, ...], for paired comparisons.
+
+    `lowest` and `highest` are the same of the lowest and the highest tenth of the tasks: the worst
+    decile is `lowest` of an accuracy, and `highest` of a loss.
     """
 
     mean: Array
     interval: Array
     per_task: Array
+
+    @property
+    def lowest(self) -> Summary:
+        """Mean and interval of the lowest tenth of the tasks, which are its `per_task`.
+
+        Its interval is that of the mean of q + min(x - q, 0) / 0.1 over all tasks, with q the
+        highest of the tenth.
+        """
+        return _lowest_tenth(self.per_task)
+
+    @property
+    def highest(self) -> Summary:
+        """Mean and interval of the highest tenth of the tasks, as for `lowest`."""
+        found = _lowest_tenth(-self.per_task)
+        return Summary(-found.mean, found.interval, -found.per_task)
 
     def __repr__(self) -> str:
         """One line, such as "0.823 ± 0.0061 (n = 600)" of 600 tasks."""
@@ -183,6 +202,16 @@ def explain_not_finite(
     number = int(jnp.argmax(is_bad))
     task = jax.tree.map(lambda leaf: leaf[number], tasks)
     task_loss(params, task, jax.random.fold_in(key, number))
+
+
+def _lowest_tenth(per_task: Array) -> Summary:
+    """The mean of the lowest tenth of the tasks, rounded up to a whole number, and its interval."""
+    number = len(per_task)
+    some = math.ceil(number / 10)
+    lowest_Sx = jnp.sort(widened(per_task), axis=0)[:some]
+    edge_x = lowest_Sx[-1:]
+    below_Tx = edge_x + jnp.minimum(widened(per_task) - edge_x, 0) * number / some
+    return Summary(lowest_Sx.mean(axis=0), summarize(below_Tx).interval, lowest_Sx)
 
 
 @checked

@@ -7,4 +7,5 @@ from metajax.plots.measurements import STYLE as STYLE
 from metajax.plots.measurements import accuracies as accuracies
 from metajax.plots.measurements import curves as curves
 from metajax.plots.measurements import dot_plot as dot_plot
+from metajax.plots.measurements import reliability_diagram as reliability_diagram
 from metajax.plots.tasks import task as task

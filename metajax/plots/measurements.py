@@ -13,6 +13,8 @@ from metajax._checked import checked
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from metajax.diagnostics import Reliability
+
 MARKED = 15
 """Lines of fewer points than this have a marker at each point."""
 
@@ -157,3 +159,30 @@ def accuracies(
         if "learned" in values:
             learned, _ = values["learned"]
             axes.axvline(learned, color=f"C{number}", alpha=0.3, linewidth=1, zorder=0)
+
+
+@checked
+def reliability_diagram(
+    axes: Axes, measured: Mapping[str, Reliability], *, title: str = ""
+) -> None:
+    """Draws accuracy against confidence, a line for each kind of answers; the diagonal is right.
+
+    The area of a point is in proportion to the share of the answers in its bin.
+
+    Args:
+        axes: where to draw.
+        measured: {name: of `diagnostics.reliability`}.
+        title: written above the picture.
+    """
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
+    for name, found in measured.items():
+        share = np.asarray(found.share)
+        kept = share > 0
+        x, y = np.asarray(found.confidence)[kept], np.asarray(found.accuracy)[kept]
+        (line,) = axes.plot(x, y, linewidth=1, label=f"{name} (error {float(found.error):.3f})")
+        axes.scatter(x, y, s=400 * share[kept] + 4, color=line.get_color(), alpha=0.6)
+    axes.set(xlabel="confidence", ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")

@@ -19,6 +19,7 @@ from metajax.data.tasks.processes import matern as matern
 from metajax.data.tasks.processes import rbf as rbf
 from metajax.data.tasks.replay import load_tasks as load_tasks
 from metajax.data.tasks.replay import save_tasks as save_tasks
+from metajax.data.tasks.risks import risky_batch as risky_batch
 from metajax.data.tasks.sequences import continual as continual
 from metajax.data.tasks.structural_models import structural_tables as structural_tables
 from metajax.data.tasks.varied import varied_episodes as varied_episodes
