@@ -49,6 +49,7 @@ class Config(NamedTuple):
     batch: int = 8
     rate: float = 3e-3
     at_once: int = 10  # steps in one program
+    milliseconds: float = 0.0  # of processor time that a step takes; 0 measures it
 
 
 TINY = Config(seconds=0.0, batch=2, at_once=2)
@@ -243,7 +244,9 @@ def trained(losses, params, streams, config):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.constant_schedule(0)))
     state, source = mj.outer_loop(task_loss, optimizer).init(params), streams.parts["train"]
     jax.block_until_ready(take_steps(state, source, 1.0))
-    each = min(processor_seconds(lambda: take_steps(state, source, 1.0)) for _ in range(3))
+    each = config.milliseconds * config.at_once / 1000
+    if not each:
+        each = min(processor_seconds(lambda: take_steps(state, source, 1.0)) for _ in range(3))
     calls, skipped = max(int(config.seconds / each), 1), 0
     best, kept, at_step = np.inf, params, 0
     checks = {max(round(calls * part / CHECKS), 1) for part in range(1, CHECKS + 1)}
