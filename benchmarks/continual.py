@@ -60,7 +60,7 @@ class Sizes(NamedTuple):
     width: int = 64
     streams: int = 50
     trials: int = 10
-    rates: tuple = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    rates: tuple = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 TINY = Sizes(ways=2, tasks=2, shots=1, width=8, streams=2, trials=2, rates=(0.1,))

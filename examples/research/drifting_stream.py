@@ -2,12 +2,13 @@
 
 Five Omniglot characters come in random order, eight examples of each. Then five that are drawn anew
 take over their labels, and so on, four times; all characters are new to the nets. Each five
-examples are predicted before their labels are learned from. Two ways to learn from a chunk, on a
-net that was trained by classification, and on the same net after more training through whole
-streams (`online`):
+examples are predicted before their labels are learned from. Two ways to learn from a chunk:
 
 - a step of descent of the head, whose step sizes are learned, or chosen on validation streams;
-- the class means of the last 20 examples, the simplest learner that forgets.
+- the class means of the last examples, the simplest learner that forgets; how many is chosen, too.
+
+The net is trained by classification, and then for the same time either by more classification, or
+through whole streams (`online`).
 
 Reads `omniglot.npz` from the folder that METAJAX_DATA names.
 
@@ -40,40 +41,35 @@ class Config(NamedTuple):
     shots: int = 8  # examples of a character
     drifts: int = 4  # sets of characters in a stream
     chunk: int = 5
-    window: int = 20  # examples of which class means are taken
     width: int = 32
-    steps: int = 500  # through streams
-    pretraining_steps: int = 5000
+    steps: int = 300  # through streams
+    pretraining_steps: int = 3000
     streams: int = 2  # in a step
     test_streams: int = 200
     rates: tuple = (0.003, 0.01, 0.03, 0.1, 0.3)
+    windows: tuple = (10, 20, 30, 40)  # examples of which class means are taken
 
 
 TINY = Config(
-    ways=2, shots=2, drifts=2, chunk=2, window=4, width=8, steps=2, pretraining_steps=2,
-    test_streams=2, rates=(0.1,),
+    ways=2, shots=2, drifts=2, chunk=2, width=8, steps=2, pretraining_steps=2, test_streams=2,
+    rates=(0.1,), windows=(4,),
 )  # fmt: skip
 PARTS = {"train": 1100, "validation": 100, "test": 423}
 
 
 def stream(config):
-    """(dataset, key) -> a stream as the support set of a task."""
-    draw = mj.data.episodes(config.ways, config.shots, queries=1)
+    """(dataset, key) -> a stream as the support set of a task; no character comes twice."""
+    draw = mj.data.episodes(config.ways * config.drifts, config.shots, queries=1)
+    each = config.ways * config.shots  # examples between two drifts
 
     def sample(dataset, key):
         draw_key, order_key = jax.random.split(key)
-        tasks = jax.vmap(functools.partial(draw, dataset))(
-            jax.random.split(draw_key, config.drifts)
-        )
-        order_keys = jax.random.split(order_key, config.drifts)
-        mixed = jax.vmap(mj.inner.take)(
-            tasks.support,
-            jax.vmap(lambda key: jax.random.permutation(key, config.ways * config.shots))(
-                order_keys
-            ),
-        )
-        one_after_the_other = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), mixed)
-        return mj.Task(one_after_the_other, jax.tree.map(lambda leaf: leaf[0], tasks.query))
+        task = draw(dataset, draw_key)  # its examples are sorted by class
+        starts = each * jnp.arange(config.drifts)
+        mix = lambda start, key: start + jax.random.permutation(key, each)
+        order = jax.vmap(mix)(starts, jax.random.split(order_key, config.drifts)).ravel()
+        numbered = lambda batch: batch._replace(y=batch.y % config.ways)
+        return mj.Task(numbered(mj.inner.take(task.support, order)), numbered(task.query))
 
     return sample
 
@@ -99,10 +95,10 @@ def descent(config, rate):
     return mj.online(step, HEAD_LOSS, chunk=config.chunk)
 
 
-def means(config):
-    """The class means of the last examples."""
+def means(config, window):
+    """The class means of so many of the last examples."""
     prototypes = mj.prototypes(mj.nets.identity_encoder, config.ways)
-    return mj.online(prototypes, HEAD_LOSS, chunk=config.chunk, window=config.window)
+    return mj.online(prototypes, HEAD_LOSS, chunk=config.chunk, window=window)
 
 
 def read_images(apply, params, task):
@@ -145,25 +141,36 @@ def main(config, out):
     )
     adam = lambda steps: optax.adam(optax.cosine_decay_schedule(1e-3, steps))
 
-    found = {}
     union = mj.algorithms.pretraining(make_net(parts["train"].classes, config))
-    loop = mj.outer_loop(union.task_loss, adam(config.pretraining_steps))
     batches = mj.data.meta_batch(mj.data.batches(64), 1)
-    frozen = trained(loop, union.params, batches, parts["train"], config.pretraining_steps)
-    zeros = jax.tree.map(jnp.zeros_like, start.fast["head"])
-    frozen = only_head(frozen._replace(fast={**frozen.fast, "head": zeros}))
-    by_rate = {
-        rate: accuracies(descent(config, optax.sgd(rate)), apply, frozen, tries).mean()
-        for rate in config.rates
-    }
-    rate = max(by_rate, key=by_rate.get)
-    learner = descent(config, optax.sgd(rate))
-    found["classification, descent"] = accuracies(learner, apply, frozen, unseen)
-    found["classification, class means"] = accuracies(means(config), apply, frozen, unseen)
 
+    def classification(params, steps):
+        loop = mj.outer_loop(union.task_loss, adam(steps))
+        return trained(loop, params, batches, parts["train"], steps)
+
+    def without_head(params):
+        zeros = jax.tree.map(jnp.zeros_like, start.fast["head"])
+        return only_head(params._replace(fast={**params.fast, "head": zeros}))
+
+    def best(learners, params):
+        """The value whose learner is best on validation streams."""
+        scores = {
+            value: accuracies(learner, apply, params, tries).mean()
+            for value, learner in learners.items()
+        }
+        return max(scores, key=scores.get)
+
+    begun = time.perf_counter()
+    classified = classification(union.params, config.pretraining_steps)
+    of_pretraining = time.perf_counter() - begun
+    frozen = without_head(classified)
+    window = best({value: means(config, value) for value in config.windows}, frozen)
+    rates = {value: descent(config, optax.sgd(value)) for value in config.rates}
+
+    found, begun = {}, time.perf_counter()
     for name, learner in {
         "streams, descent": descent(config, mj.inner.leaf_rates(0.1)),
-        "streams, class means": means(config),
+        "streams, class means": means(config, window),
     }.items():
         task_loss = lambda params, task, key, learner=learner: learner.task_loss(
             params, read_images(apply, params, task), key
@@ -173,20 +180,30 @@ def main(config, out):
         sample = mj.data.meta_batch(draw, config.streams)
         params = trained(loop, params, sample, parts["train"], config.steps)
         found[name] = accuracies(learner, apply, params, unseen)
+    of_streams = (time.perf_counter() - begun) / 2
+
+    more = max(round(config.pretraining_steps * of_streams / of_pretraining), 1)
+    frozen = without_head(classification(classified, more))
+    rate = best(rates, frozen)
+    found["classification, descent"] = accuracies(rates[rate], apply, frozen, unseen)
+    learner = means(config, window)
+    found["classification, class means"] = accuracies(learner, apply, frozen, unseen)
 
     for name, each in found.items():
         print(f"{name:<30}", common.cell(common.percent(each.mean(axis=1))))
-    best = found["classification, class means"].mean(axis=1)
+    control = found["classification, class means"].mean(axis=1)
     report = {
         **common.header(),
         "digest": split.digest,
         "rate": rate,
+        "window": window,
+        "steps": {"classification": [config.pretraining_steps, more], "streams": config.steps},
         "chunk": config.chunk,
         "drift": config.ways * config.shots,
         "rows": {
             name: {
                 "accuracy": common.percent(each.mean(axis=1)),
-                "minus class means of classification": common.percent(each.mean(axis=1) - best),
+                "minus class means of classification": common.percent(each.mean(axis=1) - control),
                 "chunks": np.round(100 * each.mean(axis=0), 2).tolist(),
             }
             for name, each in found.items()
