@@ -64,7 +64,7 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument("--data", nargs="+", default=["text", "strokes"], choices=["text", "strokes"])
-parser.add_argument("--seconds", type=float, default=150, help="of processor time for each net")
+parser.add_argument("--seconds", type=float, default=120, help="of processor time for each net")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
@@ -81,7 +81,7 @@ EXACT, FIRST_ORDER = "hidden layer learns, exact", "hidden layer learns, first o
 LEARNING = {EXACT: mj.mixed_mode(), FIRST_ORDER: mj.first_order()}
 """{row: strategy}."""
 AFTER = "{}, after ordinary training"
-FIRST_RATES = (0.05, 0.2, 0.8)
+FIRST_RATES = (0.3, 1.0, 3.0)
 NAIVE = {"naive, hidden layer": is_last_hidden, "naive, all weights": lambda path: True}
 """{row: which weights learn during the test}."""
 NAIVE_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
