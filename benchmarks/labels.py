@@ -8,7 +8,8 @@ of these 45 are labelled in each of these ways, and the net adapts again:
 - coverage: each as far as possible from what is labelled;
 - learned: a prediction, learned on validation tasks, of what each label gains.
 
-The nets and heads are those of single_tasks.py. Writes benchmarks/results/labels.json.
+All five are chosen before the first is known. The nets and heads are those of single_tasks.py.
+Writes benchmarks/results/labels.json.
 
 METAJAX_DATA=folder python benchmarks/labels.py
 METAJAX_DATA=folder python benchmarks/labels.py --tiny --out /tmp/results    # that it runs
@@ -20,7 +21,7 @@ import pathlib
 import harness
 import jax
 import jax.numpy as jnp
-from single_tasks import DATA, HEADS, KEY, WAYS, cell, trained
+from single_tasks import DATA, HEADS, KEY, WAYS, cell, embedded, trained
 
 import metajax as mj
 from metajax import diagnostics, nets
@@ -40,9 +41,9 @@ parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 def measure(setting, head, steps, tests):
     """{way of choosing: [tests] accuracies}."""
-    embed, of_head = trained(setting.make_net(), head, setting.parts["train"], steps)
+    embed, of_head = trained(setting, head, steps)
     adaptation, apply = (
-        head.adaptation(nets.identity_encoder),
+        head.adaptation(nets.identity_encoder, WAYS),
         mj.linear_head(nets.identity_encoder),
     )
     fewest = min(int(setting.parts[part].count.min()) for part in ("validation", "test"))
@@ -50,9 +51,8 @@ def measure(setting, head, steps, tests):
 
     def prepared(part, key):
         """(accuracy after labelling some of the pool, statistics of the pool) of a task."""
-        task = draw(setting.parts[part], key)
-        support = task.support._replace(x=embed(task.support.x))
-        queries = embed(task.query.x)
+        task = draw(setting.parts[part], jax.random.fold_in(key, 0))
+        support, queries = embedded(embed, task.support, task.query.x)
         places = jnp.arange(WAYS * (1 + POOL)).reshape(WAYS, -1)
         first, rest = places[:, 0], places[:, 1:].ravel()
         logits = mj.predict(

@@ -3,7 +3,8 @@
 A net is trained for each kind of data and each of four learners: class means, class means with a
 calibration error in the outer loss, ridge regression, descent of the head. On tasks of test
 classes, with 1, 5 and 10 shots, the predicted accuracy is set against that on 15 queries a class,
-or as many as the class has:
+or as many as the class has. With few queries the accuracy itself is uncertain: "floor" is the mean
+error of a perfect prediction.
 
 - constant: the mean accuracy of validation tasks, which is what a benchmark says;
 - held out: the share of the support set that is right where it is left out (`trust`);
@@ -13,10 +14,9 @@ Beside it, each with what it learns from validation tasks: the gain of five more
 calibration as it is, with the temperature of validation tasks, and with one of the task's own;
 coverage and size of prediction sets; errors where the least sure answers are left out; and how well
 queries of no class are told from others: characters or letters of other classes, and the sentences
-that CLINC150 has for this. Digits have few classes: their intervals are over three splits of them.
+that CLINC150 has for this. Digits have few classes: three ways, and intervals over three splits.
 
-Rows are added to benchmarks/results/single_tasks.json, so that a run that was stopped goes on. With
-all rows of class means there, single_tasks.png is drawn.
+Rows are added to benchmarks/results/single_tasks.json, so that a run that was stopped goes on.
 
 METAJAX_DATA=folder python benchmarks/single_tasks.py
 METAJAX_DATA=folder python benchmarks/single_tasks.py --data Omniglot --steps 200 --out /tmp/results
@@ -41,6 +41,7 @@ import metajax as mj
 from metajax import diagnostics, nets
 
 WAYS, MORE, MOST_QUERIES, WIDTH = 5, 5, 15, 32
+SHOTS = (1, 5, 10)
 LEFT_OUT = 0.25  # how often a modality is missing, where there are two
 KEY = jax.random.key(0)
 parser = argparse.ArgumentParser(
@@ -57,16 +58,21 @@ class Setting(NamedTuple):
         make_net: () -> a net with the methods `embed` and `__call__`.
         outside: {part: features of queries of no class}; None takes queries of other classes, and
             an empty dict none.
+        ways: classes of a task.
+        more: labels of each class that are added to see what they gain.
     """
 
     parts: dict
     digest: str
     make_net: Callable
     outside: dict | None = None
+    ways: int = WAYS
+    more: int = MORE
 
 
 def image_net():
-    return nets.Conv4(WAYS, width=WIDTH, rngs=nnx.Rngs(0))
+    """Its statistics are of each image alone: a query must not know what else is asked."""
+    return nets.Conv4(WAYS, width=WIDTH, norm=nets.GroupNorm, rngs=nnx.Rngs(0))
 
 
 def characters(seed):
@@ -93,7 +99,7 @@ def drawings(seed):
 def pair_net():
     rngs = nnx.Rngs(0)
     encoders = {
-        "image": nets.Conv4(WIDTH, width=WIDTH, rngs=rngs),
+        "image": nets.Conv4(WIDTH, width=WIDTH, norm=nets.GroupNorm, rngs=rngs),
         "stroke": nets.TemporalConv(4, WIDTH, rngs=rngs),
     }
     return nets.Multimodal(encoders, nets.fusion.mean, WIDTH, WAYS, rngs=rngs)
@@ -105,7 +111,8 @@ def letters(seed):
     split = mj.data.split_scripts(
         source, train=["Latin"], validation=["Armenian", "Georgian"], test=["Greek", "Cyrillic"]
     )
-    return Setting(parts(source, split), split.digest, image_net)
+    # The smallest class has twelve drawings: two queries are left with ten shots.
+    return Setting(parts(source, split), split.digest, image_net, more=0)
 
 
 def intents(seed):
@@ -125,17 +132,11 @@ def intents(seed):
 
 
 def sounds(seed):
-    """Spoken digits: five to train and, on other recordings, to validate; five to test."""
+    """Spoken digits: four to train, three to validate and three to test."""
     source = mj.data.spoken_digits()
-    split = mj.data.draw_split(source.names, {"train": 5, "test": 5}, seed=seed)
-    found = {part: mj.data.select_part(source, split, part) for part in ("train", "test")}
-    labels = np.asarray(found["train"].y)
-    is_kept = np.arange(len(labels)) % 4 < 3
-    rows = lambda mask: mj.data.dataset(
-        np.asarray(found["train"].x)[mask], labels[mask], scale=found["train"].scale
-    )
-    found |= {"train": rows(is_kept), "validation": rows(~is_kept)}
-    return Setting(found, split.digest, Sounds, {})
+    sizes = {"train": 4, "validation": 3, "test": 3}
+    split = mj.data.draw_split(source.names, sizes, seed=seed)
+    return Setting(parts(source, split), split.digest, Sounds, {}, ways=3)
 
 
 def parts(source, split):
@@ -165,7 +166,7 @@ class Sounds(nnx.Module):
     def __init__(self):
         rngs = nnx.Rngs(0)
         self.body = nets.Audio(nets.TemporalConv(40, WIDTH, rngs=rngs), rate=8000)
-        self.head = nnx.Linear(WIDTH, WAYS, rngs=rngs)
+        self.head = nnx.Linear(WIDTH, 3, rngs=rngs)
 
     def embed(self, x):
         """Recordings [n, samples] -> features."""
@@ -192,7 +193,7 @@ class Head(NamedTuple):
     """How a task is learned.
 
     Attributes:
-        adaptation: features of examples -> adaptation.
+        adaptation: (features of examples, ways) -> adaptation.
         loss: the loss of the outer loop.
     """
 
@@ -201,13 +202,11 @@ class Head(NamedTuple):
 
 
 HEADS = {
-    "class means": Head(lambda embed: mj.prototypes(embed, WAYS)),
-    "class means, calibrated": Head(
-        lambda embed: mj.prototypes(embed, WAYS), mj.losses.calibrated_cross_entropy
-    ),
-    "ridge": Head(lambda embed: mj.ridge(embed, WAYS)),
+    "class means": Head(mj.prototypes),
+    "class means, calibrated": Head(mj.prototypes, mj.losses.calibrated_cross_entropy),
+    "ridge": Head(mj.ridge),
     "descent": Head(
-        lambda embed: mj.inner_loop(
+        lambda embed, ways: mj.inner_loop(
             mj.losses.cross_entropy(mj.linear_head(embed)), optax.sgd(0.5), steps=5
         )
     ),
@@ -221,20 +220,20 @@ parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--out", type=pathlib.Path, default=harness.RESULTS)
 
 
-def trained(net, head, source, steps):
+def trained(setting, head, steps):
     """(features of examples, the params of the head) after so many steps."""
-    apply, params = nets.functional(net)
+    apply, params = nets.functional(setting.make_net())
     embed = functools.partial(apply, method="embed")
     params = nets.split_params(params, lambda path: path.startswith("head"))
-    adaptation = head.adaptation(embed)
+    adaptation = head.adaptation(embed, setting.ways)
     task_loss = mj.query_loss(adaptation, head.loss(mj.linear_head(embed)))
     loop = mj.outer_loop(task_loss, optax.adam(optax.cosine_decay_schedule(2e-3, steps)))
-    sample = mj.data.meta_batch(mj.data.episodes(WAYS, 5, 5), tasks=4)
+    sample = mj.data.meta_batch(mj.data.episodes(setting.ways, 5, 5), tasks=4)
     state, _ = mj.training.fit(
         loop,
         loop.init(adaptation.init(params, KEY)),
         sample,
-        source,
+        setting.parts["train"],
         KEY,
         steps=steps,
         every=steps,
@@ -244,14 +243,19 @@ def trained(net, head, source, steps):
     return jax.jit(functools.partial(embed, state.params)), of_head
 
 
-def sampler(shots, more, queries, has_others):
+def embedded(embed, support, *inputs):
+    """The support set, and other inputs, as features."""
+    return support._replace(x=embed(support.x)), *map(embed, inputs)
+
+
+def sampler(ways, shots, more, queries, has_others):
     """Tasks, the same with more shots, and queries of other classes."""
-    classes = (2 if has_others else 1) * WAYS
+    classes = (2 if has_others else 1) * ways
     sample = mj.data.episodes(classes, shots + more, queries)
 
     def draw(source, key):
         task = sample(source, key)
-        each = np.arange(classes * (shots + more)).reshape(classes, -1)[:WAYS]
+        each = np.arange(classes * (shots + more)).reshape(classes, -1)[:ways]
         of = np.arange(classes * queries).reshape(2 if has_others else 1, -1)
         take = lambda batch, rows: mj.inner.take(batch, jnp.asarray(rows.ravel()))
         few, many = take(task.support, each[:, :shots]), take(task.support, each)
@@ -263,19 +267,17 @@ def sampler(shots, more, queries, has_others):
 
 def measured(embed, of_head, head, setting, part, sizes, tests):
     """What is known of each task, leaves [tasks, ...]."""
-    adaptation, apply = (
-        head.adaptation(nets.identity_encoder),
-        mj.linear_head(nets.identity_encoder),
-    )
-    outside = setting.outside
-    draw = sampler(*sizes, has_others=outside is None)
+    adaptation = head.adaptation(nets.identity_encoder, setting.ways)
+    apply, outside = mj.linear_head(nets.identity_encoder), setting.outside
+    draw = sampler(setting.ways, *sizes, has_others=outside is None)
 
     def one(key):
-        few, many, query, others = draw(setting.parts[part], key)
-        few, many = (batch._replace(x=embed(batch.x)) for batch in (few, many))
-        features, number = embed(query.x), len(query.y)
+        draw_key, other_key = jax.random.split(key)
+        few, many, query, others = draw(setting.parts[part], draw_key)
+        few, features = embedded(embed, few, query.x)
+        many, number = many._replace(x=embed(many.x)), len(query.y)
         if outside:
-            rows = jax.random.choice(key, len(outside[part]), (number,), replace=False)
+            rows = jax.random.choice(other_key, len(outside[part]), (number,), replace=False)
             others = outside[part][rows]
         if others is not None:
             features = jnp.concatenate([features, embed(others)])
@@ -302,11 +304,11 @@ def measured(embed, of_head, head, setting, part, sizes, tests):
     return jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, tests))
 
 
-def compare(validation, test):
+def compare(validation, test, has_more):
     """The row of the table."""
     true = test["true"]
     predictor = diagnostics.fit_predictor(validation["statistics"], validation["true"])
-    learned, half = diagnostics.predict_accuracy(predictor, test["statistics"])
+    learned, low, high = diagnostics.predict_accuracy(predictor, test["statistics"])
     predicted = {"constant": jnp.full_like(true, predictor.mean), "learned": learned}
     if not jnp.isnan(test["trust"].accuracy).any():
         predicted["held out"] = test["trust"].accuracy
@@ -314,16 +316,21 @@ def compare(validation, test):
     row = {"accuracy": cell(true), "worst tenth": cell_of(mj.summarize(true).lowest)}
     row["predictions"] = errors(predicted, true)
     row["interval of trust"] = inside(test["trust"].low, test["trust"].high)
-    row["interval of the predictor"] = inside(learned - half, learned + half)
+    row["interval of the predictor"] = inside(low, high)
+    # The mean of |error| of a normal distribution is √(2 / π) of its deviation.
+    row["floor"] = float(jnp.sqrt(2 / jnp.pi * true * (1 - true) / test["y"].shape[1]).mean())
+    rest = calibration(validation, test) | answered(test) | scope(validation, test)
+    if not has_more:
+        return row | rest
     gain = lambda found: found["after"] - found["true"]
     of_gain = diagnostics.fit_predictor(validation["statistics"], gain(validation))
-    gains, _ = diagnostics.predict_accuracy(of_gain, test["statistics"])
+    gains, *_ = diagnostics.predict_accuracy(of_gain, test["statistics"])
     constant = jnp.full_like(true, of_gain.mean)
     row["gain of more labels"] = {
         "gain": cell(gain(test)),
         **errors({"constant": constant, "learned": gains}, gain(test)),
     }
-    return row | calibration(validation, test) | answered(test) | scope(validation, test)
+    return row | rest
 
 
 def errors(predicted, true):
@@ -340,7 +347,8 @@ def errors(predicted, true):
 
 def calibration(validation, test):
     """Expected calibration errors with three temperatures, pooled over tasks and by task."""
-    flat = lambda found: (found["logits"].reshape(-1, WAYS), found["y"].reshape(-1))
+    ways = test["logits"].shape[2]
+    flat = lambda found: (found["logits"].reshape(-1, ways), found["y"].reshape(-1))
     shared = diagnostics.best_temperature(*flat(validation))
     own = jax.vmap(
         lambda logits, y, usable: diagnostics.best_temperature(
@@ -350,7 +358,7 @@ def calibration(validation, test):
     rows = {"temperature": float(shared), "calibration": {}}
     for name, scale in {"none": 1.0, "shared": shared, "own": own[:, None, None]}.items():
         share = jax.nn.softmax(test["logits"] / scale)
-        pooled = share.reshape(-1, WAYS), test["y"].reshape(-1)
+        pooled = share.reshape(-1, ways), test["y"].reshape(-1)
         by_task = jax.vmap(lambda p, y: diagnostics.reliability(p, y).error)
         own_y = jnp.take_along_axis(share, test["y"][..., None], axis=2)[..., 0]
         rows["calibration"][name] = {
@@ -424,26 +432,25 @@ def of_split(make, head, options, shots, seed):
     """({shots: row}, digest) of one split of the classes."""
     setting = make(seed)
     steps, tests = options
-    embed, of_head = trained(setting.make_net(), head, setting.parts["train"], steps)
+    embed, of_head = trained(setting, head, steps)
     fewest = min(int(setting.parts[part].count.min()) for part in ("validation", "test"))
-    rows = {}
+    queries, rows = min(MOST_QUERIES, fewest - max(SHOTS) - setting.more), {}
     for number in shots:
-        more = min(MORE, (fewest - number) // 2)
-        sizes = number, more, min(MOST_QUERIES, fewest - number - more)
+        sizes = number, setting.more, queries
         both = (
             measured(embed, of_head, head, setting, part, sizes, tests)
             for part in ("validation", "test")
         )
-        rows[number] = {"more": more, "queries": sizes[2], **compare(*both)}
+        rows[number] = {"queries": queries, **compare(*both, setting.more > 0)}
     return rows, setting.digest
 
 
 def main(options):
-    steps, tests, shots = (
-        (2, 5, (1, 2)) if options.tiny else (options.steps, options.tests, (1, 5, 10))
-    )
+    steps, tests, shots = (2, 5, (1, 2)) if options.tiny else (options.steps, options.tests, SHOTS)
     path = options.out / "single_tasks.json"
     report = json.loads(path.read_text()) if path.exists() else {"rows": {}, "digests": {}}
+    if report.get("steps", steps) != steps or report.get("tests", tests) != tests:
+        raise SystemExit(f"{path} is of other --steps or --tests; give another --out.")
     report.update(harness.header(seed=0, steps=steps, tests=tests))
     for data in options.data:
         rows = report["rows"].setdefault(data, {})

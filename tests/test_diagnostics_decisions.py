@@ -117,13 +117,15 @@ def test_candidates_are_chosen_one_after_the_other():
     np.testing.assert_allclose(none["remoteness"].mean(), 1)
     every = diagnostics.choose_labels(lambda chosen: none["entropy"], 5, 5)
     assert sorted(every.tolist()) == [0, 1, 2, 3, 4] and every[-1] == 1
+    hopeless = diagnostics.choose_labels(lambda chosen: jnp.full(5, -jnp.inf), 5, 5)
+    assert sorted(hopeless.tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_a_predictor_learns_what_a_label_gains():
     statistics = {"entropy": jax.random.uniform(KEY, (100,))}
     gain = 0.2 * statistics["entropy"] - 0.1
     predictor = diagnostics.fit_predictor(statistics, gain)
-    found, _ = diagnostics.predict_accuracy(predictor, statistics)
+    found, *_ = diagnostics.predict_accuracy(predictor, statistics)
     assert found.min() < -0.05 and jnp.abs(found - gain).max() < 0.02
 
 
@@ -170,6 +172,10 @@ def test_wrong_arguments_are_refused():
         diagnostics.choose_labels(lambda chosen: jnp.zeros(2), 3, 1)
     with pytest.raises(ValueError, match="every candidate"):
         diagnostics.choose_labels(lambda chosen: jnp.full(3, jnp.nan), 3, 1)
+    with pytest.raises(ValueError, match="two or more classes"):
+        diagnostics.candidate_statistics(
+            jnp.zeros((3, 1)), jnp.zeros((3, 4)), jnp.zeros((1, 4)), jnp.zeros(3, bool)
+        )
     with pytest.raises(ValueError, match="labelled"):
         diagnostics.candidate_statistics(
             jnp.zeros((3, 2)), jnp.zeros((3, 4)), jnp.zeros((1, 5)), jnp.zeros(3, bool)

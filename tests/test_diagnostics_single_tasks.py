@@ -199,6 +199,10 @@ def test_an_interval_is_counted_by_hand():
     assert (low == -jnp.inf).all() and (high == jnp.inf).all()
     with pytest.raises(ValueError, match=r"\(9, 1\).*\(9,\)"):
         diagnostics.conformal_intervals(held_out._replace(y=support.y[:, 0]))
+    with pytest.raises(ValueError, match=r"between 0.5 and 1"):
+        diagnostics.conformal_intervals(held_out, coverage=0.4)
+    broken = held_out._replace(y=support.y.at[0].set(jnp.nan))
+    assert jnp.isnan(diagnostics.conformal_intervals(broken)[0]).all()
 
 
 def test_examples_whose_modalities_are_absent_are_held_out_too():
@@ -273,6 +277,10 @@ def test_the_best_temperature_has_the_least_cross_entropy():
         + 3.0 / 2 * (2.0 / t - 1) ** 2
     )
     assert abs(jax.grad(penalised)(shrunk[1])) < 1e-8
+    assert jnp.isnan(diagnostics.best_temperature(logits, y, weight=jnp.zeros(500)))
+    sure = jnp.array([[10.0, 0.0], [0.0, 10.0]], jnp.float32)
+    least = diagnostics.best_temperature(sure, jnp.arange(2))
+    np.testing.assert_allclose(least, np.exp(-7), rtol=1e-4)
     right = diagnostics.best_temperature(logits, logits.argmax(axis=1))
     wrong = diagnostics.best_temperature(logits, logits.argmin(axis=1))
     np.testing.assert_allclose((right, wrong), (np.exp(-7), np.exp(7)), rtol=1e-6)
@@ -301,10 +309,10 @@ def test_a_learned_prediction_is_better_than_the_mean_of_other_tasks(shots):
     unseen, true = run(jax.random.split(jax.random.key(2), 200))
     predictor = diagnostics.fit_predictor(*known)
     assert isinstance(predictor, AccuracyPredictor)
-    found, half = diagnostics.predict_accuracy(predictor, unseen)
+    found, low, high = diagnostics.predict_accuracy(predictor, unseen)
     gain = mj.summarize((predictor.mean - true) ** 2 - (found - true) ** 2)
     assert gain.mean > gain.interval  # for one shot, by the probabilities of its own examples
-    covered = jnp.abs(found - true) <= half
+    covered = (low <= true) & (true <= high)
     assert 0.9 < covered.mean() <= 1
     np.testing.assert_allclose(predictor.error, jnp.sqrt(((found - true) ** 2).mean()), rtol=0.2)
 
@@ -330,13 +338,51 @@ def test_statistics_of_a_support_set_by_hand():
     rows = np.arange(9)
     left_out = np.stack([means_without(support, rows == row)(support.x)[row] for row in rows])
     own = means_without(support, rows < 0)(support.x)
-    for logits, name in ((left_out, ""), (own, "own_")):
+    for logits, name in ((left_out, ""), (own, "fitted_")):
         share = np.asarray(jax.nn.softmax(logits))
         np.testing.assert_allclose(found[name + "probability"], share[rows, support.y].mean())
         entropy = -(share * np.log(share)).sum(axis=1).mean()
         np.testing.assert_allclose(found[name + "entropy"], entropy)
     assert found["accuracy"] == (left_out.argmax(axis=1) == support.y).mean()
-    assert found["usable"] == 1
+    assert found["usable"] == 1 and found["examples"] == 9 and found["ways"] == WAYS
+
+
+def test_nothing_is_predicted_for_a_larger_support_set():
+    draw = lambda shots: jax.vmap(lambda key: with_accuracy(key, shots))(jax.random.split(KEY, 20))
+    predictor = diagnostics.fit_predictor(*draw(2))
+    statistics, _ = draw(4)
+    with pytest.raises(ValueError, match="6 … 6 examples, got 12 … 12"):
+        diagnostics.predict_accuracy(predictor, statistics)
+    assert jnp.isnan(jax.jit(diagnostics.predict_accuracy)(predictor, statistics)[0]).all()
+
+
+def test_rows_without_a_label_stay_in_every_fold():
+    """So that an adaptation that reads them always has them all."""
+    support, _ = make_task(KEY, 4)
+    half_labelled = support._replace(y=jnp.where(jnp.arange(12) < 6, support.y, -1))
+    reads = mj.Adaptation(
+        lambda params, key: params,
+        lambda params, batch, key: params._replace(
+            fast={
+                "head": {
+                    "kernel": jnp.zeros((2, WAYS)),
+                    "bias": jnp.full(WAYS, batch.weight[6:].sum()),
+                }
+            }
+        ),
+    )
+    found = diagnostics.cross_predict(reads, APPLY, PARAMS, half_labelled, KEY, folds=3)
+    assert (found.support == 6).all()
+
+
+def test_folds_are_of_equal_size():
+    for shots, folds in ((5, 10), (2, 6), (5, 3), (5, 4)):
+        labels = jnp.repeat(jnp.arange(5), shots)
+        support = mj.Batch(jnp.zeros((len(labels), 2)), labels)
+        adaptation = mj.prototypes(nets.identity_encoder, 5)
+        fold = diagnostics.cross_predict(adaptation, APPLY, PARAMS, support, KEY, folds=folds).fold
+        sizes = np.bincount(fold, minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
 
 
 def test_wrong_arguments_are_refused():
@@ -350,6 +396,8 @@ def test_wrong_arguments_are_refused():
     floats = held_out._replace(y=support.y.astype(float))
     with pytest.raises(ValueError, match="Labels"):
         diagnostics.trust(floats)
+    with pytest.raises(ValueError, match="two or more ways"):
+        diagnostics.trust(held_out._replace(support=jnp.zeros((9, 1))))
     for coverage in (0.0, 1.0):
         with pytest.raises(ValueError, match="between 0 and 1"):
             diagnostics.conformal_sets(held_out, coverage=coverage)

@@ -14,7 +14,7 @@ PLAIN = lambda params, x, key, reference: x * params.fast
 def test_it_is_near_the_calibration_error_of_bins():
     logits = 2 * jax.random.normal(KEY, (4000, 3))
     y = jax.random.categorical(jax.random.key(1), logits / 2)
-    loss = mj.losses.calibrated_cross_entropy(PLAIN, share=2.0)
+    loss = mj.losses.calibrated_cross_entropy(PLAIN, strength=2.0)
     value, metrics = loss(mj.Params(jnp.ones(()), {}), mj.Batch(logits, y), None)
     bins = mj.diagnostics.reliability(jax.nn.softmax(logits), y)
     np.testing.assert_allclose(metrics["calibration_error"], bins.error, atol=0.01)
@@ -51,4 +51,4 @@ def test_rows_of_weight_zero_count_nothing_and_wrong_labels_are_refused():
     with pytest.raises(ValueError, match="9"):
         loss(params, mj.Batch(logits, y.at[5].set(9)), None)
     with pytest.raises(ValueError, match="0 or more"):
-        mj.losses.calibrated_cross_entropy(PLAIN, share=-1.0)
+        mj.losses.calibrated_cross_entropy(PLAIN, strength=-1.0)

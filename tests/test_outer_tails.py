@@ -18,7 +18,11 @@ def test_the_worst_tenth_is_that_of_sorting():
     np.testing.assert_allclose(found.lowest.mean, in_order[:20].mean())
     np.testing.assert_allclose(found.highest.mean, in_order[-20:].mean())
     np.testing.assert_allclose(found.lowest.per_task, in_order[:20])
-    assert mj.summarize(values[:4]).lowest.mean == values[:4].min()
+    few = mj.summarize(values[:40]).lowest
+    assert few.mean == np.sort(values[:40])[:4].mean() and jnp.isnan(few.interval)
+    assert jnp.isnan(mj.summarize(values.at[3].set(jnp.nan)).highest.mean)
+    counts = jnp.arange(100, dtype=jnp.uint8)
+    assert mj.summarize(counts).highest.mean == 94.5
 
 
 def test_the_interval_of_the_worst_tenth_has_its_coverage():
@@ -84,6 +88,9 @@ def test_risky_tasks_are_drawn_in_proportion():
     assert means[1e-3] > 0.8 and 0.6 < means[1.0] < 0.8 and abs(means[1e6] - 0.5) < 0.05
     best = draw(1e-6)(0.0, KEY).query.x
     every = draw(1e-6, 16)(0.0, KEY).query.x
+    no_number = lambda source, task: jnp.where(task.query.x[0] > 0.5, jnp.nan, 0.0)
+    kept = mj.data.risky_batch(sample, no_number, tasks=4, drawn=16)(0.0, KEY).query.x
+    assert kept.max() <= 0.5
     np.testing.assert_array_equal(np.sort(best.ravel()), np.sort(every.ravel())[-4:])
 
 

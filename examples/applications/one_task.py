@@ -1,7 +1,7 @@
-"""How far the answers on one task can be trusted: twenty pictures in a folder, a table of texts.
+"""How far the answers on one task can be trusted: sixteen pictures in a folder, a table of texts.
 
-A net learns from tasks of four digits; three others are for validation. Then there is a folder with
-five pictures of each of the last three, and nothing else is known: what accuracy to expect, which
+A net learns from tasks of four digits; four others are for validation. Then there is a folder with
+eight pictures of each of the last two, and nothing else is known: what accuracy to expect, which
 labels to rule out, which answers to leave open. The pictures are those of scikit-learn, so that in
 the end the true accuracy can be shown. Put your own folder, with a folder for each class, in their
 place.
@@ -35,7 +35,7 @@ import metajax as mj
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the folder of common.py
 import common
 
-WAYS, SHOTS, QUERIES = 3, 5, 25
+WAYS, SHOTS, QUERIES = 2, 8, 25
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TABLE = """text,label
 what is my balance,money
@@ -119,13 +119,13 @@ def main(config, out):
     """Trains the net, asks about the folder, and draws what is found."""
     started = time.perf_counter()
     digits = pictures()
-    parts = {"train": NAMES[:4], "validation": NAMES[4:7], "new": NAMES[7:]}
+    parts = {"train": NAMES[:4], "validation": NAMES[4:8], "new": NAMES[8:]}
     split = mj.data.class_split("digits", parts, digits.names)
     train, validation, new = (mj.data.select_part(digits, split, part) for part in parts)
     adaptation, network, params = trained(train, config.steps)
 
     # Pictures that come one after the other are of one writer: five of them would not be a sample.
-    order = np.random.default_rng(5).permutation(len(new.y))
+    order = np.random.default_rng(0).permutation(len(new.y))
     labels = np.asarray(new.y)[order]
     first = np.concatenate([np.flatnonzero(labels == way)[:SHOTS] for way in range(WAYS)])
     first, rest = order[first], np.delete(order, first)
@@ -158,31 +158,32 @@ def main(config, out):
     for name, source in {"training classes": train, "new classes": validation}.items():
         statistics, accuracies, logits, labels, _ = known(source)
         predictor = mj.diagnostics.fit_predictor(statistics, accuracies)
-        accuracy, half = mj.diagnostics.predict_accuracy(predictor, own)
+        learned = mj.diagnostics.predict_accuracy(predictor, own)
         mean = float(predictor.mean)
         predicted[f"mean of {name}"] = [mean, mean, mean]
-        learned = [float(value) for value in (accuracy, accuracy - half, accuracy + half)]
-        predicted[f"learned from {name}"] = learned
+        predicted[f"learned from {name}"] = [float(value) for value in learned]
     predicted["pictures left out"] = [float(value) for value in found[:3]]
     temperature = mj.diagnostics.best_temperature(logits.reshape(-1, WAYS), labels.reshape(-1))
 
     # What was not known.
     right = held_out.answers.argmax(axis=1) == answers
     true = float(right.mean())
+    probabilities = jax.nn.softmax(held_out.answers / temperature)
     diagrams = {}
     for name, divided in {"as they are": 1.0, "with a temperature": temperature}.items():
         share = jax.nn.softmax(held_out.answers / divided)
         diagrams[name] = mj.diagnostics.reliability(share, answers, bins=10)
-    curve = mj.diagnostics.risk_coverage(share.max(axis=1), right)
+    curve = mj.diagnostics.risk_coverage(probabilities.max(axis=1), right)
     text = text_task()
 
     # One folder is one draw: the same of many folders of these digits.
     statistics, accuracies, *_, trusts = known(new)
-    learned, _ = mj.diagnostics.predict_accuracy(predictor, statistics)
+    learned, low, high = mj.diagnostics.predict_accuracy(predictor, statistics)
     gap = lambda values: float(jnp.abs(values - accuracies).mean())
-    inside = (trusts.low <= accuracies) & (accuracies <= trusts.high)
+    inside = lambda low, high: float(((low <= accuracies) & (accuracies <= high)).mean())
     of_many = {
-        "interval of pictures left out": float(inside.mean()),
+        "inside the interval of pictures left out": inside(trusts.low, trusts.high),
+        "inside that of learned from new classes": inside(low, high),
         "error of pictures left out": gap(trusts.accuracy),
         "error of learned from new classes": gap(learned),
         "error of mean of new classes": gap(predictor.mean),
@@ -205,7 +206,7 @@ def main(config, out):
             name: [np.asarray(part).tolist() for part in diagram]
             for name, diagram in diagrams.items()
         },
-        "risk": np.asarray(curve.risk).tolist(),
+        "risk": [np.asarray(part).tolist() for part in (curve.coverage, curve.risk)],
         "texts": [float(value) for value in (text.accuracy, text.low, text.high)],
     }
     common.finish(out, "one_task", report, plot)
@@ -227,16 +228,16 @@ def plot(report, path):
         for name, parts in report["reliability"].items()
     }
     mj.plots.reliability_diagram(two, diagrams, title="Are the probabilities right?")
-    few = len(report["risk"]) // 20  # the share of wrong ones among fewer is noise
-    coverage = np.linspace(0, 1, len(report["risk"]))
+    coverage, risk = report["risk"]
+    few = len(risk) // 20  # the share of wrong ones among fewer is noise
     mj.plots.curves(
         three,
-        {"the surest first": (coverage[few:], report["risk"][few:], None)},
+        {"the surest first": (coverage[few:], risk[few:], None)},
         xlabel="share that is answered",
         ylabel="wrong answers",
         title="If unsure answers are left open",
     )
-    common.save(figure, path, "one task of three new digits, five pictures of each; one seed")
+    common.save(figure, path, "one task of two new digits, eight pictures of each; one seed")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import check_row_weights
-from metajax._tree import as_floating
+from metajax._tree import as_floating, widened
 from metajax.types import Array
 
 
@@ -19,7 +19,8 @@ class RiskCoverage(NamedTuple):
     Attributes:
         coverage: [n], share of the questions that are answered.
         risk: [n], share of these answers that is wrong; 0 where nothing is answered.
-        threshold: [n], the confidence of the last of them.
+        threshold: [n], the confidence of the last of them. Where others have the same confidence,
+            answering from it on covers them, too.
     """
 
     coverage: Array
@@ -28,8 +29,10 @@ class RiskCoverage(NamedTuple):
 
     @property
     def area(self) -> Array:
-        """The mean risk over all coverages: 0 is perfect, and the error rate is no better than
-        answering at random.
+        """The mean risk over all coverages.
+
+        With an error rate e it is e if the confidence says nothing, and about
+        e + (1 - e) log(1 - e) if all wrong answers come last.
         """
         before = jnp.concatenate([jnp.zeros(1, self.coverage.dtype), self.coverage[:-1]])
         return (self.risk * (self.coverage - before)).sum()
@@ -56,7 +59,7 @@ def risk_coverage(confidence: Array, right: Array, *, weight: Array | None = Non
     Source: El-Yaniv and Wiener 2010, JMLR 11; Geifman and El-Yaniv 2017, arXiv 1705.08500.
     """
     _check_pair(confidence, right, "right", weight)
-    confidence = as_floating(confidence)
+    confidence = widened(as_floating(confidence))
     weight = jnp.ones(len(confidence)) if weight is None else weight
     order = jnp.argsort(-confidence)
     sure, weight = confidence[order], weight[order].astype(confidence.dtype)
@@ -91,7 +94,7 @@ def auroc(scores: Array, positive: Array, *, weight: Array | None = None) -> Arr
     Source: Hanley and McNeil 1982, Radiology 143.
     """
     _check_pair(scores, positive, "positive", weight)
-    scores = as_floating(scores)
+    scores = widened(as_floating(scores))
     weight = jnp.ones(len(scores)) if weight is None else weight
     weight = weight.astype(scores.dtype)
     order = jnp.argsort(scores)

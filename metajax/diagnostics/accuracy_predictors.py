@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import scipy.special
 
 from metajax._checked import checked
 from metajax._checks import check_labels, check_positive, is_concrete, not_classes
 from metajax._tree import as_floating, widened
 from metajax.diagnostics.cross_validation import HeldOut
 from metajax.types import Array
+
+SIZES = frozenset({"examples", "ways"})
+"""Statistics outside of whose range nothing is predicted."""
 
 
 class AccuracyPredictor(NamedTuple):
@@ -23,14 +27,19 @@ class AccuracyPredictor(NamedTuple):
         weights: {statistic: the change of the accuracy for each unit of it}.
         mean: mean accuracy of these tasks, which is what a constant prediction says.
         error: root of the mean squared error on a task that was left out.
+        half: half the width of the 95 % interval of a prediction, Student's t times the error.
         least: the least prediction: 0, or -1 where some of the accuracies were differences below 0.
+        sizes: {"examples" and "ways": (fewest, most)} of the tasks that it was fitted to, if the
+            statistics have them.
     """
 
     centre: dict[str, Array]
     weights: dict[str, Array]
     mean: Array
     error: Array
+    half: Array
     least: Array
+    sizes: dict[str, tuple[Array, Array]]
 
 
 @checked
@@ -44,8 +53,9 @@ def support_statistics(held_out: HeldOut) -> dict[str, Array]:
 
     Returns:
         scalars: the "accuracy", "probability" of the label and "entropy" of examples that are left
-        out, the "usable" share of them, and the "own_probability" and "own_entropy" by the
-        adaptation to all. Accuracy and probability are 0 where none is usable, as with one shot.
+        out, the "usable" share of them, the "fitted_probability" and "fitted_entropy" by the
+        adaptation to all, and the numbers of "examples" and "ways". Accuracy and probability are 0
+        where none is usable, as with one shot.
 
     Raises:
         ValueError: labels that are not int[n].
@@ -63,15 +73,17 @@ def support_statistics(held_out: HeldOut) -> dict[str, Array]:
         return own, jax.scipy.special.entr(share).sum(axis=1)
 
     probability, entropy = of(held_out.support)
-    own_probability, own_entropy = of(held_out.fitted)
+    fitted_probability, fitted_entropy = of(held_out.fitted)
     right = held_out.support.argmax(axis=1) == y
     return {
         "accuracy": mean(right, held_out.usable),
         "probability": mean(probability, held_out.usable),
         "entropy": mean(entropy, held_out.counts),
         "usable": mean(held_out.usable, held_out.counts),
-        "own_probability": mean(own_probability, held_out.counts),
-        "own_entropy": mean(own_entropy, held_out.counts),
+        "fitted_probability": mean(fitted_probability, held_out.counts),
+        "fitted_entropy": mean(fitted_entropy, held_out.counts),
+        "examples": held_out.counts.sum().astype(entropy.dtype),
+        "ways": jnp.full((), held_out.support.shape[1], entropy.dtype),
     }
 
 
@@ -81,7 +93,8 @@ def fit_predictor(
 ) -> AccuracyPredictor:
     """Learns to predict the accuracy of a task from statistics of its support set.
 
-    Ridge regression of the accuracy on standardised statistics. Fit it to tasks of the validation
+    Ridge regression of the accuracy on standardised statistics: it minimises the sum of squared
+    errors plus penalty · |weights|². Fit it to tasks of the validation
     classes with as many ways and shots as the task that is asked about. With the accuracy after
     some more labels, or the gain by one of several candidates, it predicts these.
 
@@ -115,39 +128,45 @@ def fit_predictor(
     rows = jnp.stack([statistics[name] for name in names], axis=1).astype(accuracy.dtype)
     centre = rows.mean(axis=0)
     spread = rows.std(axis=0)
-    scale = jnp.where(spread > 1e-6, spread, 1)
-    x = (rows - centre[None]) / scale[None]
+    is_varied = spread > 1e-6 * (1 + jnp.abs(centre))
+    scale = jnp.where(is_varied, spread, 1)
+    x = jnp.where(is_varied[None], rows - centre[None], 0) / scale[None]
     mean = accuracy.mean()
     square = x.T @ x + penalty * jnp.eye(len(names), dtype=x.dtype)
     weights = jnp.linalg.solve(square, x.T @ (accuracy - mean)) / scale
     # What a fit without a task would say of it, in closed form; 1 / tasks is for the mean.
     leverage = (x * jnp.linalg.solve(square, x.T).T).sum(axis=1) + 1 / len(accuracy)
     residual = (accuracy - mean - (rows - centre[None]) @ weights) / (1 - leverage)
+    error = jnp.sqrt((residual**2).mean())
+    degrees = max(len(accuracy) - len(names) - 1, 1)
     as_dict = lambda values: dict(zip(names, values, strict=True))
     return AccuracyPredictor(
         as_dict(centre),
         as_dict(weights),
         mean,
-        jnp.sqrt((residual**2).mean()),
+        error,
+        float(scipy.special.stdtrit(degrees, 0.975)) * error,
         jnp.where((accuracy < 0).any(), -1.0, 0.0).astype(accuracy.dtype),
+        {name: (statistics[name].min(), statistics[name].max()) for name in SIZES & {*names}},
     )
 
 
 @checked
 def predict_accuracy(
     predictor: AccuracyPredictor, statistics: Mapping[str, Array]
-) -> tuple[Array, Array]:
-    """What a predictor says of the accuracy of tasks.
+) -> tuple[Array, Array, Array]:
+    """What a predictor says of the accuracy of tasks, with a 95 % interval.
 
     Args:
         predictor: of `fit_predictor`.
         statistics: {name: scalar, or [tasks]}, of the names that it was fitted to.
 
     Returns:
-        (accuracy, from the least to 1; half the width of its 95 % interval, 1.96 times the error).
+        (accuracy, lower end, upper end), all from the least to 1. They are NaN where the numbers of
+        examples or ways are outside those of the tasks that it was fitted to.
 
     Raises:
-        ValueError: statistics of other names.
+        ValueError: statistics of other names; where they are concrete, such numbers.
     """
     if set(statistics) != set(predictor.weights):
         raise ValueError(
@@ -159,6 +178,14 @@ def predict_accuracy(
         for name, weight in predictor.weights.items()
     ]
     found = predictor.mean + sum(moved)
-    return jnp.clip(found, predictor.least, 1), jnp.broadcast_to(
-        1.96 * predictor.error, jnp.shape(found)
-    )
+    for name, (fewest, most) in predictor.sizes.items():
+        is_other = (statistics[name] < fewest) | (statistics[name] > most)
+        if is_concrete(is_other) and is_other.any():
+            raise ValueError(
+                f"The predictor was fitted to tasks of {fewest:.0f} … {most:.0f} {name}, got "
+                f"{statistics[name].min():.0f} … {statistics[name].max():.0f}; fit one to such "
+                "tasks."
+            )
+        found = jnp.where(is_other, jnp.nan, found)
+    clip = lambda values: jnp.clip(values, predictor.least, 1)
+    return clip(found), clip(found - predictor.half), clip(found + predictor.half)

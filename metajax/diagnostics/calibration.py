@@ -1,4 +1,4 @@
-"""Whether probabilities are what they say, and how to make them so."""
+"""Whether probabilities agree with how often answers are right, and how to make them do so."""
 
 from __future__ import annotations
 
@@ -115,6 +115,7 @@ def best_temperature(
     from few examples that are left out, needs a strength of about one to ten and, as its centre,
     the temperature of other tasks. With strength 0, where all answers are right, the least T is
     best, and where the logits are worse than chance, the greatest: it ends at exp(-7) or exp(7).
+    It is NaN where no example counts and the strength is 0.
 
     Args:
         logits: [n, ways], of examples that were not learned from: validation tasks, or
@@ -142,18 +143,19 @@ def best_temperature(
     def slope(log_scale: Array) -> Array:
         scale = jnp.exp(log_scale)
         share = jax.nn.softmax(scale * logits)
-        of_examples = (weight * ((share * logits).sum(axis=1) - own)).sum()
+        of_examples = (weight[:, None] * share * (logits - own[:, None])).sum()
         return of_examples + strength * centre * (centre * scale - 1)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
-        is_right_of_it = slope(middle) < 0
+        is_right_of_it = slope(middle) <= 0  # it underflows to 0 where all answers are right
         return jnp.where(is_right_of_it, middle, low), jnp.where(is_right_of_it, high, middle)
 
     start = jnp.asarray(-7.0, logits.dtype), jnp.asarray(7.0, logits.dtype)
     low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    return jnp.where(jnp.isnan(slope(low)), jnp.nan, jnp.exp(-(low + high) / 2))
+    is_known = ~jnp.isnan(slope(low)) & ((weight.sum() > 0) | (strength > 0))
+    return jnp.where(is_known, jnp.exp(-(low + high) / 2), jnp.nan)
 
 
 def _check_probabilities(probabilities: Array, y: Array, weight: Array | None) -> Array:

@@ -70,8 +70,8 @@ def cross_predict(
         key: for the adaptations.
         queries: inputs [q, ...] that every adaptation predicts, for `conformal_sets` and
             `conformal_intervals`; None means none.
-        folds: parts that are left out in turn, each with its share of every class. None leaves out
-            one example at a time.
+        folds: parts that are left out in turn, of equal size and with equal shares of every class
+            up to one example. None leaves out one example at a time. Rows without a label stay.
         at_once: adaptations that run side by side; None takes all.
         inductive: as for `predict`.
 
@@ -89,8 +89,8 @@ def cross_predict(
     classes = support.y if is_classified else jnp.zeros(rows, jnp.int32)
     has_label = (weight > 0) & (classes >= 0)
     same_class = (classes[:, None] == classes[None]) & has_label[None]
-    rank = jnp.tril(same_class, -1).sum(axis=1)  # of an example within its class
-    fold = jnp.arange(rows) if folds is None else (rank + classes) % folds
+    place = jnp.argsort(jnp.argsort(classes))  # where the rows are sorted by class
+    fold = jnp.arange(rows) if folds is None else place % folds
 
     def outputs(weight: Array, one_key: Array) -> tuple[Any, Any]:
         kept = support._replace(weight=weight)
@@ -98,7 +98,8 @@ def cross_predict(
         return say(support.x), None if queries is None else say(queries)
 
     def without(part: Array) -> tuple[Any, Any]:
-        return outputs(jnp.where(fold == part, 0, weight), jax.random.fold_in(key, part))
+        is_out = (fold == part) & has_label  # a row without a label tells nothing of its answer
+        return outputs(jnp.where(is_out, 0, weight), jax.random.fold_in(key, part))
 
     left_out, of_queries = jax.lax.map(without, jnp.arange(number), batch_size=at_once or number)
     own = jax.tree.map(lambda leaf: leaf[fold, jnp.arange(rows)], left_out)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import is_concrete
-from metajax._tree import widened
+from metajax._tree import as_floating, widened
 from metajax.types import Array, Size
 
 
@@ -43,7 +43,9 @@ def choose_labels(score: Callable[[Array], Array], candidates: Size, number: Siz
         raise ValueError(f"score must be a number for every candidate, got {first}.")
 
     def choose(chosen: Array, _: None) -> tuple[Array, Array]:
-        best = jnp.where(chosen, -jnp.inf, score(chosen)).argmax().astype(jnp.int32)
+        scores = as_floating(score(chosen))
+        scores = jnp.maximum(jnp.nan_to_num(scores), jnp.finfo(scores.dtype).min)
+        best = jnp.where(chosen, -jnp.inf, scores).argmax().astype(jnp.int32)
         return chosen.at[best].set(True), best
 
     return jax.lax.scan(choose, jnp.zeros(candidates, bool), length=number)[1]
@@ -72,7 +74,7 @@ def candidate_statistics(
         remoteness.
 
     Raises:
-        ValueError: arrays of other numbers of rows or widths.
+        ValueError: arrays of other numbers of rows or widths, or fewer than two ways.
 
     Source: Settles 2009, "Active learning literature survey"; Sener and Savarese 2018, arXiv
     1708.00489 (coverage); Konyushkova et al. 2017, arXiv 1703.03365 (a learned gain).
@@ -88,7 +90,9 @@ def candidate_statistics(
             f"logits [n, ways], features [n, d], labelled [m, d] and chosen [n] are needed, got "
             f"{shapes}."
         )
-    features, labelled = widened(features), widened(labelled)
+    if logits.shape[1] < 2:
+        raise ValueError(f"A task needs two or more classes, got logits {logits.shape}.")
+    features, labelled = widened(as_floating(features)), widened(as_floating(labelled))
     share = jax.nn.softmax(widened(logits))
     two = jax.lax.top_k(share, 2)[0]
     between = lambda a, b: jnp.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2))

@@ -33,10 +33,11 @@ class Scope(NamedTuple):
 
 @checked
 def scope_scores(logits: Array, features: Array, support: Batch) -> dict[str, Array]:
-    """Scores of queries that are high where a query belongs to a class of its task.
+    """Scores of queries that are meant to be high where a query belongs to a class of its task.
 
     - "probability": the greatest probability;
-    - "energy": log Σₖ exp(logitsₖ);
+    - "energy": log Σₖ exp(logitsₖ), for heads whose logits have a meaning of their own. Those of
+      `prototypes` leave -|f(x)|² out, so that their energy grows with the length of the features;
     - "distance": minus the distance of the features to the nearest class mean, divided by the mean
       distance between the class means;
     - "neighbour": the greatest cosine of the features with those of a support example.
@@ -97,8 +98,9 @@ def _distances(a_NxD: Array, b_MxD: Array) -> Array:
 def fit_scope(scores: Mapping[str, Array], inside: Array, *, penalty: float = 1.0) -> Scope:
     """Learns, on validation tasks, to tell queries that belong to a class from others.
 
-    Logistic regression on standardised scores, by Newton's method. Queries of both kinds count the
-    same in total, so that 0.5 stands for even odds.
+    Logistic regression on standardised scores, by Newton's method: it minimises
+    Σᵢ wᵢ CEᵢ + penalty / 2 · |weights|². Queries of both kinds count the same in total, so that 0.5
+    stands for even odds.
 
     Args:
         scores: {name: [n]}, such as `scope_scores` of the queries of many tasks.

@@ -15,10 +15,13 @@ from jax.sharding import Mesh
 from metajax._checked import checked
 from metajax._checks import check_metric_names, is_concrete
 from metajax._programs import jit_with
-from metajax._tree import count_tasks, widened
+from metajax._tree import as_floating, count_tasks, widened
 from metajax.outer.mapping import chunk_tasks
 from metajax.outer.meshes import on_mesh, over_mesh, places_on, task_mesh
 from metajax.types import Array, Metrics, Params, PyTree, Size, TaskLoss
+
+FEWEST_OF_A_TENTH = 5
+"""Of fewer tasks, the deviation says nothing of the interval."""
 
 
 class Summary(NamedTuple):
@@ -43,14 +46,15 @@ class Summary(NamedTuple):
         """Mean and interval of the lowest tenth of the tasks, which are its `per_task`.
 
         Its interval is that of the mean of q + min(x - q, 0) / 0.1 over all tasks, with q the
-        highest of the tenth.
+        highest of the tenth. The interval of a tenth of fewer than five tasks is NaN, and so is the
+        mean if a task is.
         """
         return _lowest_tenth(self.per_task)
 
     @property
     def highest(self) -> Summary:
         """Mean and interval of the highest tenth of the tasks, as for `lowest`."""
-        found = _lowest_tenth(-self.per_task)
+        found = _lowest_tenth(-as_floating(self.per_task))
         return Summary(-found.mean, found.interval, -found.per_task)
 
     def __repr__(self) -> str:
@@ -208,10 +212,15 @@ def _lowest_tenth(per_task: Array) -> Summary:
     """The mean of the lowest tenth of the tasks, rounded up to a whole number, and its interval."""
     number = len(per_task)
     some = math.ceil(number / 10)
-    lowest_Sx = jnp.sort(widened(per_task), axis=0)[:some]
+    wide_Tx = widened(as_floating(per_task))
+    lowest_Sx = jnp.sort(wide_Tx, axis=0)[:some]
     edge_x = lowest_Sx[-1:]
-    below_Tx = edge_x + jnp.minimum(widened(per_task) - edge_x, 0) * number / some
-    return Summary(lowest_Sx.mean(axis=0), summarize(below_Tx).interval, lowest_Sx)
+    below_Tx = edge_x + jnp.minimum(wide_Tx - edge_x, 0) * number / some
+    interval_x = summarize(below_Tx).interval
+    if some < FEWEST_OF_A_TENTH:
+        interval_x = jnp.full_like(interval_x, jnp.nan)
+    mean_x = jnp.where(jnp.isnan(wide_Tx).any(axis=0), jnp.nan, lowest_Sx.mean(axis=0))
+    return Summary(mean_x, interval_x, lowest_Sx)
 
 
 @checked

@@ -33,7 +33,8 @@ def risky_batch(
         sample: sampler of one task.
         risk: (source, task) -> scalar, the predicted loss. It is run for every drawn task, so it
             should cost little, such as a mean of recent losses by class. Where each class of the
-            data set has its number as side information, `task.support.info` has the classes.
+            data set has its number as side information, `task.support.info` has the classes. A task
+            whose risk is NaN is kept last.
         tasks: how many to keep.
         drawn: how many to draw, no fewer than `tasks`.
         temperature: in the unit of the risk, above 0. Small ones keep the tasks with most risk.
@@ -58,7 +59,8 @@ def risky_batch(
         if jnp.shape(risks) != (drawn,):
             raise ValueError(f"risk must be one number for each task, got {jnp.shape(risks)[1:]}.")
         noise = jax.random.gumbel(choice_key, (drawn,), risks.dtype)
-        kept = jax.lax.top_k(risks / temperature + noise, tasks)[1]
+        scores = jnp.where(jnp.isnan(risks), -jnp.inf, risks / temperature + noise)
+        kept = jax.lax.top_k(scores, tasks)[1]
         return jax.tree.map(lambda leaf: leaf[kept], found)
 
     return with_step_of(sample_risky, sample)
