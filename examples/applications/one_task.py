@@ -199,6 +199,7 @@ def main(config, out):
     print(f"in {time.perf_counter() - started:.0f} s")
     report = {
         **common.header(),
+        "digest": split.digest,
         "true": true,
         "predictions": predicted,
         "of many folders": of_many,
