@@ -260,8 +260,8 @@ def draw(report, path):
             groups = np.array_split(np.arange(len(losses[CONTROL])), 2 * TIMES)
             middle = [CHUNK * (group.mean() + 0.5) / found["length"] for group in groups]
             lines = {}
-            for name, each in losses.items():
-                gap = each - losses[CONTROL]
+            for name in [name for name in losses if name != CONTROL]:
+                gap = losses[name] - losses[CONTROL]
                 lines[name] = middle, [gap[group].mean() for group in groups], None
             mj.plots.curves(
                 axes,
@@ -270,6 +270,7 @@ def draw(report, path):
                 ylabel=f"loss minus that of the {CONTROL}, nats a token",
                 title=data,
             )
+            axes.axhline(0, color="0.6", zorder=0)
             axes.get_legend().remove()
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
         figure.savefig(path)
