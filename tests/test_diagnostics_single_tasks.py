@@ -396,6 +396,13 @@ def test_wrong_arguments_are_refused():
     floats = held_out._replace(y=support.y.astype(float))
     with pytest.raises(ValueError, match="Labels"):
         diagnostics.trust(floats)
+    shifted = held_out._replace(y=support.y + 1)
+    with pytest.raises(ValueError, match="3"):
+        diagnostics.conformal_sets(shifted, coverage=0.5)
+    assert not diagnostics.conformal_sets(held_out, coverage=0.5).all()
+    assert jax.jit(lambda held_out: diagnostics.conformal_sets(held_out, coverage=0.5))(
+        shifted
+    ).all()
     with pytest.raises(ValueError, match="two or more ways"):
         diagnostics.trust(held_out._replace(support=jnp.zeros((9, 1))))
     for coverage in (0.0, 1.0):

@@ -91,6 +91,9 @@ def test_risky_tasks_are_drawn_in_proportion():
     no_number = lambda source, task: jnp.where(task.query.x[0] > 0.5, jnp.nan, 0.0)
     kept = mj.data.risky_batch(sample, no_number, tasks=4, drawn=16)(0.0, KEY).query.x
     assert kept.max() <= 0.5
+    whole = lambda source, task: (100 * task.query.x[0]).astype(int)
+    kept = mj.data.risky_batch(sample, whole, tasks=4, drawn=16)(0.0, KEY).query.x
+    assert kept.min() > 0.5
     np.testing.assert_array_equal(np.sort(best.ravel()), np.sort(every.ravel())[-4:])
 
 

@@ -124,7 +124,7 @@ def main(config, out):
     train, validation, new = (mj.data.select_part(digits, split, part) for part in parts)
     adaptation, network, params = trained(train, config.steps)
 
-    # Pictures that come one after the other are of one writer: five of them would not be a sample.
+    # Pictures that come one after the other are of one writer: the first would be no sample.
     order = np.random.default_rng(0).permutation(len(new.y))
     labels = np.asarray(new.y)[order]
     first = np.concatenate([np.flatnonzero(labels == way)[:SHOTS] for way in range(WAYS)])

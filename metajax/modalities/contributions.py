@@ -100,7 +100,8 @@ def acquisition_gains(values: Array, present: Array) -> Array:
     Args:
         values: [2^M] in the order of `subsets`, such as accuracies on validation tasks from
             `all_subsets`.
-        present: bool[..., M], the modalities that each example has, in the order of the names.
+        present: bool[..., M], the modalities that each example has, in the order of their
+            sorted names.
 
     Returns:
         [..., M], to acquire the one with the greatest gain next.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from metajax._checked import checked
 from metajax._checks import check_positive
+from metajax._tree import as_floating
 from metajax.data.tasks.drawing import at_step, with_step_of
 from metajax.types import Array, PyTree, Sample, Size, Task
 
@@ -55,7 +56,7 @@ def risky_batch(
         draw_key, choice_key = jax.random.split(key)
         keys = jax.random.split(draw_key, drawn)
         found = jax.vmap(at_step(sample, step), (None, 0))(source, keys)
-        risks = jax.vmap(risk, (None, 0))(source, found)
+        risks = as_floating(jax.vmap(risk, (None, 0))(source, found))
         if jnp.shape(risks) != (drawn,):
             raise ValueError(f"risk must be one number for each task, got {jnp.shape(risks)[1:]}.")
         noise = jax.random.gumbel(choice_key, (drawn,), risks.dtype)
