@@ -434,8 +434,9 @@ def of_split(make, head, options, shots, seed):
     steps, tests = options
     embed, of_head = trained(setting, head, steps)
     fewest = min(int(setting.parts[part].count.min()) for part in ("validation", "test"))
-    queries, rows = min(MOST_QUERIES, fewest - max(SHOTS) - setting.more), {}
+    rows = {}
     for number in shots:
+        queries = min(MOST_QUERIES, fewest - number - setting.more)
         sizes = number, setting.more, queries
         both = (
             measured(embed, of_head, head, setting, part, sizes, tests)

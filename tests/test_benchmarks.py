@@ -744,6 +744,24 @@ def test_labels_are_chosen(tmp_path):
     assert found["random"]["minus random"] == [0, 0]
 
 
+def test_modalities_are_acquired(tmp_path):
+    report, _ = run_script("acquire", tmp_path)
+    assert set(report["rows"]) == {
+        "nothing",
+        "definition",
+        "image",
+        "stroke",
+        "definition + image",
+        "definition + stroke",
+        "image + stroke",
+    }
+    for ways in report["rows"].values():
+        best = ways["hindsight"]["accuracy"][0]
+        assert best >= max(ways[name]["accuracy"][0] for name in ("random", "Shapley", "gains"))
+    one_left = report["rows"]["image + stroke"]
+    np.testing.assert_allclose(one_left["gains"]["minus random"], 0, atol=1e-6)
+
+
 def test_rare_tasks_are_trained_in_four_ways(tmp_path):
     report, _ = run_script("rare_tasks", tmp_path)
     assert len(report["rows"]) == 4
