@@ -11,10 +11,11 @@ error of a perfect prediction.
 - learned: a predictor from statistics of the support set, fitted to validation tasks.
 
 Beside it, each with what it learns from validation tasks: the gain of five more labels a class;
-calibration as it is, with the temperature of validation tasks, and with one of the task's own;
-coverage and size of prediction sets; errors where the least sure answers are left out; and how well
-queries of no class are told from others: characters or letters of other classes, and the sentences
-that CLINC150 has for this. Digits have few classes: three ways, and intervals over three splits.
+calibration as it is, with the temperature of validation tasks, with one that statistics of the
+support set predict, and with one of the task's own; coverage and size of prediction sets; errors
+where the least sure answers are left out; and how well queries of no class are told from others:
+characters or letters of other classes, and the sentences that CLINC150 has for this. Digits have
+few classes: three ways, and intervals over three splits.
 
 Rows are added to benchmarks/results/single_tasks.json, so that a run that was stopped goes on.
 
@@ -346,7 +347,7 @@ def errors(predicted, true):
 
 
 def calibration(validation, test):
-    """Expected calibration errors with three temperatures, pooled over tasks and by task."""
+    """Expected calibration errors with each temperature, pooled over tasks and by task."""
     ways = test["logits"].shape[2]
     flat = lambda found: (found["logits"].reshape(-1, ways), found["y"].reshape(-1))
     shared = diagnostics.best_temperature(*flat(validation))
@@ -355,8 +356,18 @@ def calibration(validation, test):
             logits, y, weight=usable.astype(logits.dtype), centre=shared, strength=5.0
         )
     )(test["left out"], test["support y"], test["usable"])
+    predictor = diagnostics.fit_temperature(
+        validation["statistics"], validation["logits"], validation["y"]
+    )
+    predicted = diagnostics.predict_temperature(predictor, test["statistics"])
+    temperatures = {
+        "none": 1.0,
+        "shared": shared,
+        "predicted": predicted[:, None, None],
+        "own": own[:, None, None],
+    }
     rows = {"temperature": float(shared), "calibration": {}}
-    for name, scale in {"none": 1.0, "shared": shared, "own": own[:, None, None]}.items():
+    for name, scale in temperatures.items():
         share = jax.nn.softmax(test["logits"] / scale)
         pooled = share.reshape(-1, ways), test["y"].reshape(-1)
         by_task = jax.vmap(lambda p, y: diagnostics.reliability(p, y).error)

@@ -358,7 +358,7 @@ def test_the_accuracy_of_single_tasks_is_predicted(tmp_path):
     report, _ = run_script("single_tasks", tmp_path, "--data", "letters", "--heads", "class means")
     found = report["rows"]["letters"]["class means"]
     assert set(found["2"]["out of scope"]) == {*SCOPES, "learned"}
-    assert set(found["2"]["calibration"]) == {"none", "shared", "own"}
+    assert set(found["2"]["calibration"]) == {"none", "shared", "predicted", "own"}
     assert set(found["1"]["predictions"]) == {"constant", "learned"}
     assert set(found["2"]["predictions"]) == {"constant", "learned", "held out"}
     assert found["1"]["sets"]["size"] == [5, 0]  # of no usable example

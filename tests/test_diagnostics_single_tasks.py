@@ -286,6 +286,68 @@ def test_the_best_temperature_has_the_least_cross_entropy():
     np.testing.assert_allclose((right, wrong), (np.exp(-7), np.exp(7)), rtol=1e-6)
 
 
+def test_a_predicted_temperature_follows_the_task():
+    scale = jnp.exp(jax.random.uniform(jax.random.key(2), (40,), minval=-1, maxval=2))
+    true = jax.random.normal(KEY, (40, 60, 4))
+    y = jax.random.categorical(jax.random.key(1), true)
+    logits = scale[:, None, None] * true
+    statistics = {
+        "entropy": jnp.log(scale) + 0.1 * jax.random.normal(KEY, (40,)),
+        "ways": jnp.full(40, 4.0),
+    }
+    found: diagnostics.TemperaturePredictor
+    found = diagnostics.fit_temperature(statistics, logits, y, penalty=0.5)
+    of = lambda scale: {"entropy": jnp.log(scale), "ways": jnp.full(len(scale), 4.0)}
+    unseen = jnp.array([0.5, 1.0, 5.0])
+    np.testing.assert_allclose(
+        diagnostics.predict_temperature(found, of(unseen)), unseen, rtol=0.25
+    )
+    assert found.weights["ways"] == 0  # it never varies
+
+    def objective(values):
+        log_temperature = values["b"] + values["w"] * (statistics["entropy"] - centre) / spread
+        share = jax.nn.log_softmax(logits / jnp.exp(log_temperature)[:, None, None])
+        own = jnp.take_along_axis(share, y[..., None], axis=2)
+        return -own.mean(axis=(1, 2)).sum() + 0.25 * values["w"] ** 2
+
+    centre, spread = statistics["entropy"].mean(), statistics["entropy"].std()
+    at = {"b": found.log_mean, "w": found.weights["entropy"] * spread}
+    slopes = jax.grad(objective)(at)
+    np.testing.assert_allclose([slopes["b"], slopes["w"]], 0, atol=1e-6)
+    np.testing.assert_allclose(
+        found.shared, diagnostics.best_temperature(logits.reshape(-1, 4), y.reshape(-1))
+    )
+    compiled = jax.jit(diagnostics.fit_temperature)(statistics, logits, y)
+    assert jnp.isfinite(compiled.log_mean)
+    wrong = jax.jit(diagnostics.fit_temperature)(statistics, logits, y.at[0, 0].set(4))
+    assert jnp.isnan(diagnostics.predict_temperature(wrong, of(unseen))).all()
+    other = of(unseen) | {"ways": jnp.full(3, 5.0)}
+    with pytest.raises(ValueError, match="of 4 … 4 ways, got 5 … 5"):
+        diagnostics.predict_temperature(found, other)
+    assert jnp.isnan(jax.jit(diagnostics.predict_temperature)(found, other)).all()
+    with pytest.raises(ValueError, match=r"\['entropy', 'ways'\], got \['entropy'\]"):
+        diagnostics.predict_temperature(found, {"entropy": jnp.ones(1)})
+
+
+def test_temperatures_of_bad_input_are_refused():
+    logits, y, of = jnp.zeros((4, 5, 3)), jnp.zeros((4, 5), int), {"a": jnp.arange(4.0)}
+    fit = diagnostics.fit_temperature
+    with pytest.raises(ValueError, match="or more, got none"):
+        fit({}, logits, y)
+    with pytest.raises(ValueError, match=r"of 3 tasks or more, got \(2, 5, 3\)"):
+        fit({"a": jnp.zeros(2)}, logits[:2], y[:2])
+    with pytest.raises(ValueError, match=r"\(5, 3\)"):
+        fit(of, logits[0], y[0])
+    with pytest.raises(ValueError, match="y must be"):
+        fit(of, logits, y[0])
+    with pytest.raises(ValueError, match=r"'a' is \(3,\), must be \[4\]"):
+        fit({"a": jnp.zeros(3)}, logits, y)
+    with pytest.raises(ValueError, match="above 0"):
+        fit(of, logits, y, penalty=0.0)
+    with pytest.raises(ValueError, match="3"):
+        fit(of, logits, y + 3)
+
+
 def test_the_brier_score_is_that_of_scikit_learn():
     from sklearn.metrics import brier_score_loss
 

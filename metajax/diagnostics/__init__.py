@@ -10,7 +10,6 @@ from metajax.diagnostics.accuracy_predictors import support_statistics as suppor
 from metajax.diagnostics.attributions import Attribution as Attribution
 from metajax.diagnostics.attributions import attribute as attribute
 from metajax.diagnostics.calibration import Reliability as Reliability
-from metajax.diagnostics.calibration import best_temperature as best_temperature
 from metajax.diagnostics.calibration import brier_score as brier_score
 from metajax.diagnostics.calibration import reliability as reliability
 from metajax.diagnostics.costs import Cost as Cost
@@ -35,3 +34,7 @@ from metajax.diagnostics.single_tasks import conformal_intervals as conformal_in
 from metajax.diagnostics.single_tasks import conformal_sets as conformal_sets
 from metajax.diagnostics.single_tasks import trust as trust
 from metajax.diagnostics.smoothness import metasmoothness as metasmoothness
+from metajax.diagnostics.temperatures import TemperaturePredictor as TemperaturePredictor
+from metajax.diagnostics.temperatures import best_temperature as best_temperature
+from metajax.diagnostics.temperatures import fit_temperature as fit_temperature
+from metajax.diagnostics.temperatures import predict_temperature as predict_temperature

@@ -13,10 +13,8 @@ from metajax._checked import checked
 from metajax._checks import check_labels, check_positive, is_concrete, not_classes
 from metajax._tree import as_floating, widened
 from metajax.diagnostics.cross_validation import HeldOut
+from metajax.diagnostics.statistics import moved, sizes_of, standardized
 from metajax.types import Array
-
-SIZES = frozenset({"examples", "ways"})
-"""Statistics outside of whose range nothing is predicted."""
 
 
 class AccuracyPredictor(NamedTuple):
@@ -124,30 +122,24 @@ def fit_predictor(
             "accuracy must be shares from 0 to 1, or differences of them, got "
             f"{accuracy.min():.3g} … {accuracy.max():.3g}; divide per cent by 100."
         )
-    names = sorted(statistics)
-    rows = jnp.stack([statistics[name] for name in names], axis=1).astype(accuracy.dtype)
-    centre = rows.mean(axis=0)
-    spread = rows.std(axis=0)
-    is_varied = spread > 1e-6 * (1 + jnp.abs(centre))
-    scale = jnp.where(is_varied, spread, 1)
-    x = jnp.where(is_varied[None], rows - centre[None], 0) / scale[None]
+    names, centre, scale, x = standardized(statistics, accuracy.dtype)
     mean = accuracy.mean()
     square = x.T @ x + penalty * jnp.eye(len(names), dtype=x.dtype)
-    weights = jnp.linalg.solve(square, x.T @ (accuracy - mean)) / scale
+    weights = jnp.linalg.solve(square, x.T @ (accuracy - mean))
     # What a fit without a task would say of it, in closed form; 1 / tasks is for the mean.
     leverage = (x * jnp.linalg.solve(square, x.T).T).sum(axis=1) + 1 / len(accuracy)
-    residual = (accuracy - mean - (rows - centre[None]) @ weights) / (1 - leverage)
+    residual = (accuracy - mean - x @ weights) / (1 - leverage)
     error = jnp.sqrt((residual**2).mean())
     degrees = max(len(accuracy) - len(names) - 1, 1)
     as_dict = lambda values: dict(zip(names, values, strict=True))
     return AccuracyPredictor(
         as_dict(centre),
-        as_dict(weights),
+        as_dict(weights / scale),
         mean,
         error,
         float(scipy.special.stdtrit(degrees, 0.975)) * error,
         jnp.where((accuracy < 0).any(), -1.0, 0.0).astype(accuracy.dtype),
-        {name: (statistics[name].min(), statistics[name].max()) for name in SIZES & {*names}},
+        sizes_of(statistics),
     )
 
 
@@ -168,24 +160,6 @@ def predict_accuracy(
     Raises:
         ValueError: statistics of other names; where they are concrete, such numbers.
     """
-    if set(statistics) != set(predictor.weights):
-        raise ValueError(
-            f"The predictor takes the statistics {sorted(predictor.weights)}, got "
-            f"{sorted(statistics)}."
-        )
-    moved = [
-        weight * (statistics[name] - predictor.centre[name])
-        for name, weight in predictor.weights.items()
-    ]
-    found = predictor.mean + sum(moved)
-    for name, (fewest, most) in predictor.sizes.items():
-        is_other = (statistics[name] < fewest) | (statistics[name] > most)
-        if is_concrete(is_other) and is_other.any():
-            raise ValueError(
-                f"The predictor was fitted to tasks of {fewest:.0f} … {most:.0f} {name}, got "
-                f"{statistics[name].min():.0f} … {statistics[name].max():.0f}; fit one to such "
-                "tasks."
-            )
-        found = jnp.where(is_other, jnp.nan, found)
+    found = predictor.mean + moved(statistics, predictor.centre, predictor.weights, predictor.sizes)
     clip = lambda values: jnp.clip(values, predictor.least, 1)
     return clip(found), clip(found - predictor.half), clip(found + predictor.half)

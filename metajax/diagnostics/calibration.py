@@ -1,4 +1,4 @@
-"""Whether probabilities agree with how often answers are right, and how to make them do so."""
+"""Whether probabilities agree with how often answers are right."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import numpy as np
 from metajax._checked import checked
 from metajax._checks import (
     check_integers,
-    check_positive,
     check_row_weights,
     is_concrete,
     not_classes,
 )
 from metajax._tree import widened
-from metajax.types import Array, Scalar, Size
-
-HALVINGS = 60
-"""Of the interval in which the temperature is looked for."""
+from metajax.types import Array, Size
 
 
 class Reliability(NamedTuple):
@@ -97,65 +93,6 @@ def brier_score(probabilities: Array, y: Array, *, weight: Array | None = None) 
     probabilities = jnp.where(wrong[:, None], jnp.nan, widened(probabilities))
     gap = probabilities - jax.nn.one_hot(y, probabilities.shape[1], dtype=probabilities.dtype)
     return jnp.average((gap**2).sum(axis=1), weights=weight)
-
-
-@checked
-def best_temperature(
-    logits: Array,
-    y: Array,
-    *,
-    weight: Array | None = None,
-    centre: Scalar = 1.0,
-    strength: float = 0.0,
-) -> Array:
-    """The temperature T whose softmax(logits / T) has the least cross-entropy.
-
-    T minimises  Σᵢ wᵢ CE(logitsᵢ / T, yᵢ) + strength / 2 · (centre / T - 1)²,  which is convex in
-    1 / T; the zero of its derivative is found by halving an interval. The temperature of one task,
-    from few examples that are left out, needs a strength of about one to ten and, as its centre,
-    the temperature of other tasks. With strength 0, where all answers are right, the least T is
-    best, and where the logits are worse than chance, the greatest: it ends at exp(-7) or exp(7).
-    It is NaN where no example counts and the strength is 0.
-
-    Args:
-        logits: [n, ways], of examples that were not learned from: validation tasks, or
-            `cross_predict`.
-        y: int[n].
-        weight: [n]; None counts all answers once.
-        centre: the temperature without any example, above 0.
-        strength: how many examples it is worth, 0 or more.
-
-    Raises:
-        ValueError: labels of another shape, a strength below 0, or a centre that is not above 0.
-
-    Source: Guo et al. 2017, arXiv 1706.04599.
-    """
-    check_positive("centre", centre)
-    if not strength >= 0:
-        raise ValueError(f"{strength=} must be 0 or more.")
-    check_integers("y", y, (len(logits),))
-    check_row_weights(weight, len(y))
-    wrong = not_classes(y, logits.shape[1], weight)
-    logits = jnp.where(wrong[:, None], jnp.nan, widened(logits))
-    weight = jnp.ones(len(y), logits.dtype) if weight is None else weight
-    own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-
-    def slope(log_scale: Array) -> Array:
-        scale = jnp.exp(log_scale)
-        share = jax.nn.softmax(scale * logits)
-        of_examples = (weight[:, None] * share * (logits - own[:, None])).sum()
-        return of_examples + strength * centre * (centre * scale - 1)
-
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        is_right_of_it = slope(middle) <= 0  # it underflows to 0 where all answers are right
-        return jnp.where(is_right_of_it, middle, low), jnp.where(is_right_of_it, high, middle)
-
-    start = jnp.asarray(-7.0, logits.dtype), jnp.asarray(7.0, logits.dtype)
-    low, high = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    is_known = ~jnp.isnan(slope(low)) & ((weight.sum() > 0) | (strength > 0))
-    return jnp.where(is_known, jnp.exp(-(low + high) / 2), jnp.nan)
 
 
 def _check_probabilities(probabilities: Array, y: Array, weight: Array | None) -> Array:
