@@ -18,6 +18,7 @@ characters or letters of other classes, and the sentences that CLINC150 has for 
 few classes: three ways, and intervals over three splits.
 
 Rows are added to benchmarks/results/single_tasks.json, so that a run that was stopped goes on.
+Draws single_tasks.png.
 
 METAJAX_DATA=folder python benchmarks/single_tasks.py
 METAJAX_DATA=folder python benchmarks/single_tasks.py --data Omniglot --steps 200 --out /tmp/results
@@ -457,6 +458,35 @@ def of_split(make, head, options, shots, seed):
     return rows, setting.digest
 
 
+def draw(rows):
+    """Errors of predictions against that of the constant, and errors among the surest answers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    *plots, last = figure.subplots(1, 3)
+    for axis, name in zip(plots, ("held out", "learned"), strict=True):
+        for data, heads in rows.items():
+            found = [row["predictions"] for shots in heads.values() for row in shots.values()]
+            found = [one for one in found if name in one]
+            points = [(100 * one["constant"]["error"][0], one[name]["error"][0]) for one in found]
+            if points:
+                x, y = np.array(points).T
+                axis.plot(x, 100 * y, "o", label=data)
+        axis.axline((0, 0), slope=1, color="grey", linewidth=1)
+        axis.set_title(f"accuracy predicted: {name}")
+        axis.set_xlabel("error of the constant, points of accuracy")
+        axis.set_ylabel("error of the prediction")
+    plots[0].legend()
+    for data, heads in rows.items():
+        row = list(next(iter(heads.values())).values())[-1]
+        share = [float(name.strip("%")) for name in row["risk"]]
+        last.plot(share, [100 * risk for risk in row["risk"].values()], "o-", label=data)
+    last.set_title(f"{next(iter(heads))}, most shots")
+    last.set_xlabel("answered, the surest first, %")
+    last.set_ylabel("of these wrong, %")
+    return figure
+
+
 def main(options):
     steps, tests, shots = (2, 5, (1, 2)) if options.tiny else (options.steps, options.tests, SHOTS)
     path = options.out / "single_tasks.json"
@@ -480,6 +510,7 @@ def main(options):
             report["digests"][data] = list(digests)
             print(data, head, json.dumps(rows[head]), flush=True)
             harness.save(options.out, "single_tasks", report)
+    draw(report["rows"]).savefig(options.out / "single_tasks.png", dpi=100)
 
 
 if __name__ == "__main__":
