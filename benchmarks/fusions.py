@@ -283,23 +283,24 @@ def measure(setting, net, tests, steps):
         "untrained": accuracy(params, names),
         "all": accuracy(state.params, names),
         "without": {name: accuracy(state.params, names - {name}) for name in sorted(names)},
-        "digest": setting.split.digest,
-        "steps": steps,
-        **harness.brief_header(),
     }
 
 
 def main(options):
     steps, tasks = (2, 4) if options.tiny else (options.steps, TASKS)
     path = options.out / "fusions.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
+    report = json.loads(path.read_text()) if path.exists() else {"rows": {}, "digests": {}}
+    if report.get("steps", steps) != steps:
+        raise SystemExit(f"{path} is of other --steps; give another --out.")
+    report.update(harness.header(seed=0, steps=steps, tests=tasks))
     for data in options.data:
         setting = DATA[data]()
         draw = mj.data.meta_batch(mj.data.episodes(WAYS, SHOTS, QUERIES), tasks)
         tests = jax.jit(draw)(setting.test, jax.random.key(1))
-        rows = report.setdefault(data, {})
+        rows = report["rows"].setdefault(data, {})
+        report["digests"][data] = setting.split.digest
         for name, net in nets_of(setting, options.fusions).items():
-            if name in rows and rows[name]["steps"] == steps:
+            if name in rows:
                 continue
             rows[name] = measure(setting, net, tests, steps)
             print(data, name, rows[name]["all"], rows[name]["without"], flush=True)

@@ -233,7 +233,7 @@ def real_tables():
 def fusions():
     report = read("fusions")
     parts = []
-    for data, rows in report.items():
+    for data, rows in report["rows"].items():
         names = list(next(iter(rows.values()))["without"])
         header = [f"{data}, 5-way 1-shot, %", "all", *(f"without {name}" for name in names)]
         cells = lambda row: [row["all"], *row["without"].values(), row["untrained"]]
@@ -242,11 +242,9 @@ def fusions():
             for name, row in rows.items()
         ]
         parts.append(table([*header, "before training", "parameters"], lines))
-    steps = {row["steps"] for rows in report.values() for row in rows.values()}
     about = (
-        f"200 tasks of classes never seen; {'/'.join(map(str, sorted(steps)))} steps of training "
-        "for each net, one seed; 95 % intervals over test tasks, which do not cover another "
-        "training."
+        f"{report['tests']} tasks of classes never seen; {report['steps']} steps of training for "
+        f"each net, one seed; {OVER_TASKS}; jax {report['versions']['jax']}."
     )
     return "\n\n".join([*parts, about])
 

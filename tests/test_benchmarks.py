@@ -512,7 +512,7 @@ def test_every_fusion_has_a_net():
 def test_fusions_are_trained_and_measured_without_each_modality(tmp_path, as_script):
     options = ["--tiny", "--out", str(tmp_path), "--data", "made", "--fusions", "Late"]
     fusions.main(fusions.parser.parse_args(options))
-    row = json.loads((tmp_path / "fusions.json").read_text())["made"]["Late"]
+    row = read(tmp_path / "fusions.json")["rows"]["made"]["Late"]
     assert row["without"].keys() == {"audio", "image", "text"}
     assert all(0 <= accuracy <= 100 for accuracy, _ in [row["all"], *row["without"].values()])
 
