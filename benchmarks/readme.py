@@ -10,6 +10,7 @@ import sys
 
 import applications
 import catalogue
+import confidence
 import first_lines
 import memories
 import papers
@@ -484,6 +485,7 @@ PAGES = {
     "docs/bilevel.md": worth.SIGNALS,
     "docs/fast_weights.md": memories.MADE,
     "docs/papers.md": papers.MADE,
+    "docs/trust.md": confidence.MADE,
     "docs/performance.md": (*performance.MADE, *worth.ATTENTION),
 }
 

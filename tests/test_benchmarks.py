@@ -78,6 +78,7 @@ NO_CLASSES = {
     "subsets",
     "sweeps",
     "task_modes",
+    "value_intervals",
 }
 """Results without a split of classes: of time, of functions, or of classes seen in training."""
 HEADER = {"commit", "versions", "xla_flags", "device", "threads", "seed"}
@@ -762,9 +763,9 @@ def test_modalities_are_acquired(tmp_path):
     np.testing.assert_allclose(one_left["gains"]["minus random"], 0, atol=1e-6)
 
 
-def test_rare_tasks_are_trained_in_four_ways(tmp_path):
+def test_rare_tasks_are_trained_in_six_ways(tmp_path):
     report, _ = run_script("rare_tasks", tmp_path)
-    assert len(report["rows"]) == 4
+    assert len(report["rows"]) == 6
     assert all(row["worst tenth"]["accuracy"][0] >= 0 for row in report["rows"].values())
 
 
