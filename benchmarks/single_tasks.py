@@ -2,9 +2,9 @@
 
 A net is trained for each kind of data and each of four learners: class means, class means with a
 calibration error in the outer loss, ridge regression, descent of the head. On tasks of test
-classes, with 1, 5 and 10 shots, the predicted accuracy is set against that on 15 queries a class,
-or as many as the class has. With few queries the accuracy itself is uncertain: "floor" is the mean
-error of a perfect prediction.
+classes, with 1, 5 and 10 shots, the predicted accuracy is set against that on 15 queries a class
+(100 of CLINC150), or as many as the class has. With few queries the accuracy itself is uncertain:
+"floor" is the mean error of a perfect prediction.
 
 - constant: the mean accuracy of validation tasks, which is what a benchmark says;
 - held out: the share of the support set that is right where it is left out (`trust`);
@@ -42,7 +42,7 @@ from flax import nnx
 import metajax as mj
 from metajax import diagnostics, nets
 
-WAYS, MORE, MOST_QUERIES, WIDTH = 5, 5, 15, 32
+WAYS, MORE, WIDTH = 5, 5, 32
 SHOTS = (1, 5, 10)
 LEFT_OUT = 0.25  # how often a modality is missing, where there are two
 KEY = jax.random.key(0)
@@ -62,6 +62,7 @@ class Setting(NamedTuple):
             an empty dict none.
         ways: classes of a task.
         more: labels of each class that are added to see what they gain.
+        queries: of each class, or as many as it has.
     """
 
     parts: dict
@@ -70,6 +71,7 @@ class Setting(NamedTuple):
     outside: dict | None = None
     ways: int = WAYS
     more: int = MORE
+    queries: int = 15
 
 
 def image_net():
@@ -130,7 +132,7 @@ def intents(seed):
         for part, name in {"validation": "oos_val", "test": "oos_test"}.items()
     }
     make_net = lambda: Perceptron(vectors.shape[1])
-    return Setting(parts(source, split), split.digest, make_net, outside)
+    return Setting(parts(source, split), split.digest, make_net, outside, queries=100)
 
 
 def sounds(seed):
@@ -279,7 +281,8 @@ def measured(embed, of_head, head, setting, part, sizes, tests):
         few, features = embedded(embed, few, query.x)
         many, number = many._replace(x=embed(many.x)), len(query.y)
         if outside:
-            rows = jax.random.choice(other_key, len(outside[part]), (number,), replace=False)
+            available = len(outside[part])
+            rows = jax.random.choice(other_key, available, (min(number, available),), replace=False)
             others = outside[part][rows]
         if others is not None:
             features = jnp.concatenate([features, embed(others)])
@@ -448,7 +451,7 @@ def of_split(make, head, options, shots, seed):
     fewest = min(int(setting.parts[part].count.min()) for part in ("validation", "test"))
     rows = {}
     for number in shots:
-        queries = min(MOST_QUERIES, fewest - number - setting.more)
+        queries = min(setting.queries, fewest - number - setting.more)
         sizes = number, setting.more, queries
         both = (
             measured(embed, of_head, head, setting, part, sizes, tests)
