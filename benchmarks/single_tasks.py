@@ -402,18 +402,20 @@ def answered(test):
 
 def scope(validation, test):
     """The AUROC of queries of a class against others, for each score; nothing without others."""
-    total, own = next(iter(test["scope"].values())).shape[1], test["y"].shape[1]
-    if total == own:
+    own = test["y"].shape[1]
+    if next(iter(test["scope"].values())).shape[1] == own:
         return {}
-    inside = jnp.broadcast_to(jnp.arange(total) < own, (len(test["y"]), total))
+
+    def inside(found):
+        tasks, total = next(iter(found["scope"].values())).shape
+        return jnp.broadcast_to(jnp.arange(total) < own, (tasks, total))
+
     flat = lambda scores: {name: values.reshape(-1) for name, values in scores.items()}
-    known = diagnostics.fit_scope(
-        flat(validation["scope"]), jnp.tile(inside[0], len(validation["y"]))
-    )
+    known = diagnostics.fit_scope(flat(validation["scope"]), inside(validation).reshape(-1))
     scores = test["scope"] | {"learned": diagnostics.in_scope(known, test["scope"])}
     return {
         "out of scope": {
-            name: cell(jax.vmap(diagnostics.auroc)(values, inside))
+            name: cell(jax.vmap(diagnostics.auroc)(values, inside(test)))
             for name, values in scores.items()
         }
     }
