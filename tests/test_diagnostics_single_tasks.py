@@ -338,6 +338,8 @@ def test_temperatures_of_bad_input_are_refused():
         fit({"a": jnp.zeros(2)}, logits[:2], y[:2])
     with pytest.raises(ValueError, match=r"\(5, 3\)"):
         fit(of, logits[0], y[0])
+    with pytest.raises(ValueError, match=r"with queries, got \(4, 0, 3\)"):
+        fit(of, logits[:, :0], y[:, :0])
     with pytest.raises(ValueError, match="y must be"):
         fit(of, logits, y[0])
     with pytest.raises(ValueError, match=r"'a' is \(3,\), must be \[4\]"):

@@ -99,7 +99,8 @@ def conformal_sets(held_out: HeldOut, *, coverage: float = 0.9) -> Array:
     1 - p(k | x) by the same adaptation. n counts the usable examples. With fewer than
     coverage / (1 - coverage) of them, nine for 0.9, every label stays, and so it does in compiled
     code where a label of the support set is no class. The coverage is that of all
-    queries together, not of each class. If one example at a time was left out, every class has two
+    queries together, not of each class: a class without support, whose queries no example stands
+    for, may be in no set. If one example at a time was left out, every class has two
     or more, and support set and queries are drawn alike, it is proven to be 2 · coverage - 1 or
     more; what is found is near `coverage`.
 

@@ -117,8 +117,9 @@ def fit_temperature(
         penalty: of the squared weights, above 0.
 
     Raises:
-        ValueError: arrays of other shapes, fewer than three tasks, no statistics, or a penalty that
-            is not above 0.
+        ValueError: arrays of other shapes, fewer than three tasks, no queries, no statistics, or a
+            penalty that is not above 0; labels that are no class, if they are concrete. In compiled
+            code such labels make the temperatures NaN.
 
     >>> scale = jnp.array([1.0, 2.0, 4.0, 8.0])  # of the logits of each task
     >>> logits = scale[:, None, None] * jnp.tile(jnp.array([1.1, 0.0]), (4, 4, 1))
@@ -131,9 +132,10 @@ def fit_temperature(
     check_positive("penalty", penalty)
     if not statistics:
         raise ValueError("fit_temperature needs a statistic or more, got none.")
-    if jnp.ndim(logits) != 3 or len(logits) < 3:
+    if jnp.ndim(logits) != 3 or len(logits) < 3 or 0 in jnp.shape(logits):
         raise ValueError(
-            f"logits must be [tasks, queries, ways] of 3 tasks or more, got {jnp.shape(logits)}."
+            "logits must be [tasks, queries, ways] of 3 tasks or more with queries, got "
+            f"{jnp.shape(logits)}."
         )
     tasks, queries, ways = logits.shape
     check_integers("y", y, (tasks, queries))
