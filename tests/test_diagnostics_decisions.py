@@ -172,6 +172,16 @@ def test_wrong_arguments_are_refused():
         diagnostics.choose_labels(lambda chosen: jnp.zeros(2), 3, 1)
     with pytest.raises(ValueError, match="every candidate"):
         diagnostics.choose_labels(lambda chosen: jnp.full(3, jnp.nan), 3, 1)
+    gap = jnp.array([-1.0, jnp.nan, -3.0])
+    order = jax.jit(lambda gap: diagnostics.choose_labels(lambda chosen: gap, 3, 3))(gap)
+    assert order.tolist() == [0, 2, 1]  # what is not a number comes last
+    rows, images = jnp.zeros((4, 2)), jnp.zeros((4, 3, 3))
+    with pytest.raises(ValueError, match=r"features \[n, d\]"):
+        diagnostics.candidate_statistics(rows, images, images, jnp.zeros(4, bool))
+    with pytest.raises(ValueError, match="a labelled example"):
+        diagnostics.candidate_statistics(rows, rows, rows[:0], jnp.zeros(4, bool))
+    with pytest.raises(ValueError, match="embed the inputs first"):
+        diagnostics.scope_scores(rows, images, mj.Batch(images, jnp.arange(4) % 2))
     with pytest.raises(ValueError, match="two or more classes"):
         diagnostics.candidate_statistics(
             jnp.zeros((3, 1)), jnp.zeros((3, 4)), jnp.zeros((1, 4)), jnp.zeros(3, bool)

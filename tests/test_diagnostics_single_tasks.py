@@ -334,7 +334,7 @@ def test_temperatures_of_bad_input_are_refused():
     fit = diagnostics.fit_temperature
     with pytest.raises(ValueError, match="or more, got none"):
         fit({}, logits, y)
-    with pytest.raises(ValueError, match=r"of 3 tasks or more, got \(2, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"of 3 tasks or more with queries, got \(2, 5, 3\)"):
         fit({"a": jnp.zeros(2)}, logits[:2], y[:2])
     with pytest.raises(ValueError, match=r"\(5, 3\)"):
         fit(of, logits[0], y[0])
@@ -348,6 +348,37 @@ def test_temperatures_of_bad_input_are_refused():
         fit(of, logits, y, penalty=0.0)
     with pytest.raises(ValueError, match="3"):
         fit(of, logits, y + 3)
+
+
+def test_what_is_not_a_number_does_not_pass():
+    support, query = make_task(KEY, 5, 20, distance=1.0)
+    held_out = hold_out(support, query.x)
+    broken = held_out._replace(support=held_out.support.at[0, 0].set(jnp.nan))
+    assert jnp.isnan(diagnostics.support_statistics(broken)["accuracy"])
+    wrong = held_out._replace(y=support.y.at[0].set(WAYS))
+    assert jnp.isnan(jax.jit(diagnostics.support_statistics)(wrong)["accuracy"])
+    with pytest.raises(ValueError, match="two or more ways"):
+        diagnostics.support_statistics(held_out._replace(support=held_out.support[:, :1]))
+    share, y = jnp.array([[0.5, 0.9]]), jnp.array([0])
+    assert jnp.isnan(jax.jit(diagnostics.brier_score)(share, y))
+    assert jnp.isnan(jax.jit(diagnostics.reliability)(share, y).error)
+    values = {"a": jnp.array([0.0, jnp.nan, 1.0, 2.0])}
+    with pytest.raises(ValueError, match="'a' must be finite"):
+        diagnostics.fit_predictor(values, jnp.arange(4.0) / 4)
+    with pytest.raises(ValueError, match="'accuracy' must be finite"):
+        diagnostics.fit_predictor({"a": jnp.arange(4.0)}, values["a"])
+    predictor = diagnostics.fit_predictor(
+        {"a": jnp.arange(4.0), "ways": jnp.full(4, 5.0)}, jnp.arange(4.0) / 4
+    )
+    with pytest.raises(ValueError, match="of 5 … 5 ways, got 6 … 6"):
+        diagnostics.predict_accuracy(predictor, {"a": 1.0, "ways": 6.0})
+    with pytest.raises(ValueError, match="same shape"):
+        diagnostics.predict_accuracy(predictor, {"a": jnp.ones(3), "ways": jnp.array(5.0)})
+    logits = jnp.array([[1.0, 0.0], [jnp.nan, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    y, weight = jnp.array([0, 0, 0, 0]), jnp.array([1.0, 0.0, 1.0, 1.0])
+    found = diagnostics.best_temperature(logits, y, weight=weight)
+    kept = jnp.array([0, 2, 3])
+    np.testing.assert_allclose(found, diagnostics.best_temperature(logits[kept], y[kept]))
 
 
 def test_the_brier_score_is_that_of_scikit_learn():

@@ -56,10 +56,16 @@ def support_statistics(held_out: HeldOut) -> dict[str, Array]:
         where none is usable, as with one shot.
 
     Raises:
-        ValueError: labels that are not int[n].
+        ValueError: labels that are not int[n], or fewer than two ways. Where an output that counts
+            is not finite, or a label is no class in compiled code, the accuracy is NaN.
     """
     y = held_out.y
     check_labels(y)
+    if held_out.support.ndim != 2 or held_out.support.shape[1] < 2:
+        raise ValueError(
+            "The outputs must be logits [n, ways] of two or more ways, got "
+            f"{held_out.support.shape}."
+        )
 
     def mean(values: Array, rows: Array) -> Array:
         return jnp.where(rows, values, 0).sum() / jnp.maximum(rows.sum(), 1)
@@ -73,8 +79,11 @@ def support_statistics(held_out: HeldOut) -> dict[str, Array]:
     probability, entropy = of(held_out.support)
     fitted_probability, fitted_entropy = of(held_out.fitted)
     right = held_out.support.argmax(axis=1) == y
+    failed = not_classes(y, held_out.support.shape[1], held_out.counts, least=-1)
+    failed |= ~jnp.isfinite(held_out.support).all(axis=1)
+    accuracy = mean(right, held_out.usable)
     return {
-        "accuracy": mean(right, held_out.usable),
+        "accuracy": jnp.where((failed & held_out.counts).any(), jnp.nan, accuracy),
         "probability": mean(probability, held_out.usable),
         "entropy": mean(entropy, held_out.counts),
         "usable": mean(held_out.usable, held_out.counts),
@@ -102,8 +111,9 @@ def fit_predictor(
         penalty: of the squared weights, above 0.
 
     Raises:
-        ValueError: fewer than three tasks, accuracies outside -1 … 1 if they are concrete, no
-            statistics, statistics of another number of tasks, a penalty that is not above 0.
+        ValueError: fewer than three tasks, no statistics, statistics of another number of tasks, a
+            penalty that is not above 0; where they are concrete, accuracies outside -1 … 1, and
+            values that are not finite.
     """
     check_positive("penalty", penalty)
     if not statistics:
@@ -117,6 +127,9 @@ def fit_predictor(
                 f"{jnp.shape(accuracy)}; both must be [tasks]."
             )
     accuracy = as_floating(accuracy)
+    for name, values in {**statistics, "accuracy": accuracy}.items():
+        if is_concrete(values) and not jnp.isfinite(values).all():
+            raise ValueError(f"{name!r} must be finite for every task, got {values}.")
     if is_concrete(accuracy) and not (jnp.abs(accuracy) <= 1).all():
         raise ValueError(
             "accuracy must be shares from 0 to 1, or differences of them, got "

@@ -51,8 +51,8 @@ def reliability(
         bins: number of bins.
 
     Raises:
-        ValueError: probabilities that are negative or do not sum to 1, if they are concrete; labels
-            of another shape.
+        ValueError: probabilities that are negative or whose sum differs from 1 by more than 0.01;
+            labels of another shape. In compiled code such a row makes the result NaN.
 
     >>> found = reliability(jnp.array([[0.8, 0.2], [0.6, 0.4]]), jnp.array([0, 1]), bins=2)
     >>> found.accuracy.tolist(), round(float(found.confidence[1]), 2), round(float(found.error), 2)
@@ -102,6 +102,8 @@ def _check_probabilities(probabilities: Array, y: Array, weight: Array | None) -
     check_integers("y", y, (len(probabilities),))
     check_row_weights(weight, len(y))
     wrong = not_classes(y, probabilities.shape[1], weight)
+    total = probabilities.sum(axis=1)
+    wrong |= (probabilities < 0).any(axis=1) | ~(jnp.abs(total - 1) <= 1e-2)
     if not is_concrete(probabilities):
         return wrong
     found = np.asarray(probabilities, np.float64)

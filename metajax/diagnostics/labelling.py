@@ -24,7 +24,8 @@ def choose_labels(score: Callable[[Array], Array], candidates: Size, number: Siz
         number: how many to choose.
 
     Returns:
-        int32[number], no candidate twice.
+        int32[number], no candidate twice; of equal scores the first. In compiled code candidates
+        whose score is NaN come last.
 
     Raises:
         ValueError: a number above that of the candidates, or scores of another shape; where they
@@ -44,7 +45,8 @@ def choose_labels(score: Callable[[Array], Array], candidates: Size, number: Siz
 
     def choose(chosen: Array, _: None) -> tuple[Array, Array]:
         scores = as_floating(score(chosen))
-        scores = jnp.maximum(jnp.nan_to_num(scores), jnp.finfo(scores.dtype).min)
+        least = jnp.finfo(scores.dtype).min
+        scores = jnp.maximum(jnp.where(jnp.isnan(scores), least, scores), least)
         best = jnp.where(chosen, -jnp.inf, scores).argmax().astype(jnp.int32)
         return chosen.at[best].set(True), best
 
@@ -74,15 +76,17 @@ def candidate_statistics(
         remoteness.
 
     Raises:
-        ValueError: arrays of other numbers of rows or widths, or fewer than two ways.
+        ValueError: arrays of other axes, numbers of rows or widths, fewer than two ways, or nothing
+            that is labelled.
 
     Source: Settles 2009, "Active learning literature survey"; Sener and Savarese 2018, arXiv
     1708.00489 (coverage); Konyushkova et al. 2017, arXiv 1703.03365 (a learned gain).
     """
-    rows = len(features)
+    rows, axes = len(features), [jnp.ndim(one) for one in (logits, features, labelled, chosen)]
     shapes = logits.shape, features.shape, labelled.shape, chosen.shape
     if (
-        logits.shape[0] != rows
+        axes != [2, 2, 2, 1]
+        or logits.shape[0] != rows
         or chosen.shape != (rows,)
         or features.shape[1:] != labelled.shape[1:]
     ):
@@ -90,8 +94,11 @@ def candidate_statistics(
             f"logits [n, ways], features [n, d], labelled [m, d] and chosen [n] are needed, got "
             f"{shapes}."
         )
-    if logits.shape[1] < 2:
-        raise ValueError(f"A task needs two or more classes, got logits {logits.shape}.")
+    if logits.shape[1] < 2 or not len(labelled):
+        raise ValueError(
+            f"A task needs two or more classes and a labelled example, got logits {logits.shape} "
+            f"and labelled {labelled.shape}."
+        )
     features, labelled = widened(as_floating(features)), widened(as_floating(labelled))
     share = jax.nn.softmax(widened(logits))
     two = jax.lax.top_k(share, 2)[0]

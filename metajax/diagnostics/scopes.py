@@ -60,6 +60,8 @@ def scope_scores(logits: Array, features: Array, support: Batch) -> dict[str, Ar
     ways = logits.shape[1]
     if ways < 2:
         raise ValueError(f"A task needs two or more classes, got logits {logits.shape}.")
+    if features.ndim != 2:
+        raise ValueError(f"features must be [q, d], got {features.shape}; embed the inputs first.")
     if features.shape[1:] != support.x.shape[1:] or len(features) != len(logits):
         raise ValueError(
             f"The features of the queries are {features.shape}, those of the support set "

@@ -40,6 +40,7 @@ def trust(held_out: HeldOut, *, confidence: float = 0.95) -> Trust:
     is Wilson's, which treats the examples as independent: with 25 examples it is about 0.3 wide.
     They are not quite, as all adaptations share most examples: an interval of 95 % held the true
     accuracy in 83 % of 200 tasks of handwritten digits.
+    A class without support is not judged: the accuracy is that on the classes that have some.
     An adaptation to one example less is a little worse, so that the accuracy is a little low,
     most with two shots. With one shot no class is left to be predicted: then nothing is known, and
     the interval goes from 0 to 1.
@@ -98,11 +99,13 @@ def conformal_sets(held_out: HeldOut, *, coverage: float = 0.9) -> Array:
     where sᵢ = 1 - p(yᵢ | xᵢ) is by the adaptation that leaves example i out, and sᵢ(x, k) =
     1 - p(k | x) by the same adaptation. n counts the usable examples. With fewer than
     coverage / (1 - coverage) of them, nine for 0.9, every label stays, and so it does in compiled
-    code where a label of the support set is no class. The coverage is that of all
-    queries together, not of each class: a class without support, whose queries no example stands
-    for, may be in no set. If one example at a time was left out, every class has two
-    or more, and support set and queries are drawn alike, it is proven to be 2 · coverage - 1 or
-    more; what is found is near `coverage`.
+    code where a label of the support set is no class. A set may be empty, where no label is as
+    likely as most true ones were.
+
+    The coverage is that of all queries together, not of each class: a class without support, whose
+    queries no example stands for, may be in no set. If one example at a time was left out, every
+    class has two or more, and support set and queries are drawn alike, it is proven to be
+    2 · coverage - 1 or more; what is found is near `coverage`, over many tasks.
 
     Args:
         held_out: of `cross_predict` with `queries=`, logits as outputs.

@@ -42,6 +42,10 @@ def moved(
         raise ValueError(
             f"The predictor takes the statistics {sorted(weights)}, got {sorted(statistics)}."
         )
+    statistics = {name: jnp.asarray(values) for name, values in statistics.items()}
+    if len({values.shape for values in statistics.values()}) > 1:
+        shapes = {name: values.shape for name, values in statistics.items()}
+        raise ValueError(f"All statistics must have the same shape, got {shapes}.")
     found = sum(weight * (statistics[name] - centre[name]) for name, weight in weights.items())
     for name, (fewest, most) in sizes.items():
         is_other = (statistics[name] < fewest) | (statistics[name] > most)

@@ -80,6 +80,7 @@ def best_temperature(
     wrong = not_classes(y, logits.shape[1], weight)
     logits = jnp.where(wrong[:, None], jnp.nan, widened(logits))
     weight = jnp.ones(len(y), logits.dtype) if weight is None else weight
+    logits = jnp.where(weight[:, None] == 0, 0, logits)
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
 
     def slope(log_scale: Array) -> Array:
@@ -108,7 +109,8 @@ def fit_temperature(
 
     The temperature is log Tₜ = b + w · sₜ for the standardised statistics sₜ of the support set of
     task t. It minimises  Σₜ meanᵢ CE(logitsₜᵢ / Tₜ, yₜᵢ) + penalty / 2 · |w|²  by L-BFGS, from the
-    temperature that is best for all tasks alike.
+    temperature that is best for all tasks alike. As in `best_temperature`, a temperature is at
+    least exp(-7), where it ends if all answers are right, and at most exp(7).
 
     Args:
         statistics: {name: [tasks]}, such as `support_statistics` mapped over tasks.
@@ -180,8 +182,8 @@ def predict_temperature(predictor: TemperaturePredictor, statistics: Mapping[str
         statistics: {name: scalar, or [tasks]}, of the names that it was fitted to.
 
     Returns:
-        scalar, or [tasks]. NaN where the numbers of examples or ways are outside those of the tasks
-        that it was fitted to.
+        scalar, or [tasks], from exp(-7) to exp(7). NaN where the numbers of examples or ways are
+        outside those of the tasks that it was fitted to.
 
     Raises:
         ValueError: statistics of other names; where they are concrete, such numbers.

@@ -104,7 +104,8 @@ def acquisition_gains(values: Array, present: Array) -> Array:
             sorted names.
 
     Returns:
-        [..., M], to acquire the one with the greatest gain next.
+        [..., M]. The modality to acquire next is that with the greatest gain; if no gain is above
+        0, nothing is to be acquired.
 
     Raises:
         ValueError: a number of values other than 2^M.
