@@ -484,6 +484,7 @@ PAGES = {
     "docs/attribution.md": worth.MADE,
     "docs/bilevel.md": worth.SIGNALS,
     "docs/fast_weights.md": memories.MADE,
+    "docs/modalities.md": (fusions,),
     "docs/papers.md": papers.MADE,
     "docs/trust.md": confidence.MADE,
     "docs/performance.md": (*performance.MADE, *worth.ATTENTION),
