@@ -344,6 +344,8 @@ def test_temperatures_of_bad_input_are_refused():
         fit(of, logits, y[0])
     with pytest.raises(ValueError, match=r"'a' is \(3,\), must be \[4\]"):
         fit({"a": jnp.zeros(3)}, logits, y)
+    with pytest.raises(ValueError, match="'a' must be finite"):
+        fit({"a": of["a"].at[1].set(jnp.nan)}, logits, y)
     with pytest.raises(ValueError, match="above 0"):
         fit(of, logits, y, penalty=0.0)
     with pytest.raises(ValueError, match="3"):

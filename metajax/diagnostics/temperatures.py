@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from metajax._checked import checked
-from metajax._checks import check_integers, check_positive, check_row_weights, not_classes
+from metajax._checks import (
+    check_integers,
+    check_positive,
+    check_row_weights,
+    is_concrete,
+    not_classes,
+)
 from metajax._tree import widened
 from metajax.diagnostics.statistics import moved, sizes_of, standardized
 from metajax.types import Array, Scalar
@@ -120,8 +126,8 @@ def fit_temperature(
 
     Raises:
         ValueError: arrays of other shapes, fewer than three tasks, no queries, no statistics, or a
-            penalty that is not above 0; labels that are no class, if they are concrete. In compiled
-            code such labels make the temperatures NaN.
+            penalty that is not above 0; where they are concrete, labels that are no class and
+            statistics that are not finite. In compiled code these make the temperatures NaN.
 
     >>> scale = jnp.array([1.0, 2.0, 4.0, 8.0])  # of the logits of each task
     >>> logits = scale[:, None, None] * jnp.tile(jnp.array([1.1, 0.0]), (4, 4, 1))
@@ -144,6 +150,8 @@ def fit_temperature(
     for name, values in statistics.items():
         if jnp.shape(values) != (tasks,):
             raise ValueError(f"The statistic {name!r} is {jnp.shape(values)}, must be [{tasks}].")
+        if is_concrete(values) and not jnp.isfinite(values).all():
+            raise ValueError(f"{name!r} must be finite for every task, got {values}.")
     shared = best_temperature(logits.reshape(-1, ways), y.reshape(-1))
     logits = widened(logits)
     names, centre, scale, x = standardized(statistics, logits.dtype)
